@@ -234,8 +234,13 @@ typedef struct sl_kv_store {
     /* Begins sequence seq; parent >= 0: with the first upto tokens of parent, shared. [setup & active] */
     sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
     void (*close)(sl_instance *self, int32_t seq);
+    /* Takes what it needs so that seq can grow to n_tokens, staged rows included, without allocating in a step. May be
+     * called again with a larger number. SL_E_NO_MEMORY names bytes needed and allowed; nothing was taken.
+     * [setup & active] */
+    sl_status (*grow)(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err);
     /* Makes room for all rows of the step, in all layers: afterwards append cannot fail for want of it.
-     * SL_E_NO_MEMORY: nothing was taken. Once a step. [step & active] */
+     * SL_E_NO_MEMORY: nothing was taken. Once a step. Pages shared with another sequence are made private here when
+     * rows of this step will be written into them. [step & active] */
     sl_status (*reserve)(sl_instance *self, const sl_batch *batch, sl_error *err);
     /* Stages the rows of one layer. [step & active] [capture] */
     sl_status (*append)(sl_instance *self, const sl_kv_append *args);
