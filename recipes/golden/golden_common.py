@@ -74,7 +74,8 @@ def write_json(path, doc):
     """One key a line down to three levels, number lists on one line: small, and diffs stay readable."""
 
     def flat(v):
-        return not isinstance(v, (dict, list)) or (isinstance(v, list) and not any(isinstance(x, (dict, list)) for x in v))
+        inner = v if isinstance(v, list) else []
+        return not isinstance(v, dict) and not any(isinstance(x, (dict, list)) for x in inner)
 
     def text(v, depth):
         pad = " " * (depth + 1)
@@ -94,6 +95,7 @@ def save_tensors(path, tensors, metadata):
     from safetensors.numpy import save_file
 
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, metadata=metadata)
+    os.chmod(path, 0o644)
 
 
 def size_of_tree(path):

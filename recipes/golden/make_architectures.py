@@ -4,19 +4,19 @@
     python3 recipes/golden/make_architectures.py tests/data/arch
 
 Writes OUT/<name>/ for each row of ARCHITECTURES:
-  config.json, generation_config.json, *.safetensors   as `save_pretrained` writes them; one is sharded, two are bf16,
-                      one f16, the rest f32
+  config.json, generation_config.json, *.safetensors
+                      as `save_pretrained` writes them; one is sharded, two are bf16, one f16, the rest f32
   config_old.json     (some) the same model as transformers before 5 wrote it: `torch_dtype`, `rope_theta`,
                       `rope_scaling`, no `rope_parameters`, no `layer_types`, keys that have defaults left out
-  golden.safetensors  ids I32 [T], logits F32 [T, V]: one sequence from position 0, no padding, eager attention, computed
-                      in fp32 from the *stored* (rounded) weights
+  golden.safetensors  ids I32 [T], logits F32 [T, V]: one sequence from position 0, no padding, eager attention,
+                      computed in fp32 from the *stored* (rounded) weights
   golden.json         seed, versions, ids, logit range, `fp32_noise` (largest difference to the same model in fp64, as a
                       part of the range), `features` (how far the logits move when a feature is taken out, as a part of
                       the range: proof that the file tests it)
 
 Weights come from numpy's PCG64, seeded by architecture and tensor name, so they do not depend on the torch version.
 Their scale is above the usual initialisation, so logits spread over several units and attention is neither flat nor
-one-hot. Norm weights lie around 1, biases are random. Takes about 20 s on a CPU; needs torch, transformers, numpy.
+one-hot. Norm weights lie around 1, biases are random. Takes about 10 s on a CPU; needs torch, transformers, numpy.
 """
 import argparse
 import hashlib
@@ -242,12 +242,14 @@ def make(name, spec, out):
     gc.save_tensors(os.path.join(path, "golden.safetensors"), {"ids": ids.astype(np.int32), "logits": logits},
                     {k: str(v) for k, v in meta.items()})
     gc.write_json(os.path.join(path, "golden.json"), {
-        "name": name, "command": "python3 recipes/golden/make_architectures.py OUT", **meta, "stored_dtype": spec["dtype"],
+        "name": name, "command": "python3 recipes/golden/make_architectures.py OUT", **meta,
+        "stored_dtype": spec["dtype"],
         "tokens": len(ids), "vocab": int(config.vocab_size), "logit_min": float(logits.min()),
         "logit_max": float(logits.max()), "logit_range": span, "fp32_noise": float(f"{noise:.3g}"),
         "features": {k: float(f"{v:.3g}") for k, v in features.items()}, "ids": [int(i) for i in ids]})
     moved = ", ".join(f"{k} {v:.2g}" for k, v in features.items())
-    print(f"{name:13} {gc.size_of_tree(path):8d} bytes, range {span:5.1f}, noise {noise:.1e}, moves: {moved}", flush=True)
+    print(f"{name:13} {gc.size_of_tree(path):8d} bytes, range {span:5.1f}, noise {noise:.1e}, moves: {moved}",
+          flush=True)
 
 
 def main():
