@@ -56,6 +56,7 @@ mirror=${SLUICE_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(ORIGIN) $(CODE
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice-fresh
 mkdir -p "$cache/partial"
 root=$(mktemp -d "${TMPDIR:-/tmp}/sluice-fresh.XXXXXX")
+chmod 755 "$root"
 clean() {
     if [ $keep = yes ]; then
         echo "fresh.sh: the root stays in $root"
@@ -72,8 +73,9 @@ debootstrap --variant=minbase --cache-dir="$cache" "$suite" "$root" "$mirror" >"
     { tail -n 20 "$root.log" >&2; rm -f "$root.log"; die "debootstrap failed"; }
 rm -f "$root.log"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-# A frozen mirror needs the same leave from apt inside as outside.
-apt-config dump | grep -E '^Acquire::(Check-|https?::Proxy|Retries)' >"$root/etc/apt/apt.conf.d/90outside" || true
+# A frozen mirror needs the same leave from apt inside as outside; the cache belongs to root.
+{ apt-config dump | grep -E '^Acquire::(Check-|https?::Proxy|Retries)' || true
+  echo 'APT::Sandbox::User "root";'; } >"$root/etc/apt/apt.conf.d/90outside"
 mkdir -p "$root/usr/src/sluice"
 git -C "$here" archive HEAD | tar -x -C "$root/usr/src/sluice"
 echo "fresh.sh: the root is ready after $((SECONDS - begin)) s"

@@ -65,7 +65,7 @@ install_missing() { # list
     fi
     # Unquoted: several words. The debconf front end must never ask.
     { $root apt-get -qq update &&
-        $root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+        $root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
             install --no-install-recommends $want </dev/null >/dev/null; } ||
         die "apt-get could not install: $want"
     left=$(missing "$1")
