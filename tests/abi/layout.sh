@@ -17,7 +17,8 @@ done >"$tmp/dump.c"
 $cc -std=c11 -I"$include" -E -dM "$tmp/dump.c" | LC_ALL=C sort |
     sed -n 's/^#define \(SL_[A-Za-z0-9_]*\) \(["(0-9].*\)$/\1 \2/p' >"$tmp/macros"
 $cc -std=c11 -I"$include" -E -P "$tmp/dump.c" >"$tmp/all.i"
-awk -v macros="$tmp/macros" -f "$here/layout.awk" "$tmp/all.i" >"$tmp/main.c"
+# The program as an argument: mawk 1.3.4-20240123 (Ubuntu 24.04) misreads program files of more than 4096 bytes.
+awk -v macros="$tmp/macros" "$(cat "$here/layout.awk")" "$tmp/all.i" >"$tmp/main.c"
 cat "$tmp/main.c" >>"$tmp/dump.c"
 $cc -std=c11 -Wall -I"$include" -o "$tmp/dump" "$tmp/dump.c"
 "$tmp/dump"
