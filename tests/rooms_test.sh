@@ -21,6 +21,8 @@ fault() { # name, expected text, file, contents
     expect_failure "$1" "$2" "$here/rooms.sh" "$tap_tmp/tree"
 }
 small_tree
+echo "x = custom_target('x', output: 'made.inc')" >core/meson.build
+printf '#include "engine/made.inc"\n#include "../engine/engine.h"\n' >core/engine/x.c
 expect "a small tree without fault" "$here/rooms.sh" "$tap_tmp/tree"
 fault "plugin includes core" "plugins/quant/alpha/a.c:2: plugins must not include core/engine/engine.h" \
     plugins/quant/alpha/a.c '\n#include "engine/engine.h"'
@@ -33,6 +35,7 @@ fault "kernel includes core" "sdk/kernels must not include core/engine" sdk/kern
 fault "core includes a plugin" "core must not include plugins/kvcache/beta/beta.h" core/engine/x.c '#include "beta.h"'
 fault "cli includes the core's inside" "cli must not include core/engine/engine.h" cli/run.c '#include "engine/engine.h"'
 fault "an include that leads nowhere" "core/engine/x.c:1: includes nowhere.h" core/engine/x.c '#include "nowhere.h"'
+fault "an include with the wrong folder" "core/engine/x.c:1: includes model/engine.h" core/engine/x.c '#include "model/engine.h"'
 fault "core names a plugin" 'core/engine/x.c:1: names a plugin:' core/engine/x.c 'const char *id = "alpha";'
 fault "cli names a plugin" 'cli/x.c:1: names a plugin:' cli/x.c 'use("kvcache.beta");'
 fault "two files of one name" "the same file name as" core/engine/beta.h ''
