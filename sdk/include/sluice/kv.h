@@ -218,7 +218,8 @@ typedef struct sl_kv_copy {
     int64_t begin, end;  /* token indices */
     int64_t bytes;       /* of buffer */
     int32_t layer, seq;
-    uint32_t direction;  /* SL_COPY_* ; IMPORT appends committed rows: begin must be the sequence's length */
+    uint32_t direction;  /* SL_COPY_* ; IMPORT writes committed rows: begin is at most the sequence's length, and every
+                            layer is imported before the sequence is used */
     sl_dtype dtype;
 } sl_kv_copy;
 SL_ABI_STRUCT(sl_kv_copy, dtype);
@@ -245,7 +246,7 @@ typedef struct sl_kv_store {
     /* Stages the rows of one layer. [step & active] [capture] */
     sl_status (*append)(sl_instance *self, const sl_kv_append *args);
     /* Everything, or the rows of a row set given in token indices (per_row lists that name staged rows included). The
-     * view lives until the next call for this layer. [step & active] [capture] */
+     * view lives until the next call of view. [step & active] [capture] */
     sl_status (*view)(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
                       const sl_rowset *tokens, const sl_view **out);
     /* Attends for itself. Required when a layer's kinds contain OPAQUE, else optional. Must fill lse when wanted.
