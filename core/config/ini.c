@@ -150,7 +150,7 @@ static int is_key_name(span s) {
 
 typedef struct source {
     sli_ini *ini;
-    span rest;        /* text not yet read */
+    span rest; /* text not yet read */
     const char *label, *dir;
     sli_layer layer;
     int line;         /* number of the line read last, from 1 */
@@ -171,13 +171,15 @@ static void begin_section(source *src, span heading) {
         return;
     }
     if (tidy_name(name, sizeof name, (span){heading.at + 1, heading.n - 2}) == NULL) {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "a section needs a name of 1 to %d bytes", src->label, src->line, SECTION_BYTES);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "a section needs a name of 1 to %d bytes", src->label, src->line,
+                SECTION_BYTES);
         return;
     }
     const sli_section *twin = sli_ini_find(src->ini, name);
     char *where = sli_pool_printf(&src->ini->pool, "%s:%d", src->label, src->line);
     if (twin != NULL)
-        GIVE_UP(src, SL_E_DATA, AT_LINE "section [%s] was already opened (%s)", src->label, src->line, name, twin->where);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "section [%s] was already opened (%s)", src->label, src->line, name,
+                twin->where);
     else if (src->ini->n_sections >= MANY)
         GIVE_UP(src, SL_E_DATA, AT_LINE "more than %d sections", src->label, src->line, MANY);
     else if (where == NULL || (src->now = sli_ini_add(src->ini, name, where, src->layer)) == NULL)
@@ -191,7 +193,8 @@ static span prepare(source *src, span line, size_t room) {
         line.n--;
     int bad = bad_byte(line);
     if (bad >= 0) {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "control character 0x%02x; an INI is UTF-8 text", src->label, src->line, (unsigned)bad);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "control character 0x%02x; an INI is UTF-8 text", src->label, src->line,
+                (unsigned)bad);
         return nothing;
     }
     line = trim(line);
@@ -206,20 +209,22 @@ static span prepare(source *src, span line, size_t room) {
     const char *equals = memchr(line.at, '=', line.n);
     int shown = line.n > 60 ? 60 : (int)line.n;
     if (equals == NULL) {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "expected \"key = value\" or \"[section]\", found \"%.*s\"", src->label, src->line,
-                shown, line.at);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "expected \"key = value\" or \"[section]\", found \"%.*s\"", src->label,
+                src->line, shown, line.at);
         return nothing;
     }
     span name = trim((span){line.at, (size_t)(equals - line.at)});
     if (!is_key_name(name)) {
         GIVE_UP(src, SL_E_DATA,
-                AT_LINE "expected a key of 1 to %d bytes without blanks, brackets, quotes or \":\" before the \"=\", found "
-                        "\"%.*s\"", src->label, src->line, NAME_BYTES, shown, line.at);
+                AT_LINE
+                "expected a key of 1 to %d bytes without blanks, brackets, quotes or \":\" before the \"=\", found "
+                "\"%.*s\"",
+                src->label, src->line, NAME_BYTES, shown, line.at);
         return nothing;
     }
     if (src->now == NULL) {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "key \"%.*s\" stands before the first [section]", src->label, src->line, (int)name.n,
-                name.at);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "key \"%.*s\" stands before the first [section]", src->label, src->line,
+                (int)name.n, name.at);
         return nothing;
     }
     if (line.n > room) {
@@ -265,13 +270,13 @@ static int take_key(void *user, const char *section, const char *name, const cha
     span v = src->beside.at != NULL ? src->beside : (span){value, value == NULL ? 0 : strlen(value)};
     const sli_key *twin = sli_section_get(src->now, name);
     if (twin != NULL) {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "key \"%s\" was already set in [%s] (%s)", src->label, src->line, name, src->now->name,
-                twin->where);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "key \"%s\" was already set in [%s] (%s)", src->label, src->line, name,
+                src->now->name, twin->where);
         return 0;
     }
     if (v.n > 0 && v.at[0] == ';') {
-        GIVE_UP(src, SL_E_DATA, AT_LINE "the value of \"%s\" begins with \";\", which starts a comment", src->label, src->line,
-                name);
+        GIVE_UP(src, SL_E_DATA, AT_LINE "the value of \"%s\" begins with \";\", which starts a comment", src->label,
+                src->line, name);
         return 0;
     }
     if (src->now->n_keys >= MANY) {
@@ -294,7 +299,8 @@ sl_status sli_ini_parse(sli_ini *ini, const char *text, size_t n, const char *la
         return sl_fail(err, SL_E_DATA, "%s: larger than %d bytes", label, FILE_BYTES);
     if (n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
         text += 3, n -= 3;
-    source src = {ini, {text, n}, label, sli_pool_text(&ini->pool, dir, strlen(dir)), layer, 0, NULL, {NULL, 0}, SL_OK, err};
+    source src = {ini,       {text, n}, label, sli_pool_text(&ini->pool, dir, strlen(dir)), layer, 0, NULL,
+                  {NULL, 0}, SL_OK,     err};
     if (src.dir == NULL)
         return no_memory(err);
     int rc = ini_parse_stream(next_line, &src, take_key, &src);
@@ -308,8 +314,8 @@ sl_status sli_ini_parse(sli_ini *ini, const char *text, size_t n, const char *la
 sl_status sli_ini_read(sli_ini *ini, const char *path, sl_error *err) {
     FILE *f = fopen(path, "rb");
     if (f == NULL)
-        return sl_fail(err, errno == ENOENT ? SL_E_NOT_FOUND : SL_E_IO, "cannot open the configuration \"%s\": %s", path,
-                       strerror(errno));
+        return sl_fail(err, errno == ENOENT ? SL_E_NOT_FOUND : SL_E_IO, "cannot open the configuration \"%s\": %s",
+                       path, strerror(errno));
     sl_status s = SL_OK;
     char *text = sli_alloc(SLI_TAG_MISC, FILE_BYTES + 1); /* one more shows that there is more */
     char *dir = sli_path_folder(&ini->pool, path);
@@ -342,13 +348,13 @@ sl_status sli_ini_set(sli_ini *ini, const char *assignment, sl_error *err) {
         return sl_fail(err, SL_E_INVALID, "--set \"%.80s\": expected section.key=value", assignment);
     /* the rules of a file, so that what was set can be written down */
     if (inline_comment(value) < value.n || (value.n > 0 && value.at[0] == ';') || value.n > FILE_BYTES)
-        return sl_fail(err, SL_E_INVALID, "--set %s.%.*s: a value cannot begin with \";\" nor hold a blank and \";\"", name,
-                       (int)key_name.n, key_name.at);
+        return sl_fail(err, SL_E_INVALID, "--set %s.%.*s: a value cannot begin with \";\" nor hold a blank and \";\"",
+                       name, (int)key_name.n, key_name.at);
     sli_section *section = sli_ini_find(ini, name);
     if (section == NULL && (section = sli_ini_add(ini, name, "--set", SLI_FROM_SET)) == NULL)
         return no_memory(err);
-    sli_key key = {sli_pool_text(&ini->pool, key_name.at, key_name.n), sli_pool_text(&ini->pool, value.at, value.n), "--set",
-                   "", SLI_FROM_SET};
+    sli_key key = {sli_pool_text(&ini->pool, key_name.at, key_name.n), sli_pool_text(&ini->pool, value.at, value.n),
+                   "--set", "", SLI_FROM_SET};
     if (key.name == NULL || key.value == NULL)
         return no_memory(err);
     return sli_section_put(&ini->pool, section, &key, err);

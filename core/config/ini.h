@@ -52,7 +52,8 @@ void sli_ini_free(sli_ini *ini);
 
 sli_section *sli_ini_find(const sli_ini *ini, const char *name); /* NULL: none */
 const sli_key *sli_section_get(const sli_section *section, const char *key);
-/* Makes an empty section of that name (not looked up) / sets a key, replacing an earlier one. NULL or error: no memory. */
+/* Makes an empty section of that name (not looked up) / sets a key, replacing an earlier one. NULL or error: no memory.
+ */
 sli_section *sli_ini_add(sli_ini *ini, const char *name, const char *where, sli_layer layer);
 sl_status sli_section_put(sli_pool *pool, sli_section *section, const sli_key *key, sl_error *err);
 

@@ -39,7 +39,8 @@ void sli_near_offer(sli_near *near, const char *candidate) {
     int enough = n < 6 ? 1 + (n > 3) : (int)(n / 3);
     /* "budget" for "budget_tokens", "policy" for "kvcache.policy": a beginning or an end is worth a hint, but less. */
     size_t nc = strlen(candidate);
-    if (d > enough && n >= 3 && nc > n && (strncmp(candidate, near->word, n) == 0 || strcmp(candidate + nc - n, near->word) == 0))
+    if (d > enough && n >= 3 && nc > n &&
+        (strncmp(candidate, near->word, n) == 0 || strcmp(candidate + nc - n, near->word) == 0))
         d = enough;
     if (d <= enough && d < near->distance) {
         near->best = candidate;

@@ -16,8 +16,8 @@ int sli_edit_distance(const char *a, const char *b);
 
 sli_near sli_near_to(const char *word);
 void sli_near_offer(sli_near *near, const char *candidate);
-/* "; did you mean "x"?" into text, or the empty string when nothing offered is near enough (a third of the word's length,
- * or a word that begins like it); returns text. */
+/* "; did you mean "x"?" into text, or the empty string when nothing offered is near enough (a third of the word's
+ * length, or a word that begins like it); returns text. */
 const char *sli_near_hint(const sli_near *near, char *text, size_t bytes);
 
 #define SLI_HINT_BYTES 128

@@ -161,7 +161,8 @@ static sl_status bind_list(const job *j, const char *text, int whole) {
         if (kept == shown)
             list[i] = whole ? (double)parse_int(item, &ok) : parse_real(item, &ok);
         if (!ok || (whole && fabs(list[i]) > 0x1p53))
-            return WRONG(j, SL_E_INVALID, "element %zu: expected a %snumber, found \"%s\"", i + 1, whole ? "whole " : "", item);
+            return WRONG(j, SL_E_INVALID, "element %zu: expected a %snumber, found \"%s\"", i + 1,
+                         whole ? "whole " : "", item);
         SL_TRY(check_range(j, list[i], item));
         text += len + (text[len] == ',');
     }
@@ -218,7 +219,8 @@ static sl_status bind_one(job *j, const sli_section *section) {
     }
     if (j->def->flags & SL_PARAM_REQUIRED)
         return sl_fail(j->err, SL_E_INVALID, "[%s] (%s) needs the key \"%s\": %s", j->section,
-                       section != NULL ? section->where : "not given", j->def->name, j->def->doc ? j->def->doc : "no default");
+                       section != NULL ? section->where : "not given", j->def->name,
+                       j->def->doc ? j->def->doc : "no default");
     if (j->def->fallback == NULL)
         return SL_OK;
     j->where = "default";
@@ -240,8 +242,8 @@ static int in_defs(const sl_param_def *const *defs, const char *name) {
     return 0;
 }
 
-static sl_status refuse_unknown(const sl_param_def *const *defs, const sli_section *section, const char *const *also_known,
-                                sl_error *err) {
+static sl_status refuse_unknown(const sl_param_def *const *defs, const sli_section *section,
+                                const char *const *also_known, sl_error *err) {
     for (int i = 0; section != NULL && i < section->n_keys; i++) {
         const sli_key *key = &section->keys[i];
         if (in_defs(defs, key->name) || in_words(also_known, key->name))
@@ -262,16 +264,16 @@ static sl_status refuse_unknown(const sl_param_def *const *defs, const sli_secti
 static sl_status check_table(const sl_param_def *const *defs, const char *section, sl_error *err) {
     for (int i = 0; defs != NULL && defs[i] != NULL; i++) {
         const char *name = SL_HAS(defs[i], sl_param_def, flags) && defs[i]->name ? defs[i]->name : "?";
-        const char *wrong = name[0] == '?' || name[0] == 0                              ? "has no name or size"
-                            : !known_type(defs[i]->type)                                ? "has an unknown type"
+        const char *wrong = name[0] == '?' || name[0] == 0                               ? "has no name or size"
+                            : !known_type(defs[i]->type)                                 ? "has an unknown type"
                             : defs[i]->type == SL_PARAM_ENUM && defs[i]->choices == NULL ? "is an enum without choices"
                                                                                          : NULL;
         for (int k = 0; wrong == NULL && k < i; k++)
             if (strcmp(defs[k]->name, name) == 0)
                 wrong = "is defined twice";
         if (wrong != NULL)
-            return sl_fail(err, SL_E_INVALID, "the parameter table for [%s] is wrong: entry %d, \"%s\", %s", section, i, name,
-                           wrong);
+            return sl_fail(err, SL_E_INVALID, "the parameter table for [%s] is wrong: entry %d, \"%s\", %s", section, i,
+                           name, wrong);
     }
     return SL_OK;
 }

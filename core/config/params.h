@@ -7,9 +7,8 @@
  *   BOOL        yes no true false on off 1 0
  *   ENUM        exactly one of the choices
  *   STRING      anything, the empty string included
- *   PATH        a file or folder that exists; relative to the file that holds the key, to the working directory for --set
- *   INT_LIST    whole numbers within +-2^53 separated by commas; empty: no elements
- *   FLOAT_LIST  likewise
+ *   PATH        a file or folder that exists; relative to the file that holds the key, to the working directory for
+ * --set INT_LIST    whole numbers within +-2^53 separated by commas; empty: no elements FLOAT_LIST  likewise
  */
 #ifndef SLUICE_CORE_PARAMS_H
 #define SLUICE_CORE_PARAMS_H
@@ -33,10 +32,11 @@ void sli_params_free(sl_params *params); /* NULL is legal */
 const sl_param_value *sli_param_find(const sl_params *params, const char *name);
 
 /* For code that owns the table: an unknown name is a programming error (assert). */
-int64_t sli_param_int(const sl_params *params, const char *name);     /* INT, ENUM (index; -1 when unset) */
-double sli_param_real(const sl_params *params, const char *name);     /* FLOAT, INT */
-const char *sli_param_text(const sl_params *params, const char *name); /* as written, the resolved path for PATH; NULL: unset */
-int sli_param_bool(const sl_params *params, const char *name);        /* 0 or 1 */
+int64_t sli_param_int(const sl_params *params, const char *name); /* INT, ENUM (index; -1 when unset) */
+double sli_param_real(const sl_params *params, const char *name); /* FLOAT, INT */
+const char *sli_param_text(const sl_params *params,
+                           const char *name);                  /* as written, the resolved path for PATH; NULL: unset */
+int sli_param_bool(const sl_params *params, const char *name); /* 0 or 1 */
 
 /* "int", "float", ... as in --help; "?" for a type from the future. */
 const char *sli_param_type_name(uint32_t type);

@@ -1,8 +1,8 @@
 /* See pool.h. Blocks have one size; a request that is larger gets a block of its own. */
 #include "config/pool.h"
 
-#include <stdarg.h>
 #include <stdalign.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -145,7 +145,8 @@ static void overrides(void **state) {
     assert_string_equal(value(&ini, "model", "path"), "a.b=c.d");
     assert_string_equal(sli_section_get(sli_ini_find(&ini, "model"), "path")->where, "--set");
     assert_string_equal(sli_section_get(sli_ini_find(&ini, "model"), "path")->dir, "");
-    static const char *const bad[] = {"", "a", "a.b", "a=b", ".b=c", "a.=c", "a.b c=d", "a.b=x ;y", "a.b=;y", "a.b=x\ny", "=", ".="};
+    static const char *const bad[] = {"",        "a",        "a.b",    "a=b",      ".b=c", "a.=c",
+                                      "a.b c=d", "a.b=x ;y", "a.b=;y", "a.b=x\ny", "=",    ".="};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(sli_ini_set(&ini, bad[i], &err), SL_E_INVALID);
         assert_non_null(strstr(err.text, "--set"));
@@ -181,7 +182,8 @@ static void memory_runs_out_cleanly(void **state) {
     char text[9000];
     size_t used = 0;
     for (int i = 0; i < 60; i++)
-        used += (size_t)snprintf(text + used, sizeof text - used, "[section number %d]\nkey = value %d\nother = 7\n", i, i);
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "[section number %d]\nkey = value %d\nother = 7\n", i, i);
     sli_ledger_report before, after;
     sli_ledger_read(&before);
     sl_status s = SL_E_NO_MEMORY;
@@ -201,9 +203,14 @@ static void memory_runs_out_cleanly(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_the_language), cmocka_unit_test(long_values_are_whole), cmocka_unit_test(messages),
-        cmocka_unit_test(limits),             cmocka_unit_test(overrides),             cmocka_unit_test(files),
-        cmocka_unit_test(paths),              cmocka_unit_test(memory_runs_out_cleanly),
+        cmocka_unit_test(reads_the_language),
+        cmocka_unit_test(long_values_are_whole),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(overrides),
+        cmocka_unit_test(files),
+        cmocka_unit_test(paths),
+        cmocka_unit_test(memory_runs_out_cleanly),
     };
     return cmocka_run_group_tests_name("ini", tests, NULL, NULL);
 }

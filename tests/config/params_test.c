@@ -8,8 +8,15 @@
 
 static const char *const modes[] = {"exact", "window", NULL};
 #define DEF(id, type, fallback, min, max, flags)                                                                       \
-    static const sl_param_def def_##id = {SL_SIZE(sl_param_def), #id, "About " #id ".", fallback,                      \
-                                          (type) == SL_PARAM_ENUM ? modes : NULL, min, max, type, flags}
+    static const sl_param_def def_##id = {SL_SIZE(sl_param_def),                                                       \
+                                          #id,                                                                         \
+                                          "About " #id ".",                                                            \
+                                          fallback,                                                                    \
+                                          (type) == SL_PARAM_ENUM ? modes : NULL,                                      \
+                                          min,                                                                         \
+                                          max,                                                                         \
+                                          type,                                                                        \
+                                          flags}
 DEF(token_budget, SL_PARAM_INT, "256", 1, 4096, 0);
 DEF(wide, SL_PARAM_INT, NULL, 1, 0, 0);
 DEF(ratio, SL_PARAM_FLOAT, "0.5", 0, 1, 0);
@@ -22,8 +29,9 @@ DEF(label, SL_PARAM_STRING, NULL, 1, 0, 0);
 DEF(table, SL_PARAM_PATH, NULL, 1, 0, 0);
 DEF(layers, SL_PARAM_INT_LIST, NULL, 0, 99, 0);
 DEF(scales, SL_PARAM_FLOAT_LIST, "1,2.5", 1, 0, 0);
-static const sl_param_def *const defs[] = {&def_token_budget, &def_wide, &def_ratio, &def_at_least, &def_at_most, &def_fuse,
-                                           &def_mode, &def_other_mode, &def_label, &def_table, &def_layers, &def_scales, NULL};
+static const sl_param_def *const defs[] = {
+    &def_token_budget, &def_wide,  &def_ratio, &def_at_least, &def_at_most, &def_fuse, &def_mode,
+    &def_other_mode,   &def_label, &def_table, &def_layers,   &def_scales,  NULL};
 DEF(must, SL_PARAM_INT, NULL, 1, 0, SL_PARAM_REQUIRED);
 static const sl_param_def *const needy[] = {&def_must, NULL};
 static const char *const also[] = {"plugin", NULL};
@@ -66,11 +74,12 @@ static void given_values_win(void **state) {
     (void)state;
     SL_ERROR(err);
     sl_params *p = NULL;
-    assert_int_equal(bind(defs,
-                          "plugin = x\ntoken_budget = 4096\nwide=-9223372036854775808\nratio=1e-1\nfuse = off\nmode=exact ; why\n"
-                          "label = two words # and more\ntable = VERSION\nlayers= 0, 3 ,5\nscales =\n",
-                          &p, &err),
-                     SL_OK);
+    assert_int_equal(
+        bind(defs,
+             "plugin = x\ntoken_budget = 4096\nwide=-9223372036854775808\nratio=1e-1\nfuse = off\nmode=exact ; why\n"
+             "label = two words # and more\ntable = VERSION\nlayers= 0, 3 ,5\nscales =\n",
+             &p, &err),
+        SL_OK);
     assert_int_equal(sli_param_int(p, "token_budget"), 4096);
     assert_true(sli_param_int(p, "wide") == INT64_MIN);
     assert_true(sli_param_real(p, "ratio") == 0.1);
@@ -107,10 +116,14 @@ static const struct {
     sl_status code;
     const char *parts[4];
 } wrong[] = {
-    {"token_bugdet = 3", SL_E_INVALID, {"unknown key \"token_bugdet\" in [attention] (run.ini:2)", "did you mean \"token_budget\"?"}},
+    {"token_bugdet = 3",
+     SL_E_INVALID,
+     {"unknown key \"token_bugdet\" in [attention] (run.ini:2)", "did you mean \"token_budget\"?"}},
     {"plugn = x", SL_E_INVALID, {"unknown key \"plugn\"", "did you mean \"plugin\"?"}},
     {"zzzz = x", SL_E_INVALID, {"unknown key \"zzzz\" in [attention] (run.ini:2)"}},
-    {"\n\ntoken_budget = 0", SL_E_RANGE, {"key \"token_budget\" in [attention] (run.ini:4)", "0 is out of range 1 to 4096"}},
+    {"\n\ntoken_budget = 0",
+     SL_E_RANGE,
+     {"key \"token_budget\" in [attention] (run.ini:4)", "0 is out of range 1 to 4096"}},
     {"token_budget = 4097", SL_E_RANGE, {"out of range 1 to 4096"}},
     {"token_budget = 4k", SL_E_INVALID, {"(run.ini:2): expected a whole number, found \"4k\""}},
     {"token_budget = 1.5", SL_E_INVALID, {"expected a whole number"}},
@@ -209,8 +222,9 @@ static void distances(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_apply), cmocka_unit_test(given_values_win),      cmocka_unit_test(bool_words),
-        cmocka_unit_test(messages),       cmocka_unit_test(required_keys),         cmocka_unit_test(bad_tables_are_errors),
+        cmocka_unit_test(defaults_apply), cmocka_unit_test(given_values_win),
+        cmocka_unit_test(bool_words),     cmocka_unit_test(messages),
+        cmocka_unit_test(required_keys),  cmocka_unit_test(bad_tables_are_errors),
         cmocka_unit_test(distances),      cmocka_unit_test(memory_runs_out_cleanly),
     };
     return cmocka_run_group_tests_name("params", tests, NULL, NULL);
