@@ -141,6 +141,8 @@ static sl_status bind_path(const job *j, const char *text) {
 
 /* ---- lists ----------------------------------------------------------------------------------------------------- */
 
+static const int64_t WIDEST = INT64_C(1) << 53; /* integers up to here are exact as double */
+
 static sl_status bind_list(const job *j, const char *text, int whole) {
     size_t n = text[0] != 0;
     for (const char *c = text; *c != 0; c++)
@@ -158,9 +160,14 @@ static sl_status bind_list(const job *j, const char *text, int whole) {
         memcpy(item, text, shown);
         item[shown] = 0;
         int ok = 0;
-        if (kept == shown)
-            list[i] = whole ? (double)parse_int(item, &ok) : parse_real(item, &ok);
-        if (!ok || (whole && fabs(list[i]) > 0x1p53))
+        if (kept == shown && whole) {
+            int64_t v = parse_int(item, &ok);
+            ok = ok && v >= -WIDEST && v <= WIDEST; /* compared before the conversion rounds */
+            list[i] = (double)v;
+        } else if (kept == shown) {
+            list[i] = parse_real(item, &ok);
+        }
+        if (!ok)
             return WRONG(j, SL_E_INVALID, "element %zu: expected a %snumber, found \"%s\"", i + 1,
                          whole ? "whole " : "", item);
         SL_TRY(check_range(j, list[i], item));

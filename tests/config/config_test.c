@@ -1,6 +1,8 @@
 /* Layers, scopes and choices of the configuration, its messages, and `config show` read back. */
 #include "sl_test.h"
 
+#include <unistd.h>
+
 #include "base/ledger.h"
 #include "config/config.h"
 #include "config/ini.h"
@@ -410,6 +412,21 @@ static void shown_text_loads_again(void **state) {
     sli_config_free(c);
 }
 
+/* What was relative to the working directory must hold wherever the shown text is put. */
+static void shown_paths_are_absolute(void **state) {
+    (void)state;
+    SL_ERROR(err);
+    sl_status s;
+    char cwd[3000], expected[3100];
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    sli_config *c = load_with("", "plugins.path=here:/there");
+    char *text = show(c, &s, &err);
+    snprintf(expected, sizeof expected, "path = %s/here:/there ; --set\n", cwd);
+    assert_non_null(strstr(text, expected));
+    free(text);
+    sli_config_free(c);
+}
+
 static void show_checks_keys_of_plugins(void **state) {
     (void)state;
     SL_ERROR(err);
@@ -511,6 +528,7 @@ int main(void) {
         cmocka_unit_test(sampling_lists),
         cmocka_unit_test(messages),
         cmocka_unit_test(shown_text_loads_again),
+        cmocka_unit_test(shown_paths_are_absolute),
         cmocka_unit_test(show_checks_keys_of_plugins),
         cmocka_unit_test(mutations_never_crash),
         cmocka_unit_test(memory_runs_out_cleanly),

@@ -28,10 +28,11 @@ DEF(other_mode, SL_PARAM_ENUM, NULL, 1, 0, 0);
 DEF(label, SL_PARAM_STRING, NULL, 1, 0, 0);
 DEF(table, SL_PARAM_PATH, NULL, 1, 0, 0);
 DEF(layers, SL_PARAM_INT_LIST, NULL, 0, 99, 0);
+DEF(wide_layers, SL_PARAM_INT_LIST, NULL, 1, 0, 0);
 DEF(scales, SL_PARAM_FLOAT_LIST, "1,2.5", 1, 0, 0);
 static const sl_param_def *const defs[] = {
-    &def_token_budget, &def_wide,  &def_ratio, &def_at_least, &def_at_most, &def_fuse, &def_mode,
-    &def_other_mode,   &def_label, &def_table, &def_layers,   &def_scales,  NULL};
+    &def_token_budget, &def_wide,  &def_ratio, &def_at_least, &def_at_most, &def_fuse,        &def_mode,
+    &def_other_mode,   &def_label, &def_table, &def_layers,   &def_scales,  &def_wide_layers, NULL};
 DEF(must, SL_PARAM_INT, NULL, 1, 0, SL_PARAM_REQUIRED);
 static const sl_param_def *const needy[] = {&def_must, NULL};
 static const char *const also[] = {"plugin", NULL};
@@ -53,7 +54,7 @@ static void defaults_apply(void **state) {
     SL_ERROR(err);
     sl_params *p = NULL;
     assert_int_equal(sli_params_bind(defs, NULL, NULL, &p, &err), SL_OK);
-    assert_int_equal(p->n, 12);
+    assert_int_equal(p->n, 13);
     assert_int_equal(sli_param_int(p, "token_budget"), 256);
     assert_true(sli_param_real(p, "token_budget") == 256);
     assert_true(sli_param_real(p, "ratio") == 0.5);
@@ -143,6 +144,7 @@ static const struct {
     {"layers = 1,,2", SL_E_INVALID, {"element 2: expected a whole number, found \"\""}},
     {"layers = 1,2,", SL_E_INVALID, {"element 3"}},
     {"layers = 1,100", SL_E_RANGE, {"100 is out of range 0 to 99"}},
+    {"wide_layers = 9007199254740993", SL_E_INVALID, {"element 1: expected a whole number"}},
     {"layers = 1 2", SL_E_INVALID, {"element 1", "\"1 2\""}},
     {"scales = 1,x", SL_E_INVALID, {"element 2: expected a number, found \"x\""}},
 };
