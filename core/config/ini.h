@@ -13,7 +13,7 @@
 
 #include <stddef.h>
 
-#include "config/pool.h"
+#include "config/config_arena.h"
 
 /* Layers of a configuration, later ones win. */
 typedef enum { SLI_FROM_DEFAULTS, SLI_FROM_FILE, SLI_FROM_SET } sli_layer;

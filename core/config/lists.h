@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "config/pool.h"
+#include "config/config_arena.h"
 
 typedef struct sli_bias {
     int32_t token; /* 0 or more; whether the vocabulary has it is not known here */

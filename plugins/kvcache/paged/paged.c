@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pool.h"
+#include "page_pool.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"

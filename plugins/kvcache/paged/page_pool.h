@@ -1,6 +1,6 @@
-/* pool.h - fixed-size pages with reference counts. Knows bytes and pages; nothing of sequences, layers or rows. */
-#ifndef PAGED_POOL_H
-#define PAGED_POOL_H
+/* page_pool.h - fixed-size pages with reference counts. Knows bytes and pages; nothing of sequences, layers or rows. */
+#ifndef PAGED_PAGE_POOL_H
+#define PAGED_PAGE_POOL_H
 
 #include "sluice/host.h"
 

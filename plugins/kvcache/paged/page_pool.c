@@ -1,5 +1,5 @@
-/* See pool.h. */
-#include "pool.h"
+/* See page_pool.h. */
+#include "page_pool.h"
 
 #include <assert.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* See pool.h. Blocks have one size; a request that is larger gets a block of its own. */
-#include "config/pool.h"
+/* See config_arena.h. Blocks have one size; a request that is larger gets a block of its own. */
+#include "config/config_arena.h"
 
 #include <stdalign.h>
 #include <stdarg.h>
