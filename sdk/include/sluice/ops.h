@@ -28,7 +28,7 @@ SL_ABI_STRUCT(sl_op_gemm, reserved0);
 typedef struct sl_q_format {
     uint64_t struct_size;
     int64_t n, k;         /* the matrix is [n, k] */
-    int64_t group;        /* divides k */
+    int64_t group;        /* a multiple of 32; the last one may be short; k or more: the whole row */
     uint32_t bits;        /* 8 or 4 */
     uint32_t asymmetric;  /* 1: w = scale (q - zero) */
 } sl_q_format;
