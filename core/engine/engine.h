@@ -1,0 +1,105 @@
+/* engine.h - the engine: networks, sequences, and the step that carries them forward.
+ *
+ * A sequence is a list of tokens of which the first n_kv are in the cache. Prompt chunk, decode and verify are the same
+ * act on different rows: compute rows n_kv .., decide the next token, commit what was accepted.
+ */
+#ifndef SLUICE_CORE_ENGINE_H
+#define SLUICE_CORE_ENGINE_H
+
+#include "libsluice.h"
+#include "sluice/speculation.h"
+
+#include "config/config.h"
+#include "device/cpu/pool.h"
+#include "engine/batch.h"
+#include "engine/binding.h"
+#include "engine/network.h"
+#include "engine/sampler.h"
+#include "engine/stop.h"
+#include "engine/verify.h"
+#include "model/tokenizer.h"
+
+/* The request that a sequence is serving. */
+typedef struct sli_request {
+    sli_sampling sampling;
+    sli_stop *stop;              /* created at begin, NULL without stop strings */
+    sli_token_stream *stream;    /* created at begin */
+    int64_t n_limit;             /* total tokens at which it ends */
+    int32_t ignore_eos;
+    int32_t finish;              /* SLUICE_FINISH_*; SLUICE_RUNNING */
+    int32_t index;               /* in the caller's list */
+    uint32_t draws;              /* draft draws in this step */
+} sli_request;
+
+struct sluice_session {
+    sluice_engine *engine;
+    sluice_session *next;        /* all sessions of the engine */
+    int32_t *tokens;             /* [max_context + 1] */
+    int64_t n, n_kv;
+    int64_t n_prompt;            /* rows below this token index are prompt */
+    int64_t n_draft;             /* committed rows in the draft model's cache */
+    int32_t id;                  /* sequence id: 0 .. max_seqs - 1 */
+    int32_t draft_open;
+    sli_request *request;        /* NULL: not generating */
+    /* This step's place and draft. */
+    const sl_tree *tree;
+    int32_t place, n_rows;
+    int32_t wants_next;          /* 1: a token is decided after its rows */
+    int32_t first_logits;        /* row of the logits buffer */
+};
+
+typedef struct sli_drafter {
+    sl_instance *self;           /* NULL: no drafter */
+    const sl_speculation *api;
+    sl_spec_caps caps;
+} sli_drafter;
+
+struct sluice_engine {
+    sli_config *config;
+    sli_pool *pool;
+    sli_host_context *hosts;
+    sli_binding *binding;        /* plugin instances, target and draft */
+    sli_tokenizer *tokenizer;
+    sli_network target, draft;   /* draft.model NULL: none */
+    sli_drafter drafter;
+    sl_limits limits, draft_limits;
+    int64_t prefill_chunk;
+    int32_t max_sessions;        /* sequence ids below are sessions, those above scratch forks */
+    sluice_sampling defaults;
+    char *bias_text, **stop_texts;
+
+    sluice_session **by_id;      /* [max_sessions] */
+    sluice_session *sessions;
+
+    sli_batch batch, work_batch;
+    sli_sampler *sampler;
+    sli_verifier *verifier;
+    float *logits;               /* [logit_rows, vocab] */
+    float *work_logits;          /* [logit_rows, vocab of the draft] */
+    int64_t logit_rows;
+    sluice_session **active;     /* [max_seqs] sessions of the step, in batch order */
+    int32_t *path, *path_begin, *next;
+    struct sli_draft_buffers *drafts;
+
+    sluice_stats stats;
+    double step_ms, row_ms;      /* running means, for drafters that plan by time */
+};
+
+/* One step over the sessions that have a request or pending prompt tokens. *n_active = 0: nothing to do.
+ * fn is told about every token. */
+sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
+                          int *n_active, sl_error *err);
+
+/* Trees for the decoding sessions, by asking the drafter and running its work. Sets session->tree. */
+sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err);
+sl_status sli_engine_observe(sluice_engine *e, sluice_session **sessions, int n, const sl_commit *commit, sl_error *err);
+
+/* Runs work items; results[i] belongs to works[i]. */
+sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err);
+
+/* Tells every instance of the target what happened to a sequence. */
+void sli_engine_event(sluice_engine *e, uint32_t kind, int32_t seq, int32_t other, int64_t n);
+
+double sli_now(void); /* seconds, monotonic */
+
+#endif
