@@ -28,13 +28,13 @@ typedef enum {
     SLI_UP_BIAS,
     SLI_DOWN_BIAS,
     SLI_ROLE_COUNT
-} sli_role;
+} sli_weight_role;
 
 typedef enum { SLI_DIM_NONE, SLI_DIM_VOCAB, SLI_DIM_HIDDEN, SLI_DIM_Q, SLI_DIM_KV, SLI_DIM_HEAD, SLI_DIM_FFN } sli_dim;
 
 /* Where one role's tensor is found. */
 typedef struct sli_weight_row {
-    sli_role role;
+    sli_weight_role role;
     uint32_t when;    /* 0: always there; else there when the model has this SLI_HAS_* */
     sli_dim shape[2]; /* SLI_DIM_NONE in the second place: a vector */
     const char *name; /* '*' stands for the layer's number; without one the tensor is the model's, not a layer's */

@@ -21,7 +21,7 @@ struct sli_model {
 
 enum { NAME_BYTES = 128, SHAPE_BYTES = 128 };
 
-static size_t slot_of(const sli_model *m, int32_t layer, sli_role role) {
+static size_t slot_of(const sli_model *m, int32_t layer, sli_weight_role role) {
     assert(layer >= -1 && layer < m->desc.n_layers && role < SLI_ROLE_COUNT);
     (void)m;
     return (size_t)(layer + 1) * SLI_ROLE_COUNT + role;
@@ -126,12 +126,12 @@ void sli_model_close(sli_model *m) {
 
 const sli_model_desc *sli_model_describe(const sli_model *m) { return &m->desc; }
 
-const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_role role) {
+const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_weight_role role) {
     const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
     return t != NULL ? &t->tensor : NULL;
 }
 
-const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_role role) {
+const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_weight_role role) {
     const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
     return t != NULL ? t->name : NULL;
 }
