@@ -18,7 +18,7 @@ typedef struct entry {
 
 typedef struct builder {
     loaded *c;
-    sli_pool *pool;
+    sli_arena *pool;
     entry *entries;
     int n;
     sl_error *err;
@@ -28,7 +28,7 @@ static sl_status no_memory(sl_error *err) { return sl_fail(err, SL_E_NO_MEMORY, 
 
 static sl_status parse_names(builder *b) {
     const sli_ini *ini = &b->c->merged;
-    b->entries = sli_pool_alloc(b->pool, (size_t)ini->n_sections * sizeof *b->entries);
+    b->entries = sli_arena_alloc(b->pool, (size_t)ini->n_sections * sizeof *b->entries);
     if (b->entries == NULL)
         return no_memory(b->err);
     for (int i = 0; i < ini->n_sections; i++) {
@@ -50,14 +50,14 @@ static sl_status parse_names(builder *b) {
 }
 
 /* "x/attention_quest.so" -> "quest" */
-static const char *id_of_path(sli_pool *pool, const char *path, const char *family) {
+static const char *id_of_path(sli_arena *pool, const char *path, const char *family) {
     const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
     size_t n = strlen(name), f = strlen(family);
     if (n > 3 && strcmp(name + n - 3, ".so") == 0)
         n -= 3;
     if (n > f + 1 && strncmp(name, family, f) == 0 && name[f] == '_')
         name += f + 1, n -= f + 1;
-    return sli_pool_text(pool, name, n);
+    return sli_arena_text(pool, name, n);
 }
 
 static int looks_like_path(const char *plugin) {
@@ -120,8 +120,8 @@ static sl_status choose(builder *b, const entry *e, sli_choice **out) {
                        own->name, own->where);
     if (strcmp(e->scope.role, "speculation") == 0 && strcmp(key->value, "none") == 0)
         return check_none(b, own, key);
-    sli_choice *choice = sli_pool_alloc(b->pool, sizeof *choice);
-    sli_section *all = sli_pool_alloc(b->pool, sizeof *all);
+    sli_choice *choice = sli_arena_alloc(b->pool, sizeof *choice);
+    sli_section *all = sli_arena_alloc(b->pool, sizeof *all);
     if (choice == NULL || all == NULL)
         return no_memory(b->err);
     all->name = own->name, all->where = own->where, all->layer = own->layer;
@@ -185,7 +185,7 @@ static void sort_chains(sli_choice **list, int n) {
 sl_status sli_choices_build(loaded *c, sl_error *err) {
     builder b = {c, &c->merged.pool, NULL, 0, err};
     SL_TRY(parse_names(&b));
-    sli_choice **list = sli_pool_alloc(b.pool, (size_t)b.n * sizeof *list);
+    sli_choice **list = sli_arena_alloc(b.pool, (size_t)b.n * sizeof *list);
     if (list == NULL)
         return no_memory(err);
     /* grouped by role of one model, in the order in which the groups first appear */

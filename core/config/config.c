@@ -14,11 +14,11 @@ static sl_status no_memory(sl_error *err) { return sl_fail(err, SL_E_NO_MEMORY, 
 /* ---- merging --------------------------------------------------------------------------------------------------- */
 
 /* Puts a copy of the key into the pool that outlives the layer. */
-static sl_status copy_key(sli_pool *pool, sli_section *to, const sli_key *from, sl_error *err) {
+static sl_status copy_key(sli_arena *pool, sli_section *to, const sli_key *from, sl_error *err) {
     sli_key key = *from;
     const char **texts[] = {&key.name, &key.value, &key.where, &key.dir};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        if ((*texts[i] = sli_pool_text(pool, *texts[i], strlen(*texts[i]))) == NULL)
+        if ((*texts[i] = sli_arena_text(pool, *texts[i], strlen(*texts[i]))) == NULL)
             return no_memory(err);
     return sli_section_put(pool, to, &key, err);
 }
@@ -29,7 +29,7 @@ static sl_status drop_replaced(loaded *c, sli_section *to, const sli_section *fr
     if (sli_is_core_section(to->name) || new == NULL || (old != NULL && strcmp(old->value, new->value) == 0))
         return SL_OK;
     if (old != NULL && old->layer != SLI_FROM_DEFAULTS) {
-        replaced *more = sli_pool_grow(&c->merged.pool, c->replaced, c->n_replaced, &c->replaced_cap, sizeof *more);
+        replaced *more = sli_arena_grow(&c->merged.pool, c->replaced, c->n_replaced, &c->replaced_cap, sizeof *more);
         if (more == NULL)
             return no_memory(err);
         c->replaced = more;
@@ -50,7 +50,7 @@ static sl_status merge(loaded *c, const sli_ini *layer, sl_error *err) {
             SL_TRY(drop_replaced(c, to, from, err));
             if (to->layer == SLI_FROM_DEFAULTS) { /* messages lead to the user's heading */
                 to->layer = from->layer;
-                if ((to->where = sli_pool_text(&c->merged.pool, from->where, strlen(from->where))) == NULL)
+                if ((to->where = sli_arena_text(&c->merged.pool, from->where, strlen(from->where))) == NULL)
                     return no_memory(err);
             }
         }
@@ -86,7 +86,7 @@ static sl_status in_sampling(const loaded *c, const char *name, sl_status s, sl_
 }
 
 static sl_status parse_lists(loaded *c, sl_error *err) {
-    sli_pool *pool = &c->merged.pool;
+    sli_arena *pool = &c->merged.pool;
     const sl_params *p = c->core[SLI_CORE_SAMPLING];
     sli_config *h = &c->head;
     SL_TRY(in_sampling(c, "logit_bias",
@@ -95,14 +95,14 @@ static sl_status parse_lists(loaded *c, sl_error *err) {
 }
 
 static sl_status split_plugin_dirs(loaded *c, sl_error *err) {
-    sli_pool *pool = &c->merged.pool;
+    sli_arena *pool = &c->merged.pool;
     const sli_key *key = sli_section_get(sli_ini_find(&c->merged, "plugins"), "path");
     if (key == NULL || key->value[0] == 0)
         return SL_OK;
     size_t most = 1;
     for (const char *p = key->value; *p != 0; p++)
         most += *p == ':';
-    const char **dirs = sli_pool_alloc(pool, most * sizeof *dirs);
+    const char **dirs = sli_arena_alloc(pool, most * sizeof *dirs);
     if (dirs == NULL)
         return no_memory(err);
     int n = 0;
@@ -110,7 +110,7 @@ static sl_status split_plugin_dirs(loaded *c, sl_error *err) {
         size_t len = strcspn(p, ":");
         if (len == 0)
             return sl_fail(err, SL_E_INVALID, "key \"path\" in [plugins] (%s): element %d is empty", key->where, n + 1);
-        char *one = sli_pool_text(pool, p, len);
+        char *one = sli_arena_text(pool, p, len);
         if (one == NULL || (dirs[n++] = sli_path_join(pool, key->dir, one)) == NULL)
             return no_memory(err);
         if (p[len] == 0)

@@ -40,12 +40,12 @@ static sli_key *find_key(const sli_section *section, const char *name) {
 const sli_key *sli_section_get(const sli_section *section, const char *key) { return find_key(section, key); }
 
 sli_section *sli_ini_add(sli_ini *ini, const char *name, const char *where, sli_layer layer) {
-    sli_section *s = sli_pool_alloc(&ini->pool, sizeof *s);
-    void *more = sli_pool_grow(&ini->pool, ini->sections, ini->n_sections, &ini->cap, sizeof *ini->sections);
+    sli_section *s = sli_arena_alloc(&ini->pool, sizeof *s);
+    void *more = sli_arena_grow(&ini->pool, ini->sections, ini->n_sections, &ini->cap, sizeof *ini->sections);
     if (s == NULL || more == NULL)
         return NULL;
-    s->name = sli_pool_text(&ini->pool, name, strlen(name));
-    s->where = sli_pool_text(&ini->pool, where, strlen(where));
+    s->name = sli_arena_text(&ini->pool, name, strlen(name));
+    s->where = sli_arena_text(&ini->pool, where, strlen(where));
     if (s->name == NULL || s->where == NULL)
         return NULL;
     s->layer = layer;
@@ -53,13 +53,13 @@ sli_section *sli_ini_add(sli_ini *ini, const char *name, const char *where, sli_
     return ini->sections[ini->n_sections++] = s;
 }
 
-sl_status sli_section_put(sli_pool *pool, sli_section *section, const sli_key *key, sl_error *err) {
+sl_status sli_section_put(sli_arena *pool, sli_section *section, const sli_key *key, sl_error *err) {
     sli_key *old = find_key(section, key->name);
     if (old != NULL) {
         *old = *key;
         return SL_OK;
     }
-    sli_key *more = sli_pool_grow(pool, section->keys, section->n_keys, &section->cap, sizeof *more);
+    sli_key *more = sli_arena_grow(pool, section->keys, section->n_keys, &section->cap, sizeof *more);
     if (more == NULL)
         return no_memory(err);
     section->keys = more;
@@ -68,22 +68,22 @@ sl_status sli_section_put(sli_pool *pool, sli_section *section, const sli_key *k
 }
 
 void sli_ini_free(sli_ini *ini) {
-    sli_pool_free(&ini->pool);
+    sli_arena_free(&ini->pool);
     *ini = (sli_ini){0};
 }
 
 /* ---- paths ----------------------------------------------------------------------------------------------------- */
 
-char *sli_path_folder(sli_pool *pool, const char *path) {
+char *sli_path_folder(sli_arena *pool, const char *path) {
     const char *slash = strrchr(path, '/');
     size_t n = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
-    return sli_pool_text(pool, path, n);
+    return sli_arena_text(pool, path, n);
 }
 
-char *sli_path_join(sli_pool *pool, const char *dir, const char *path) {
+char *sli_path_join(sli_arena *pool, const char *dir, const char *path) {
     if (path[0] == '/' || dir[0] == 0)
-        return sli_pool_text(pool, path, strlen(path));
-    return sli_pool_printf(pool, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", path);
+        return sli_arena_text(pool, path, strlen(path));
+    return sli_arena_printf(pool, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", path);
 }
 
 /* ---- lines ----------------------------------------------------------------------------------------------------- */
@@ -176,7 +176,7 @@ static void begin_section(source *src, span heading) {
         return;
     }
     const sli_section *twin = sli_ini_find(src->ini, name);
-    char *where = sli_pool_printf(&src->ini->pool, "%s:%d", src->label, src->line);
+    char *where = sli_arena_printf(&src->ini->pool, "%s:%d", src->label, src->line);
     if (twin != NULL)
         GIVE_UP(src, SL_E_DATA, AT_LINE "section [%s] was already opened (%s)", src->label, src->line, name,
                 twin->where);
@@ -283,9 +283,9 @@ static int take_key(void *user, const char *section, const char *name, const cha
         GIVE_UP(src, SL_E_DATA, AT_LINE "more than %d keys in [%s]", src->label, src->line, MANY, src->now->name);
         return 0;
     }
-    sli_pool *pool = &src->ini->pool;
-    sli_key key = {sli_pool_text(pool, name, strlen(name)), sli_pool_text(pool, v.at, v.n),
-                   sli_pool_printf(pool, "%s:%d", src->label, src->line), src->dir, src->layer};
+    sli_arena *pool = &src->ini->pool;
+    sli_key key = {sli_arena_text(pool, name, strlen(name)), sli_arena_text(pool, v.at, v.n),
+                   sli_arena_printf(pool, "%s:%d", src->label, src->line), src->dir, src->layer};
     if (key.name == NULL || key.value == NULL || key.where == NULL)
         src->status = no_memory(src->err);
     else
@@ -299,7 +299,7 @@ sl_status sli_ini_parse(sli_ini *ini, const char *text, size_t n, const char *la
         return sl_fail(err, SL_E_DATA, "%s: larger than %d bytes", label, FILE_BYTES);
     if (n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
         text += 3, n -= 3;
-    source src = {ini,       {text, n}, label, sli_pool_text(&ini->pool, dir, strlen(dir)), layer, 0, NULL,
+    source src = {ini,       {text, n}, label, sli_arena_text(&ini->pool, dir, strlen(dir)), layer, 0, NULL,
                   {NULL, 0}, SL_OK,     err};
     if (src.dir == NULL)
         return no_memory(err);
@@ -353,7 +353,7 @@ sl_status sli_ini_set(sli_ini *ini, const char *assignment, sl_error *err) {
     sli_section *section = sli_ini_find(ini, name);
     if (section == NULL && (section = sli_ini_add(ini, name, "--set", SLI_FROM_SET)) == NULL)
         return no_memory(err);
-    sli_key key = {sli_pool_text(&ini->pool, key_name.at, key_name.n), sli_pool_text(&ini->pool, value.at, value.n),
+    sli_key key = {sli_arena_text(&ini->pool, key_name.at, key_name.n), sli_arena_text(&ini->pool, value.at, value.n),
                    "--set", "", SLI_FROM_SET};
     if (key.name == NULL || key.value == NULL)
         return no_memory(err);

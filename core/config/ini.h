@@ -35,7 +35,7 @@ typedef struct sli_section {
 
 /* Zeroed = empty and valid. Everything lives in the pool. */
 typedef struct sli_ini {
-    sli_pool pool;
+    sli_arena pool;
     sli_section **sections;
     int n_sections, cap;
 } sli_ini;
@@ -55,10 +55,10 @@ const sli_key *sli_section_get(const sli_section *section, const char *key);
 /* Makes an empty section of that name (not looked up) / sets a key, replacing an earlier one. NULL or error: no memory.
  */
 sli_section *sli_ini_add(sli_ini *ini, const char *name, const char *where, sli_layer layer);
-sl_status sli_section_put(sli_pool *pool, sli_section *section, const sli_key *key, sl_error *err);
+sl_status sli_section_put(sli_arena *pool, sli_section *section, const sli_key *key, sl_error *err);
 
 /* Folder of a path: "" for a bare name, "/" for "/x". Joined path: path itself when absolute or dir is "". */
-char *sli_path_folder(sli_pool *pool, const char *path);
-char *sli_path_join(sli_pool *pool, const char *dir, const char *path);
+char *sli_path_folder(sli_arena *pool, const char *path);
+char *sli_path_join(sli_arena *pool, const char *dir, const char *path);
 
 #endif

@@ -18,14 +18,14 @@ static int number(const char **at, const char *bytes, const char *ends, double *
     return ok && (**at == 0 || strchr(ends, **at) != NULL);
 }
 
-sl_status sli_parse_biases(sli_pool *pool, const char *text, const sli_bias **out, int *n, sl_error *err) {
+sl_status sli_parse_biases(sli_arena *pool, const char *text, const sli_bias **out, int *n, sl_error *err) {
     *out = NULL, *n = 0;
     if (text == NULL || text[strspn(text, " \t")] == 0)
         return SL_OK;
     int count = 1;
     for (const char *c = text; *c != 0; c++)
         count += *c == ',';
-    sli_bias *list = sli_pool_alloc(pool, (size_t)count * sizeof *list);
+    sli_bias *list = sli_arena_alloc(pool, (size_t)count * sizeof *list);
     if (list == NULL)
         return no_memory(err);
     for (int i = 0; i < count; i++) {
@@ -63,15 +63,15 @@ static int escape(const char **at) {
     return byte > 0 ? byte : -1;
 }
 
-sl_status sli_parse_stops(sli_pool *pool, const char *text, const char *const **out, int *n, sl_error *err) {
+sl_status sli_parse_stops(sli_arena *pool, const char *text, const char *const **out, int *n, sl_error *err) {
     *out = NULL, *n = 0;
     if (text == NULL || text[0] == 0)
         return SL_OK;
     size_t most = 1; /* separators that are escaped count too: an upper bound */
     for (const char *c = text; *c != 0; c++)
         most += *c == '|';
-    const char **list = sli_pool_alloc(pool, most * sizeof *list);
-    char *write = sli_pool_alloc(pool, strlen(text) + 1);
+    const char **list = sli_arena_alloc(pool, most * sizeof *list);
+    char *write = sli_arena_alloc(pool, strlen(text) + 1);
     if (list == NULL || write == NULL)
         return no_memory(err);
     for (int i = 0;; i++) {

@@ -12,9 +12,9 @@ typedef struct sli_bias {
 } sli_bias;
 
 /* "15:-100,42:2.5"; NULL or blank: none. Results live in the pool; messages say which element is wrong. */
-sl_status sli_parse_biases(sli_pool *pool, const char *text, const sli_bias **out, int *n, sl_error *err);
+sl_status sli_parse_biases(sli_arena *pool, const char *text, const sli_bias **out, int *n, sl_error *err);
 /* "\n\n|User:|\x20;" : strings separated by "|", with the escapes \n \t \r \\ \| and \xHH (not \x00); NULL or empty:
  * none. */
-sl_status sli_parse_stops(sli_pool *pool, const char *text, const char *const **out, int *n, sl_error *err);
+sl_status sli_parse_stops(sli_arena *pool, const char *text, const char *const **out, int *n, sl_error *err);
 
 #endif

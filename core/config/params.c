@@ -16,12 +16,12 @@
 /* What sli_params_bind makes; the public part comes first. */
 typedef struct bound {
     sl_params head;
-    sli_pool pool;
+    sli_arena pool;
 } bound;
 
 /* One value being bound. */
 typedef struct job {
-    sli_pool *pool;
+    sli_arena *pool;
     const sl_param_def *def;
     const char *section; /* its name, for messages */
     const char *where;   /* origin, or "default" */
@@ -147,7 +147,7 @@ static sl_status bind_list(const job *j, const char *text, int whole) {
     size_t n = text[0] != 0;
     for (const char *c = text; *c != 0; c++)
         n += *c == ',';
-    double *list = sli_pool_alloc(j->pool, n * sizeof *list);
+    double *list = sli_arena_alloc(j->pool, n * sizeof *list);
     if (list == NULL)
         return no_memory(j->err);
     for (size_t i = 0; i < n; i++) {
@@ -204,7 +204,7 @@ const char *sli_param_type_name(uint32_t type) { return known_type(type) ? types
 
 static sl_status bind_text(job *j, const char *text) {
     const sl_param_def *def = j->def;
-    j->out->text = sli_pool_text(j->pool, text, strlen(text));
+    j->out->text = sli_arena_text(j->pool, text, strlen(text));
     if (j->out->text == NULL)
         return no_memory(j->err);
     if (text[0] == 0 && !types[def->type].may_be_empty)
@@ -295,8 +295,8 @@ sl_status sli_params_bind(const sl_param_def *const *defs, const sli_section *se
         n++;
     sl_status s = SL_OK;
     bound *b = sli_alloc(SLI_TAG_MISC, sizeof *b);
-    sl_param_value *values = b ? sli_pool_alloc(&b->pool, n * sizeof *values) : NULL;
-    const sl_param_value **list = b ? sli_pool_alloc(&b->pool, n * sizeof *list) : NULL;
+    sl_param_value *values = b ? sli_arena_alloc(&b->pool, n * sizeof *values) : NULL;
+    const sl_param_value **list = b ? sli_arena_alloc(&b->pool, n * sizeof *list) : NULL;
     if (values == NULL || list == NULL) {
         s = no_memory(err);
         goto out;
@@ -319,7 +319,7 @@ void sli_params_free(sl_params *params) {
     if (params == NULL)
         return;
     bound *b = (bound *)params;
-    sli_pool_free(&b->pool);
+    sli_arena_free(&b->pool);
     sli_free(b);
 }
 

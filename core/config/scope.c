@@ -67,12 +67,12 @@ static sl_status unknown(const sli_section *section, sl_error *err) {
 }
 
 /* "0-3,7" */
-static sl_status parse_layers(sli_pool *pool, const sli_section *section, const char *text, sli_scope *out,
+static sl_status parse_layers(sli_arena *pool, const sli_section *section, const char *text, sli_scope *out,
                               sl_error *err) {
     int n = 1;
     for (const char *c = text; *c != 0; c++)
         n += *c == ',';
-    sli_range *ranges = sli_pool_alloc(pool, (size_t)n * sizeof *ranges);
+    sli_range *ranges = sli_arena_alloc(pool, (size_t)n * sizeof *ranges);
     if (ranges == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the configuration");
     for (int i = 0; i < n; i++) {
@@ -104,7 +104,7 @@ wrong:
 }
 
 /* Behind the role's name: "" or ".prefill" or ".layers 0-3" ... */
-static sl_status parse_rest(sli_pool *pool, const sli_section *section, const struct role *role, const char *rest,
+static sl_status parse_rest(sli_arena *pool, const sli_section *section, const struct role *role, const char *rest,
                             sli_scope *out, sl_error *err) {
     if ((role->takes & CHAIN) && rest[0] == ' ') {
         size_t digits = strspn(rest + 1, "0123456789");
@@ -152,7 +152,7 @@ static sl_status parse_rest(sli_pool *pool, const sli_section *section, const st
     return unknown(section, err);
 }
 
-sl_status sli_scope_parse(sli_pool *pool, const sli_section *section, sli_scope *out, sl_error *err) {
+sl_status sli_scope_parse(sli_arena *pool, const sli_section *section, sli_scope *out, sl_error *err) {
     const char *name = section->name;
     *out = (sli_scope){.prefix = "", .stages = SL_STAGE_ALL, .chain = 1};
     if (strcmp(name, "hook") == 0 || strncmp(name, "hook.", 5) == 0)

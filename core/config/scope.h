@@ -40,7 +40,7 @@ typedef struct sli_scope {
 
 /* Parses the name of a section that is not one of the core's. Texts live in the pool or are static.
  * Errors: SL_E_INVALID, with near matches; SL_E_UNIMPLEMENTED for [hook.*]. */
-sl_status sli_scope_parse(sli_pool *pool, const sli_section *section, sli_scope *out, sl_error *err);
+sl_status sli_scope_parse(sli_arena *pool, const sli_section *section, sli_scope *out, sl_error *err);
 
 int sli_scope_has_layer(const sli_scope *scope, int layer);
 /* Same role, rank and model, and some (layer, stage) that both name. Patterns are not compared. */

@@ -9,9 +9,16 @@
 
 /* ---- small views --------------------------------------------------------------------------------------------------- */
 
-static sl_tensor rows2(float *data, int64_t n, int64_t width) { return sl_tensor_f32(data, 2, (int64_t[]){n, width}); }
 static sl_tensor rows3(float *data, int64_t n, int64_t heads, int64_t width) {
-    return sl_tensor_f32(data, 3, (int64_t[]){n, heads, width});
+    sl_tensor t;
+    sl_tensor_make(&t, data, SL_F32, SL_DEVICE_CPU, 3, (int64_t[]){n, heads, width});
+    return t;
+}
+
+static sl_tensor rows2(float *data, int64_t n, int64_t width) {
+    sl_tensor t;
+    sl_tensor_make(&t, data, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){n, width});
+    return t;
 }
 
 static int stage_number(uint32_t stage) { return stage == SL_STAGE_PREFILL ? 0 : stage == SL_STAGE_DECODE ? 1 : 2; }
@@ -90,17 +97,15 @@ static void tell(const sli_pass *pass, uint32_t point, int32_t layer, const floa
 static sl_status attend(sli_network *net, const sli_layer *layer, const sli_attender *attender, sl_attend *args) {
     const sli_store *store = layer->store;
     uint32_t kinds = args->view->kinds;
-    sl_status (*public_part)(sl_instance *, const sl_attend *) =
-        attender->api->attend;
     if (kinds == SL_SEGMENT_OPAQUE)
         return store->api->attend(store->self, args);
     int both = (kinds & SL_SEGMENT_OPAQUE) != 0;
     if (both)
         args->lse = net->lse, args->want |= SL_WANT_LSE;
-    if (public_part == NULL)
+    if (attender->api->attend == NULL)
         SL_TRY(net->ops->attend(net->host, args));
     else {
-        sl_status s = public_part(attender->self, args);
+        sl_status s = attender->api->attend(attender->self, args);
         if (s == SL_PENDING)
             s = attender->api->finish(attender->self, args);
         SL_TRY(s);
@@ -295,13 +300,12 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
 }
 
 sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
-    int64_t E = net->info->hidden, V = net->info->vocab;
+    int64_t E = net->info->hidden;
     for (int32_t i = 0; i < n; i++)
         memcpy(net->head_in + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
     sl_status s = norm_rows(net, net->head_in, &net->final_norm, net->head_in, n, 1, E);
     if (s >= 0)
         s = multiply_all(net, &net->head, (float *const[]){logits}, 1, net->head_in, n, E, NULL);
-    (void)V;
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
 }
 

@@ -166,7 +166,7 @@ static void files(void **state) {
 
 static void paths(void **state) {
     (void)state;
-    sli_pool pool = {0};
+    sli_arena pool = {0};
     assert_string_equal(sli_path_folder(&pool, "run.ini"), "");
     assert_string_equal(sli_path_folder(&pool, "/run.ini"), "/");
     assert_string_equal(sli_path_folder(&pool, "a/b/run.ini"), "a/b");
@@ -174,7 +174,7 @@ static void paths(void **state) {
     assert_string_equal(sli_path_join(&pool, "a", "x"), "a/x");
     assert_string_equal(sli_path_join(&pool, "/", "x"), "/x");
     assert_string_equal(sli_path_join(&pool, "a", "/x"), "/x");
-    sli_pool_free(&pool);
+    sli_arena_free(&pool);
 }
 
 static void memory_runs_out_cleanly(void **state) {

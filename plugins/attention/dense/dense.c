@@ -6,6 +6,7 @@
 #include "sluice/ops.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "sl_error.h"
 #include "sl_host_util.h"
@@ -51,7 +52,7 @@ static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention), .ca
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_ATTENTION_ID) ? &attention : NULL;
+    return strcmp(id, SL_ATTENTION_ID) == 0 ? &attention : NULL;
 }
 
 static const sl_param_def *const params[] = {NULL};

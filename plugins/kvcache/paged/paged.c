@@ -466,7 +466,7 @@ static const sl_kv_store store = {
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_KV_STORE_ID) ? &store : NULL;
+    return strcmp(id, SL_KV_STORE_ID) == 0 ? &store : NULL;
 }
 
 static const char *const dtypes[] = {"auto", "f32", "f16", "bf16", NULL};

@@ -4,6 +4,7 @@
 #include "sluice/quant.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "sl_error.h"
 #include "sl_host_util.h"
@@ -98,7 +99,7 @@ static const sl_quant quant = {
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_QUANT_ID) ? &quant : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
 }
 
 static const sl_param_def *const params[] = {NULL};

@@ -84,9 +84,9 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
     }
     for (int32_t i = 0; i < group->n; i++) {
         sl_q_format f = format_of(self, group->linears[i]);
-        int64_t bytes = f.k % f.group == 0 ? self->ops->q_bytes(&f) : 0;
+        int64_t bytes = self->ops->q_bytes(&f);
         if (bytes == 0)
-            return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs, which groups of %lld do not divide", group->linears[i]->name,
+            return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs: no packed format has groups of %lld", group->linears[i]->name,
                            (long long)f.k, (long long)f.group);
         out->bits_per_weight = 8.0 * (double)bytes / ((double)f.n * (double)f.k);
     }
@@ -160,7 +160,7 @@ static const sl_quant quant = {
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_QUANT_ID) ? &quant : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
 }
 
 static const char *const widths[] = {"8", "4", NULL};

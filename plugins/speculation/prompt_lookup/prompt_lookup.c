@@ -6,6 +6,7 @@
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "lookup.h"
 #include "sl_error.h"
@@ -98,7 +99,7 @@ static const sl_speculation speculation = {.struct_size = SL_SIZE(sl_speculation
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_SPECULATION_ID) ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
 }
 
 static const char *const matches[] = {"earliest", "latest", NULL};

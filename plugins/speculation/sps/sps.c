@@ -10,6 +10,7 @@
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "sl_error.h"
 #include "sl_host_util.h"
@@ -249,7 +250,7 @@ static const sl_speculation speculation = {
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return sl_id_is(id, SL_SPECULATION_ID) ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
 }
 
 static const char *const schedules[] = {"fixed", "heuristic", NULL};
