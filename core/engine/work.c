@@ -29,8 +29,8 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
         return SL_E_INVALID;
     if (w->rows_kind != SL_WORK_IDS && w->embeddings == NULL)
         return SL_E_INVALID;
-    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->kv == SL_WORK_KV_OVERWRITE)
-        return SL_E_UNIMPLEMENTED; /* the host does not offer "sl.taps/1", "sl.background/1", "sl.overwrite/1" */
+    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE || w->branch != 0)
+        return SL_E_UNIMPLEMENTED; /* reserved capabilities, see docs/abi.md */
     if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
         return SL_E_INVALID; /* only the verification commits rows of the target */
     if (w->exit_layer >= 0 && w->exit_layer < net->info->n_layers && w->logits != SL_WORK_LOGITS_NONE)

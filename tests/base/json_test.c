@@ -43,7 +43,8 @@ static void names_the_place_of_errors(void **state) {
 static void getters_read(void **state) {
     (void)state;
     SL_ERROR(err);
-    sli_json j = parse("{\"i\": 7, \"n\": 1e-5, \"b\": true, \"s\": \"text\", \"o\": {\"i\": -1}, \"a\": [1, 2], \"z\": null}");
+    sli_json j =
+        parse("{\"i\": 7, \"n\": 1e-5, \"b\": true, \"s\": \"text\", \"o\": {\"i\": -1}, \"a\": [1, 2], \"z\": null}");
     int64_t i = 0;
     double n = 0;
     int b = 0;

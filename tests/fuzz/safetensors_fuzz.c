@@ -17,7 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     volatile uint8_t sink = 0;
     for (size_t i = 0; i < sli_safetensors_count(st); i++) {
         const sli_named_tensor *t = sli_safetensors_at(st, i);
-        if (sli_safetensors_find(st, t->name) != t || (t->bytes > 0 && (uintptr_t)t->tensor.data % t->tensor.align != 0))
+        if (sli_safetensors_find(st, t->name) != t ||
+            (t->bytes > 0 && (uintptr_t)t->tensor.data % t->tensor.align != 0))
             abort();
         for (int64_t k = 0; k < t->bytes; k++)
             sink = (uint8_t)(sink + ((const uint8_t *)t->tensor.data)[k]);

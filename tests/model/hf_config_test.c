@@ -1,4 +1,5 @@
-/* config.json: defaults, both generations of keys, windows by architecture, and what is refused, with the key's name. */
+/* config.json: defaults, both generations of keys, windows by architecture, and what is refused, with the key's name.
+ */
 #include "sl_test.h"
 
 #include "base/file.h"
@@ -98,10 +99,11 @@ static void windows_follow_the_architecture(void **state) {
 
 static void switches_are_read(void **state) {
     (void)state;
-    sli_model_desc d = must(OF("llama") ",\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true,"
-                                        "\"hidden_act\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-5,\"head_dim\":null,"
-                                        "\"torch_dtype\":\"bfloat16\",\"max_position_embeddings\":77,\"bos_token_id\":9,"
-                                        "\"eos_token_id\":[5,6],\"quantization_config\":null,\"num_experts\":null}");
+    sli_model_desc d =
+        must(OF("llama") ",\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true,"
+                         "\"hidden_act\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-5,\"head_dim\":null,"
+                         "\"torch_dtype\":\"bfloat16\",\"max_position_embeddings\":77,\"bos_token_id\":9,"
+                         "\"eos_token_id\":[5,6],\"quantization_config\":null,\"num_experts\":null}");
     assert_int_equal(d.has, SLI_HAS_ATTN_BIAS | SLI_HAS_MLP_BIAS);
     assert_true(d.tied && d.act == SLI_ACT_GELU_TANH && d.norm_eps == 1e-5f && d.head_dim == 8);
     assert_int_equal(d.dtype, SL_BF16);
@@ -138,7 +140,8 @@ static void rope_keys_of_both_generations(void **state) {
         {",\"rope_theta\":5e5,\"rope_scaling\":null", 5e5, 1, SLI_ROPE_PLAIN, 2048},
         {",\"rope_theta\":1000000,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}", 1e6, 2, SLI_ROPE_LINEAR, 2048},
         {",\"rope_parameters\":{\"rope_theta\":7e4,\"rope_type\":\"default\"}", 7e4, 1, SLI_ROPE_PLAIN, 2048},
-        {",\"rope_theta\":5e5,\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4}", 5e5, 4, SLI_ROPE_LINEAR, 2048},
+        {",\"rope_theta\":5e5,\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4}", 5e5, 4, SLI_ROPE_LINEAR,
+         2048},
         {",\"rope_parameters\":{\"rope_theta\":7e4,\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
          "\"high_freq_factor\":4}",
          7e4, 8, SLI_ROPE_LLAMA3, 2048},
@@ -170,18 +173,20 @@ static void generation_config_overrides(void **state) {
     assert_true(d.bos == 3 && d.eos[0] == 4 && d.generation.do_sample == -1 && d.generation.top_k == -1);
     assert_true(isnan(d.generation.temperature) && isnan(d.generation.top_p));
     sli_model_desc_free(&d);
-    assert_int_equal(parse(config,
-                           "{\"eos_token_id\":[7,8,9],\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.9,"
-                           "\"min_p\":0,\"repetition_penalty\":1.05,\"bos_token_id\":null}",
-                           &d, &err),
-                     SL_OK);
+    assert_int_equal(
+        parse(config,
+              "{\"eos_token_id\":[7,8,9],\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.9,"
+              "\"min_p\":0,\"repetition_penalty\":1.05,\"bos_token_id\":null}",
+              &d, &err),
+        SL_OK);
     assert_true(d.bos == 3 && d.n_eos == 3 && d.eos[2] == 9);
     const sli_generation *g = &d.generation;
     assert_true(g->do_sample == 1 && g->temperature == 0.6 && g->top_k == 20 && g->top_p == 0.9 && g->min_p == 0 &&
                 g->repetition_penalty == 1.05);
     sli_model_desc_free(&d);
     static const char *const bad[][2] = {
-        {"{\"eos_token_id\":100}", "generation_config.json: \"eos_token_id\": expected a token id from 0 to 99, found 100"},
+        {"{\"eos_token_id\":100}",
+         "generation_config.json: \"eos_token_id\": expected a token id from 0 to 99, found 100"},
         {"{\"temperature\":-1}", "\"temperature\": expected number from 0 to 1000000, found -1"},
         {"{\"top_p\":1.5}", "\"top_p\": expected number from 0 to 1, found 1.5"},
         {"{\"top_k\":0.5}", "\"top_k\": expected integer from 0 to"},
@@ -213,8 +218,10 @@ static void refuses_by_key(void **state) {
         {OF("llama") ",\"head_dim\":-1}", "\"head_dim\": expected integer from 1"},
         {OF("llama") ",\"num_hidden_layers\":1000000000}", "\"num_hidden_layers\": expected integer from 1 to 4096"},
         {OF("llama") ",\"num_attention_heads\":0}", "\"num_attention_heads\""},
-        {OF("llama") ",\"num_key_value_heads\":3}", "\"num_attention_heads\": expected a multiple of num_key_value_heads"},
-        {OF("llama") ",\"intermediate_size\":null}", "\"intermediate_size\": expected integer from 1 to 16777216, found null"},
+        {OF("llama") ",\"num_key_value_heads\":3}",
+         "\"num_attention_heads\": expected a multiple of num_key_value_heads"},
+        {OF("llama") ",\"intermediate_size\":null}",
+         "\"intermediate_size\": expected integer from 1 to 16777216, found null"},
         {OF("llama") ",\"vocab_size\":4294967296}", "\"vocab_size\""},
         {OF("llama") ",\"max_position_embeddings\":0}", "\"max_position_embeddings\""},
         {OF("llama") ",\"rms_norm_eps\":-1}", "\"rms_norm_eps\""},
@@ -222,7 +229,8 @@ static void refuses_by_key(void **state) {
         {OF("llama") ",\"tie_word_embeddings\":1}", "\"tie_word_embeddings\": expected true or false, found 1"},
         {OF("llama") ",\"torch_dtype\":\"float64\"}", "\"torch_dtype\": expected float32, float16 or bfloat16"},
         {OF("llama") ",\"dtype\":\"int8\"}", "\"dtype\": expected float32, float16 or bfloat16, found \"int8\""},
-        {OF("mistral") ",\"attention_bias\":true}", "\"attention_bias\": expected false for this model_type, found true"},
+        {OF("mistral") ",\"attention_bias\":true}",
+         "\"attention_bias\": expected false for this model_type, found true"},
         {OF("qwen3") ",\"mlp_bias\":true}", "\"mlp_bias\": expected false for this model_type, found true"},
         {OF("llama") ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", "(quant_method \"gptq\")"},
         {OF("llama") ",\"quantization_config\":{}}", "(quant_method \"unnamed\")"},
@@ -233,27 +241,36 @@ static void refuses_by_key(void **state) {
         {OF("llama") ",\"rope_theta\":0}", "\"rope_theta\": expected number > 0"},
         {OF("llama") ",\"rope_scaling\":7}", "\"rope_scaling\": expected an object, found 7"},
         {OF("llama") ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}",
-         "RoPE scaling that is not supported: config.json: \"rope_scaling.type\": expected one of default, linear, llama3, "
+         "RoPE scaling that is not supported: config.json: \"rope_scaling.type\": expected one of default, linear, "
+         "llama3, "
          "yarn, found \"dynamic\""},
         {OF("llama") ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "\"rope_scaling.rope_type\": expected one of"},
         {OF("llama") ",\"rope_scaling\":{\"factor\":2}}", "\"rope_scaling.type\": expected a string, found nothing"},
         {OF("llama") ",\"rope_scaling\":{\"type\":\"linear\"}}", "\"rope_scaling.factor\": expected number"},
-        {OF("llama") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}}", "\"rope_scaling.factor\": expected number"},
+        {OF("llama") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0.5}}",
+         "\"rope_scaling.factor\": expected number"},
         {OF("llama") ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
                      "\"high_freq_factor\":4}}",
          "\"rope_scaling.high_freq_factor\": expected more than low_freq_factor (4), found 4"},
         {OF("llama") ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", "\"rope_scaling.low_freq_factor\""},
-        {OF("llama") ",\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8}}", "\"rope_scaling.rope_theta\""},
-        {OF("llama") ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,\"beta_slow\":33}}", "\"rope_scaling.beta_fast\""},
+        {OF("llama") ",\"rope_theta\":1,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8}}",
+         "\"rope_scaling.rope_theta\""},
+        {OF("llama") ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,\"beta_slow\":33}}",
+         "\"rope_scaling.beta_fast\""},
         {OF("llama") ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e4}}}", "RoPE by layer type"},
-        {OF("qwen2") ",\"sliding_window\":0,\"use_sliding_window\":true}", "\"sliding_window\": expected integer from 1"},
+        {OF("qwen2") ",\"sliding_window\":0,\"use_sliding_window\":true}",
+         "\"sliding_window\": expected integer from 1"},
         {OF("qwen2") ",\"layer_types\":[\"full_attention\"]}", "\"layer_types\": expected 4 items"},
-        {OF("qwen2") ",\"layer_types\":[1,2,3,4]}", "\"layer_types\": expected full_attention and sliding_attention only"},
-        {OF("qwen2") ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"chunked_attention\"]}",
+        {OF("qwen2") ",\"layer_types\":[1,2,3,4]}",
          "\"layer_types\": expected full_attention and sliding_attention only"},
-        {OF("qwen2") ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"sliding_attention\"]}",
+        {OF("qwen2") ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"chunked_attention\"]"
+                     "}",
+         "\"layer_types\": expected full_attention and sliding_attention only"},
+        {OF("qwen2") ",\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"sliding_attention\"]"
+                     "}",
          "item 3 is sliding_attention"},
-        {OF("mistral") ",\"sliding_window\":16,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\","
+        {OF("mistral") ",\"sliding_window\":16,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_"
+                       "attention\","
                        "\"sliding_attention\"]}",
          "item 0 is full_attention"},
         {OF("llama") ",\"bos_token_id\":-1}", "\"bos_token_id\": expected a token id from 0 to 99, found -1"},

@@ -22,13 +22,13 @@ static void opens_tiny(void **state) {
     const sli_model_desc *d = sli_model_describe(m);
     assert_true(d->n_layers == 6 && d->hidden == 256 && d->vocab == 4096 && d->head_dim == 64 && d->tied);
     assert_true(d->bos == 0 && d->n_eos == 2 && d->eos[0] == 1 && d->eos[1] == 3);
-    const sl_tensor *down = sli_model_weight(m, 3, SLI_ROLE_DOWN);
-    assert_string_equal(sli_model_weight_name(m, 3, SLI_ROLE_DOWN), "model.layers.3.mlp.down_proj.weight");
+    const sl_tensor *down = sli_model_weight(m, 3, SLI_DOWN);
+    assert_string_equal(sli_model_weight_name(m, 3, SLI_DOWN), "model.layers.3.mlp.down_proj.weight");
     assert_true(down->dtype == SL_BF16 && down->shape[0] == 256 && down->shape[1] == 640 && down->stride[0] == 640);
     assert_true(down->align >= 2 && (uintptr_t)down->data % down->align == 0);
-    assert_ptr_equal(sli_model_weight(m, -1, SLI_ROLE_HEAD), sli_model_weight(m, -1, SLI_ROLE_EMBED));
-    assert_null(sli_model_weight(m, 0, SLI_ROLE_Q_BIAS));
-    assert_null(sli_model_weight_name(m, 0, SLI_ROLE_Q_NORM));
+    assert_ptr_equal(sli_model_weight(m, -1, SLI_HEAD), sli_model_weight(m, -1, SLI_EMBED));
+    assert_null(sli_model_weight(m, 0, SLI_Q_BIAS));
+    assert_null(sli_model_weight_name(m, 0, SLI_Q_NORM));
     int64_t layer = 2 * 256 + 2 * 256 * 256 + 2 * 128 * 256 + 3 * 640 * 256;
     assert_int_equal(sli_model_params(m), 4096 * 256 + 256 + 6 * layer);
     assert_int_equal(sli_model_bytes(m), 2 * sli_model_params(m));
@@ -73,10 +73,10 @@ static void opens_every_architecture(void **state) {
         assert_int_equal(d->tied, cases[i].tied);
         assert_int_equal(d->dtype, cases[i].dtype);
         assert_int_equal(sli_model_unused_tensors(m), 0);
-        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_Q)->dtype, cases[i].dtype);
-        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_K_BIAS) != NULL, (cases[i].has & SLI_HAS_K_BIAS) != 0);
-        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_Q_NORM) != NULL, (cases[i].has & SLI_HAS_QK_NORM) != 0);
-        assert_int_equal(sli_model_weight(m, 1, SLI_ROLE_DOWN_BIAS) != NULL, (cases[i].has & SLI_HAS_MLP_BIAS) != 0);
+        assert_int_equal(sli_model_weight(m, 0, SLI_Q)->dtype, cases[i].dtype);
+        assert_int_equal(sli_model_weight(m, 0, SLI_K_BIAS) != NULL, (cases[i].has & SLI_HAS_K_BIAS) != 0);
+        assert_int_equal(sli_model_weight(m, 0, SLI_Q_NORM) != NULL, (cases[i].has & SLI_HAS_QK_NORM) != 0);
+        assert_int_equal(sli_model_weight(m, 1, SLI_DOWN_BIAS) != NULL, (cases[i].has & SLI_HAS_MLP_BIAS) != 0);
         assert_int_equal(sli_model_verify(m, NULL, NULL, &err), SL_OK);
         sli_model_close(m);
     }
@@ -164,28 +164,39 @@ static void names_missing_and_wrong_weights(void **state) {
         flaw flaw;
         const char *says;
     } cases[] = {
-        {good_config, {.name = "lm_head.weight", .drop = 1},
+        {good_config,
+         {.name = "lm_head.weight", .drop = 1},
          "no tensor \"lm_head.weight\" of shape [16, 8] in the checkpoint, and \"tie_word_embeddings\" is not true"},
-        {good_config, {.name = "model.layers.1.mlp.up_proj.weight", .drop = 1},
+        {good_config,
+         {.name = "model.layers.1.mlp.up_proj.weight", .drop = 1},
          "no tensor \"model.layers.1.mlp.up_proj.weight\" of shape [10, 8]"},
         {good_config, {.name = "model.norm.weight", .drop = 1}, "no tensor \"model.norm.weight\" of shape [8]"},
-        {good_config, {.name = "model.layers.0.self_attn.o_proj.weight", .shape = "[12,8]", .at = -1},
+        {good_config,
+         {.name = "model.layers.0.self_attn.o_proj.weight", .shape = "[12,8]", .at = -1},
          "model.safetensors: tensor \"model.layers.0.self_attn.o_proj.weight\": expected shape [8, 12] (hidden_size, "
          "num_attention_heads * head_dim), found [12, 8]"},
-        {good_config, {.name = "model.layers.1.self_attn.k_proj.weight", .shape = "[48]", .at = -1},
+        {good_config,
+         {.name = "model.layers.1.self_attn.k_proj.weight", .shape = "[48]", .at = -1},
          "tensor \"model.layers.1.self_attn.k_proj.weight\": expected shape [6, 8] (num_key_value_heads * head_dim, "
          "hidden_size), found [48]"},
-        {good_config, {.name = "model.norm.weight", .shape = "[8,1]", .at = -1}, "expected shape [8] (hidden_size), found [8, 1]"},
-        {good_config, {.name = "model.embed_tokens.weight", .dtype = "I8", .at = -1},
+        {good_config,
+         {.name = "model.norm.weight", .shape = "[8,1]", .at = -1},
+         "expected shape [8] (hidden_size), found [8, 1]"},
+        {good_config,
+         {.name = "model.embed_tokens.weight", .dtype = "I8", .at = -1},
          "tensor \"model.embed_tokens.weight\": expected dtype F32, F16 or BF16, found I8"},
         {good_config, {.name = "model.layers.0.mlp.gate_proj.weight", .dtype = "F8_E4M3", .at = -1}, "found F8_E4M3"},
-        {"{\"model_type\":\"qwen2\"," KEYS "}", {.name = ""},
+        {"{\"model_type\":\"qwen2\"," KEYS "}",
+         {.name = ""},
          "no tensor \"model.layers.0.self_attn.q_proj.bias\" of shape [12]"},
-        {"{\"model_type\":\"qwen3\"," KEYS "}", {.name = ""},
+        {"{\"model_type\":\"qwen3\"," KEYS "}",
+         {.name = ""},
          "no tensor \"model.layers.0.self_attn.q_norm.weight\" of shape [6]"},
-        {"{\"model_type\":\"llama\",\"mlp_bias\":true," KEYS "}", {.name = ""},
+        {"{\"model_type\":\"llama\",\"mlp_bias\":true," KEYS "}",
+         {.name = ""},
          "no tensor \"model.layers.0.mlp.gate_proj.bias\" of shape [10]"},
-        {"{\"model_type\":\"llama\"," KEYS ",\"num_hidden_layers\":3}", {.name = ""},
+        {"{\"model_type\":\"llama\"," KEYS ",\"num_hidden_layers\":3}",
+         {.name = ""},
          "no tensor \"model.layers.2.input_layernorm.weight\""},
         {"{\"model_type\":\"gpt2\"," KEYS "}", {.name = ""}, "config.json: \"model_type\": expected one of"},
     };
@@ -225,14 +236,14 @@ static void opens_the_small_one(void **state) {
     if (sli_model_open(dir.path, &m, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(sli_model_unused_tensors(m), 1);
-    assert_true(sli_model_weight(m, -1, SLI_ROLE_HEAD) != sli_model_weight(m, -1, SLI_ROLE_EMBED));
+    assert_true(sli_model_weight(m, -1, SLI_HEAD) != sli_model_weight(m, -1, SLI_EMBED));
     sli_model_close(m);
     /* Tied: the head of its own is left alone. */
     make_checkpoint(&dir, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," KEYS "}", NULL);
     if (sli_model_open(dir.path, &m, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(sli_model_unused_tensors(m), 2);
-    assert_ptr_equal(sli_model_weight(m, -1, SLI_ROLE_HEAD), sli_model_weight(m, -1, SLI_ROLE_EMBED));
+    assert_ptr_equal(sli_model_weight(m, -1, SLI_HEAD), sli_model_weight(m, -1, SLI_EMBED));
     sli_model_close(m);
     temp_dir_remove(&dir);
 }

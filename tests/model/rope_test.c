@@ -79,10 +79,11 @@ static void agrees_with_transformers(void **state) {
 /* llama3: the three regions and the continuity at their borders, in double. */
 static void llama3_has_three_regions(void **state) {
     (void)state;
-    const char *text = "{\"model_type\":\"llama\",\"hidden_size\":256,\"num_attention_heads\":2,\"num_hidden_layers\":1,"
-                       "\"intermediate_size\":8,\"vocab_size\":8,\"head_dim\":128,\"rope_theta\":500000.0,"
-                       "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
-                       "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}";
+    const char *text =
+        "{\"model_type\":\"llama\",\"hidden_size\":256,\"num_attention_heads\":2,\"num_hidden_layers\":1,"
+        "\"intermediate_size\":8,\"vocab_size\":8,\"head_dim\":128,\"rope_theta\":500000.0,"
+        "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
+        "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}";
     sli_model_desc d = desc_of(text, strlen(text));
     int kept = 0, mixed = 0, stretched = 0;
     for (int i = 0; i < 64; i++) {

@@ -135,7 +135,8 @@ static void refuses_damaged_headers(void **state) {
     (void)state;
     static const struct {
         const char *header, *says;
-    } cases[] = { /* over 16 bytes of data */
+    } cases[] = {
+        /* over 16 bytes of data */
         {"", "expected"},
         {"{", "header:1:1"},
         {"[]", "expected an object"},
@@ -147,9 +148,11 @@ static void refuses_damaged_headers(void **state) {
         {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,16]}}", "\"shape\" is not an array"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-4],\"data_offsets\":[0,16]}}", "dimension 0 of \"shape\""},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4.0],\"data_offsets\":[0,16]}}", "dimension 0 of \"shape\""},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,4],\"data_offsets\":[0,16]}}", "5 dimensions, expected at most 4"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,4],\"data_offsets\":[0,16]}}",
+         "5 dimensions, expected at most 4"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,16]}}", "more elements than"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]}}", "more elements than"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]}}",
+         "more elements than"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,16]}}", "more bytes than"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,16]}}", "too big integer"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}", "\"data_offsets\" is not a pair"},
@@ -157,7 +160,8 @@ static void refuses_damaged_headers(void **state) {
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[16,0]}}", "\"data_offsets\" is not a pair"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}}", "\"data_offsets\" is not a pair"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[8],\"data_offsets\":[0,32]}}", "bytes 0 to 32 of the data"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,16]}}", "need 12 bytes, \"data_offsets\" give 16"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,16]}}",
+         "need 12 bytes, \"data_offsets\" give 16"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", "tensor \"a\": starts at byte 8"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "the tensors end at 8"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]},"
@@ -216,7 +220,8 @@ static void reads_shards_and_refuses_broken_indices(void **state) {
     static const struct {
         const char *index, *says; /* says NULL: fine */
     } cases[] = {
-        {"{\"metadata\":{\"total_size\":12},\"weight_map\":{\"y\":\"two.safetensors\",\"x\":\"one.safetensors\"}}", NULL},
+        {"{\"metadata\":{\"total_size\":12},\"weight_map\":{\"y\":\"two.safetensors\",\"x\":\"one.safetensors\"}}",
+         NULL},
         {"{\"weight_map\":{\"x\":\"one.safetensors\",\"y\":\"three.safetensors\"}}", "three.safetensors: cannot open"},
         {"{\"weight_map\":{\"x\":\"two.safetensors\"}}", "two.safetensors: tensor \"x\" is not there"},
         {"{\"weight_map\":{\"x\":\"../one.safetensors\"}}", "\"weight_map.x\": expected the name of a file beside"},

@@ -16,7 +16,11 @@ enum {
     SL_ATTN_SELECT_VIEW = 1u << 2,  /* select gets the whole view */
     SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced */
     SL_ATTN_TREE = 1u << 4,         /* takes draft trees */
-    SL_ATTN_EXACT = 1u << 5         /* equals softmax attention over everything visible */
+    SL_ATTN_EXACT = 1u << 5,        /* equals softmax attention over everything visible */
+    SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so */
+    SL_ATTN_ANY_MASK = 1u << 7,     /* honours intervals, spans and a FULL base; without it only causal prompts are
+                                       served */
+    SL_ATTN_OWN_POSITIONS = 1u << 8 /* rotates for itself: no check against max_position */
 };
 
 typedef struct sl_attn_caps {
@@ -24,10 +28,13 @@ typedef struct sl_attn_caps {
     uint32_t flags;         /* set of SL_ATTN_* */
     uint32_t segment_kinds; /* set of SL_SEGMENT_* that attend reads */
     uint32_t key_states;    /* bit SL_KEYS_ROTATED, bit SL_KEYS_RAW: 1u << state */
-    uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends */
+    uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends; see `seen` ("sl.stats/1") */
     int64_t row_block;      /* most new rows of one sequence at once; 0: no limit */
+    int64_t chunk_align;    /* prompts are cut at multiples of this many tokens; 0: anywhere */
+    const sl_rope *rope;    /* replaces the layer's rotary table, before the first token ("sl.rope/1"); NULL: the
+                               model's. [session] */
 } sl_attn_caps;
-SL_ABI_STRUCT(sl_attn_caps, row_block);
+SL_ABI_STRUCT(sl_attn_caps, rope);
 
 /* Upper bounds of the coming step; exact values are in the batch (on a device: in its step block). */
 typedef struct sl_attn_plan {
@@ -36,10 +43,12 @@ typedef struct sl_attn_plan {
     int64_t max_context;      /* in: longest sequence, new rows included */
     int32_t max_rows;         /* in: most new rows of one sequence */
     int32_t variant;          /* out: which of its graphs the step needs, 0 .. 3 */
-    const int32_t *row_order; /* out: [n_seqs] order in which sequences are laid out; NULL: as given */
+    const int32_t *row_order; /* out: [n_seqs] order in which sequences are laid out ("sl.order/1"); NULL: as given */
     int64_t scratch_bytes;    /* out */
+    const float *row_scale;   /* out: [batch n_rows] factor on the scores of each row in its layers, lives for the step
+                                 ("sl.rowscale/1"); NULL: 1 */
 } sl_attn_plan;
-SL_ABI_STRUCT(sl_attn_plan, scratch_bytes);
+SL_ABI_STRUCT(sl_attn_plan, row_scale);
 
 typedef struct sl_note {
     uint64_t struct_size;
@@ -74,8 +83,11 @@ typedef struct sl_attention {
     /* Work of its own (cache correction), asked for after commit: *works lives until the results came. Optional. */
     sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
                       const sl_work *const **works, int32_t *n_works);
+    /* Somebody else attended in its layer (the core, or the store to its opaque rows): args hold what caps.wants asked
+     * for, o included. How a selector gets scores over any store. Optional ("sl.stats/1"). [step & active] [capture] */
+    sl_status (*seen)(sl_instance *self, const sl_attend *args);
 } sl_attention;
-SL_ABI_STRUCT(sl_attention, work);
+SL_ABI_STRUCT(sl_attention, seen);
 
 SL_END
 #endif

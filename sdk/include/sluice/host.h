@@ -55,14 +55,16 @@ typedef struct sl_layer_info {
     double attn_scale;     /* factor on q.k */
     double attn_softcap;   /* c of c tanh(s / c); 0: none */
     int64_t window;        /* key j visible to query i iff i - window < j <= i; 0: no window */
-    int32_t n_heads, n_kv_heads; /* H and K; H is a multiple of K */
+    int32_t n_heads, n_kv_heads; /* H and K; H is a multiple of K; both 0: the layer has no attention */
     int32_t head_dim, v_head_dim;
-    int32_t ffn;           /* width */
+    int32_t ffn;           /* width; 0: the layer has no FFN */
     int32_t rope;          /* index into sl_model_info.ropes; -1: none */
     uint32_t qk_norm;      /* 1: RMS norm of each head of q and k before RoPE */
     uint32_t reserved0;
+    uint32_t act;          /* SL_ACT_* of the FFN (ops.h) */
+    uint32_t reserved1;
 } sl_layer_info;
-SL_ABI_STRUCT(sl_layer_info, reserved0);
+SL_ABI_STRUCT(sl_layer_info, reserved1);
 
 struct sl_model_info {
     uint64_t struct_size;
@@ -102,7 +104,8 @@ enum { SL_MEM_PLUGIN = 0, SL_MEM_KV = 1, SL_MEM_WEIGHTS = 2, SL_MEM_SCRATCH = 3 
 typedef struct sl_mem {
     uint64_t struct_size;
     /* Zeroed memory, 64-byte aligned at least. align is a power of two up to 4096. NULL when there is none.
-     * Allocating between activate's end and deactivate is counted and reported as a fault.  [setup] */
+     * Between steps (open, grow, event) an active instance may allocate; inside a step it is counted and reported as a
+     * fault. [setup] */
     void *(*alloc)(const sl_host *host, uint32_t device, int64_t bytes, int64_t align, uint32_t tag);
     /* NULL is legal. [setup] */
     void (*release)(const sl_host *host, uint32_t device, void *p);

@@ -2,7 +2,9 @@
  *
  * One store a scope; any chain of policies on top of it; at most one codec and one prompt transformer.
  * The life of a row:  reserve -> append (staged) -> attend ... every layer ... -> commit (kept or dropped), once for all
- * layers. Nothing that cannot be undone happens before commit.
+ * layers. Nothing that cannot be undone happens before commit. Policies edit between commit and the events that follow
+ * it (CHUNK_END, PREFILL_END, COMMIT): a store that quantises or factorises rows for good does so in the event, so that
+ * a policy still meets plain rows.
  */
 #ifndef SLUICE_KV_H
 #define SLUICE_KV_H
@@ -18,7 +20,11 @@ SL_BEGIN
 enum {
     SL_SEGMENT_ROWS = 1u << 0,  /* plain rows, paged or strided */
     SL_SEGMENT_QROWS = 1u << 1, /* quantised rows */
-    SL_SEGMENT_OPAQUE = 1u << 2 /* only the store can attend to it */
+    SL_SEGMENT_OPAQUE = 1u << 2, /* only the store can attend to it */
+    /* Traits of public segments: they stand in the sets (layout, view, caps) by which a combination is negotiated,
+     * never in sl_segment.kind. */
+    SL_SEGMENT_RANGED = 1u << 8, /* min_distance or max_distance are used */
+    SL_SEGMENT_HOST = 1u << 9    /* pages of a device store may lie in host memory */
 };
 
 enum { SL_KEYS_ROTATED = 0, SL_KEYS_RAW = 1 };      /* is RoPE already in the stored keys? */
@@ -27,7 +33,11 @@ enum { SL_QUERY_TRUE = 0, SL_QUERY_CONSTANT = 1 };  /* position of the query whe
 enum { SL_QUANT_PER_ROW = 0, SL_QUANT_PER_CHANNEL = 1 };
 
 /* Codes of quantised rows: value = scale * (code - zero). Groups run along the head's channels (PER_ROW) or along rows
- * (PER_CHANNEL). */
+ * (PER_CHANNEL). Codes of a row are packed along its channels, lowest bits first. Scale of slot s, head h, channel d,
+ * with r = s % page_rows and j = h - head_begin, in elements after the stride:
+ *   PER_ROW      scale_pages[s / page_rows] + r * scale_stride, element (j D + d) / group
+ *   PER_CHANNEL  scale_pages[s / page_rows] + (r / group) * scale_stride, element j D + d
+ * (a group of rows divides page_rows). Zeros likewise, in the scale's dtype. */
 typedef struct sl_qrows {
     uint64_t struct_size;
     const void *const *scale_pages; /* parallel to the pages of codes */
@@ -37,19 +47,23 @@ typedef struct sl_qrows {
     uint32_t axis;                  /* SL_QUANT_PER_* */
     sl_dtype scale_dtype;
     uint32_t bits;
+    uint32_t zero_is_min; /* 1: value = scale * code + zero */
+    uint32_t reserved0;
 } sl_qrows;
-SL_ABI_STRUCT(sl_qrows, bits);
+SL_ABI_STRUCT(sl_qrows, reserved0);
 
 /* Rows of a run of KV heads of one sequence in one layer. Address of the key of head h in slot s:
  *   k_pages[s / page_rows] + (s % page_rows) * k_row_stride + (h - head_begin) * k_head_stride        (bytes)
  * Slots [0, n_committed) are committed; [n_committed, n_committed + n_staged) hold the step's rows of this sequence, in
- * row order. Values may alias keys (latent caches). */
+ * row order. Values may alias keys (latent caches). Several segments may hold rows of one head (sinks and a ring, codes
+ * and a plain tail); their parts are one softmax. Equal page addresses of two sequences mean that they share those
+ * rows. */
 typedef struct sl_segment {
     uint64_t struct_size;
     const void *const *k_pages, *const *v_pages; /* [ceil(rows / page_rows)] */
     const int64_t *token_index; /* [n_committed] ascending; NULL: token_base + slot */
     const float *rope_position; /* RAW, ROTATE_AT_ARRAY: [n_committed + n_staged] */
-    const sl_qrows *k_quant, *v_quant; /* QROWS only */
+    const sl_qrows *k_quant, *v_quant; /* QROWS only; NULL: that side is plain rows of its dtype */
     int64_t token_base;
     int64_t n_committed, n_staged;
     int64_t page_rows;
@@ -64,8 +78,13 @@ typedef struct sl_segment {
     uint32_t query_at;          /* SL_QUERY_* */
     uint32_t visible_to_all;    /* 1: no causal rule (summaries, prefixes without an index) */
     uint32_t reserved0;
+    int64_t min_distance, max_distance; /* RANGED: key j counts for query i only if min <= i - j < max, in token
+                                           indices; max 0: no limit. A token in two segments is counted once through
+                                           disjoint ranges */
+    uint32_t device;            /* HOST: SL_DEVICE_* where the pages lie */
+    uint32_t reserved1;
 } sl_segment;
-SL_ABI_STRUCT(sl_segment, reserved0);
+SL_ABI_STRUCT(sl_segment, reserved1);
 
 /* All segments of one sequence in one layer; together they cover every KV head. */
 typedef struct sl_seq_view {
@@ -87,8 +106,11 @@ typedef struct sl_rowset {
     int32_t n_groups;           /* 1: whole layer; K: per KV head; H: per query head */
     uint32_t per_row;           /* 1: a unit is an active row; 0: a sequence */
     uint32_t own_rows;          /* 1: lists name staged rows too, as n_committed + row of the sequence */
+    int32_t run;                /* > 1: each entry names `run` consecutive tokens from there on, those that exist (page
+                                   lists; only over stores that provide "sl.kv.runs/1"); 0, 1: single tokens */
+    uint32_t reserved0;
 } sl_rowset;
-SL_ABI_STRUCT(sl_rowset, own_rows);
+SL_ABI_STRUCT(sl_rowset, reserved0);
 
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {
@@ -108,7 +130,8 @@ enum {
     SL_WANT_COLSUM = 1u << 2  /* softmax mass that each key received */
 };
 
-/* Attention of one layer. Row i of the tensors is active row i. */
+/* Attention of one layer. Row i of the tensors is active row i. A caller may pass a slice of the heads: tensors are
+ * strided, H and K are what q and the view's segments say, head_begin counts from the slice. */
 typedef struct sl_attend {
     uint64_t struct_size;
     const sl_lane *lane;
@@ -119,15 +142,20 @@ typedef struct sl_attend {
     sl_tensor q_raw;      /* [n, H, D] before RoPE; empty unless the layout asks for it */
     sl_tensor o;          /* [n, H, Dv] written */
     float *lse;           /* [n, H] or NULL */
-    float *scores;        /* [n, H, score_stride] in rank order of the visible keys, or NULL */
+    float *scores;        /* [n, H, score_stride]: element r is the r-th visible key in token order, or NULL */
     float *colsum;        /* [n_seqs, K, score_stride] summed over the layer's rows and the group's heads, by slot, or NULL */
     int64_t score_stride;
     double scale;         /* sl_layer_info.attn_scale */
     double softcap;
     int32_t layer;
     uint32_t want;        /* set of SL_WANT_* */
+    const float *row_scale;     /* [n] factor on each row's scores besides scale, contained in lse ("sl.rowscale/1");
+                                   NULL: 1 */
+    const float *colsum_weight; /* [n] factor of each row in colsum: 0 leaves a row out ("sl.stats/1"); NULL: 1 */
+    int32_t colsum_heads;       /* H: colsum keeps query heads apart, [.., H, score_stride] ("sl.stats/1"); 0: K */
+    uint32_t colsum_per_row;    /* 1: colsum is [n, heads, score_stride], a row each ("sl.stats/1") */
 } sl_attend;
-SL_ABI_STRUCT(sl_attend, want);
+SL_ABI_STRUCT(sl_attend, colsum_per_row);
 
 /* ---- stores ------------------------------------------------------------------------------------------------------ */
 
@@ -139,7 +167,9 @@ enum {
     SL_KV_FORKS = 1u << 4,
     SL_KV_TRUNCATES = 1u << 5,   /* to any length; without it see commit and truncate */
     SL_KV_EDITS = 1u << 6,
-    SL_KV_EXPORTS = 1u << 7      /* copy_rows works */
+    SL_KV_EXPORTS = 1u << 7,     /* copy_rows works */
+    SL_KV_OWN_POSITIONS = 1u << 8, /* keys are raw and get positions when read: no check against max_position */
+    SL_KV_LAYER_GAPS = 1u << 9   /* rows may be missing in some layers (skipped layers): lengths differ by layer */
 };
 
 typedef struct sl_kv_layout {
@@ -184,7 +214,7 @@ typedef struct sl_kv_append {
 } sl_kv_append;
 SL_ABI_STRUCT(sl_kv_append, reserved0);
 
-/* Statistics that a layer's attention left, for settle and for policies. [borrowed] */
+/* Statistics that a layer's attention left, for settle and for policies ("sl.stats/1"). [borrowed] */
 typedef struct sl_kv_side {
     uint64_t struct_size;
     const sl_rows *rows;
@@ -194,19 +224,28 @@ typedef struct sl_kv_side {
     int64_t colsum_stride;
     int32_t layer;
     uint32_t reserved0;
+    const sl_view *view;  /* what was attended to; NULL when opaque */
+    int32_t colsum_heads; /* K or H */
+    uint32_t colsum_per_row; /* 1: [n, heads, stride], verification: rejected rows must not count */
 } sl_kv_side;
-SL_ABI_STRUCT(sl_kv_side, reserved0);
+SL_ABI_STRUCT(sl_kv_side, colsum_per_row);
 
-/* Which rows of one layer stay, and which are merged. */
+enum { SL_MERGE_KEYS = 1u << 0, SL_MERGE_VALUES = 1u << 1 };
+
+/* Which rows of one layer stay, and which are merged. Arrays over "all rows" run head by head over that head's slots. A
+ * kept row that dropped rows name becomes  w_self row + sum of w_i row_i  over them, computed in f32; merge_weight
+ * holds the w of kept and dropped rows alike; NULL: the plain mean of the kept row and those merged into it. */
 typedef struct sl_kv_edit {
     uint64_t struct_size;
     const int64_t *keep_begin;  /* [K + 1] lists by KV head (all equal when the store keeps one length) */
     const int32_t *keep;        /* slots, ascending */
-    const int32_t *merge_into;  /* [length of all rows by head] slot that a dropped row is averaged into, -1: none; NULL */
-    const float *merge_weight;  /* likewise */
+    const int32_t *merge_into;  /* [all rows] slot that a dropped row is merged into, -1: none; NULL */
+    const float *merge_weight;  /* [all rows] */
     int32_t layer, seq;
+    uint32_t merge;             /* set of SL_MERGE_*: what is merged; 0: both */
+    uint32_t reserved0;
 } sl_kv_edit;
-SL_ABI_STRUCT(sl_kv_edit, seq);
+SL_ABI_STRUCT(sl_kv_edit, reserved0);
 
 enum { SL_COPY_EXPORT = 0, SL_COPY_IMPORT = 1 };
 
@@ -232,7 +271,9 @@ typedef struct sl_kv_store {
     sl_status (*layout)(sl_instance *self, int32_t layer, sl_kv_layout *out);
     /* [setup] [step] */
     sl_status (*quote)(sl_instance *self, sl_kv_quote *io);
-    /* Begins sequence seq; parent >= 0: with the first upto tokens of parent, shared. [setup & active] */
+    /* Begins sequence seq; parent >= 0: with the first upto tokens of parent, shared. SL_E_RANGE: parent cannot be
+     * shared there (rows evicted, state that only exists at its end); the core opens it empty and computes again, or
+     * loads a saved state. [setup & active] */
     sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
     void (*close)(sl_instance *self, int32_t seq);
     /* Takes what it needs so that seq can grow to n_tokens, staged rows included, without allocating in a step. May be
@@ -265,8 +306,11 @@ typedef struct sl_kv_store {
     sl_status (*copy_rows)(sl_instance *self, const sl_kv_copy *copy, sl_error *err);
     /* Tokens and device bytes that a sequence holds now. [setup] [step] */
     sl_status (*length)(sl_instance *self, int32_t seq, int64_t *n_tokens, int64_t *bytes);
+    /* Rows that a layer holds of a sequence, by KV head: n_rows [K]. Optional: n_tokens of length, everywhere.
+     * [setup] [step] */
+    sl_status (*rows)(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows);
 } sl_kv_store;
-SL_ABI_STRUCT(sl_kv_store, length);
+SL_ABI_STRUCT(sl_kv_store, rows);
 
 /* ---- policies, codecs, prompt transformers ------------------------------------------------------------------------- */
 
@@ -275,22 +319,29 @@ typedef struct sl_kv_wants {
     uint64_t struct_size;
     int64_t last_rows;   /* column sums over the last n rows of the prompt; 0: none; -1: all rows */
     uint32_t want;       /* set of SL_WANT_* ; SL_WANT_COLSUM and SL_WANT_LSE */
-    uint32_t stages;     /* set of SL_STAGE_* */
+    uint32_t stages;     /* set of SL_STAGE_* ; in DECODE and VERIFY every accepted row counts */
+    uint32_t query_heads; /* 1: column sums of query heads apart */
+    uint32_t reserved0;
 } sl_kv_wants;
-SL_ABI_STRUCT(sl_kv_wants, stages);
+SL_ABI_STRUCT(sl_kv_wants, reserved0);
 
 /* Rows that a policy may judge: their scores, tokens and flags, by KV head. [borrowed] */
 typedef struct sl_kv_scores {
     uint64_t struct_size;
-    const float *colsum;        /* [K, stride] accumulated since the last choice, by slot; NULL when none were wanted */
+    const float *colsum;        /* [K or H, stride] accumulated since the last choice over accepted rows, by slot; NULL
+                                   when none were wanted */
     const sl_seq_view *view;    /* keys and values themselves */
     const int64_t *token_index; /* [n] of slots 0 .. n - 1; NULL: iota */
     const uint32_t *row_type;   /* [n] SL_ROW_*; NULL: all TOKEN */
     int64_t n, stride;
     int64_t n_prompt;           /* tokens of the prompt */
     int32_t layer, seq;
+    const uint32_t *row_flags;  /* [n] set of SL_ROW_PINNED ..., by slot; NULL: none ("sl.rows.info/1") */
+    const sl_span *const *spans; /* [n_spans] of this sequence ("sl.rows.info/1") */
+    int32_t n_spans;
+    int32_t colsum_heads;       /* K, or H where wants asked for query heads */
 } sl_kv_scores;
-SL_ABI_STRUCT(sl_kv_scores, seq);
+SL_ABI_STRUCT(sl_kv_scores, colsum_heads);
 
 /* "sl.kv.policy/1" - scores in, keep and merge sets out. Runs at commit, on accepted rows only. */
 #define SL_KV_POLICY_ID "sl.kv.policy/1"
@@ -301,8 +352,12 @@ typedef struct sl_kv_policy {
     sl_status (*choose)(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out);
     /* 1 if choose is to be called for this sequence after this event. [setup] [step, in commit] */
     int32_t (*schedule)(sl_instance *self, const sl_event *event);
+    /* Which of the layer's active prompt rows the layers above still compute (token reduction inside the model: aim).
+     * keep has room for side->rows->n indices into it, ascending; the last row of a prompt always stays. SL_SKIPPED:
+     * all. Dropped rows have no K/V above. Optional ("sl.rows.shrink/1"). [step] */
+    sl_status (*shrink)(sl_instance *self, const sl_kv_side *side, int32_t *keep, int32_t *n_keep);
 } sl_kv_policy;
-SL_ABI_STRUCT(sl_kv_policy, schedule);
+SL_ABI_STRUCT(sl_kv_policy, shrink);
 
 /* "sl.kv.codec/1" - bytes of exported rows, for disk and wire. */
 #define SL_KV_CODEC_ID "sl.kv.codec/1"
@@ -329,8 +384,11 @@ typedef struct sl_prompt {
     int32_t n_results, n_works;
     int32_t seq;
     uint32_t answer;                       /* out: SL_PROMPT_* */
+    const sl_span *const *spans;           /* in: [n_spans] what the request says about its parts ("sl.rows.info/1") */
+    int32_t n_spans;
+    uint32_t reserved0;
 } sl_prompt;
-SL_ABI_STRUCT(sl_prompt, answer);
+SL_ABI_STRUCT(sl_prompt, reserved0);
 
 /* "sl.kv.prompt/1" - may rewrite a prompt before it is computed, after work of its own if it likes. */
 #define SL_KV_PROMPT_ID "sl.kv.prompt/1"
@@ -352,8 +410,9 @@ typedef struct sl_select {
     sl_tensor q_raw;       /* before RoPE, when negotiated; else empty */
     int32_t layer;
     uint32_t reserved0;
+    const float *row_scale; /* [n] as in sl_attend; NULL: 1 */
 } sl_select;
-SL_ABI_STRUCT(sl_select, reserved0);
+SL_ABI_STRUCT(sl_select, row_scale);
 
 /* "sl.select/1" - a store that selects for itself (shadowkv). One selector a layer, else the combination is refused. */
 #define SL_SELECT_ID "sl.select/1"

@@ -70,7 +70,8 @@ typedef struct sl_op_rope {
 } sl_op_rope;
 SL_ABI_STRUCT(sl_op_rope, reserved0);
 
-enum { SL_ACT_SILU = 0, SL_ACT_GELU_TANH = 1 };
+/* An operation that does not know an activation returns SL_E_UNIMPLEMENTED. */
+enum { SL_ACT_SILU = 0, SL_ACT_GELU_TANH = 1, SL_ACT_RELU = 2, SL_ACT_GELU = 3 };
 
 /* y = act(gate) * up, element by element. */
 typedef struct sl_op_act_mul {
@@ -105,6 +106,26 @@ typedef struct sl_op_lse_merge {
 } sl_op_lse_merge;
 SL_ABI_STRUCT(sl_op_lse_merge, lse2);
 
+/* Softmax mass that each key received, from q and the lse of a finished attention, without its output: for statistics
+ * over other rows, weights or temperatures than the attention had (look_m, aim, h2o). */
+typedef struct sl_op_colsum {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_rows *rows;
+    const sl_mask *mask;
+    const sl_view *view;     /* public segments */
+    const sl_tensor *q;      /* [n, H, D] rotated, before the scale */
+    const float *lse;        /* [n, H] of the same scale and temperature; NULL: computed here, into scratch */
+    const float *row_weight; /* [n, H] factor on each row's probabilities; NULL: 1 */
+    float *colsum;           /* [n_seqs, heads, stride] by slot, overwritten */
+    int64_t stride;
+    double scale, softcap;
+    double temperature;      /* scores are divided by it; 1: the model's own softmax */
+    int32_t layer;
+    int32_t heads;           /* K: summed over each group; H: query heads apart */
+} sl_op_colsum;
+SL_ABI_STRUCT(sl_op_colsum, heads);
+
 /* "sl.ops/1" - always. Entries are NULL where a later minor will fill them. [step & active] [capture] */
 #define SL_OPS_ID "sl.ops/1"
 typedef struct sl_ops {
@@ -126,8 +147,9 @@ typedef struct sl_ops {
     sl_status (*lse_merge)(const sl_host *host, const sl_op_lse_merge *args);
     /* n elements from one dtype to another; nearest even. [any] */
     sl_status (*convert)(void *dst, sl_dtype dst_dtype, const void *src, sl_dtype src_dtype, int64_t n);
+    sl_status (*colsum)(const sl_host *host, const sl_op_colsum *args);
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, convert);
+SL_ABI_STRUCT(sl_ops, colsum);
 
 SL_END
 #endif

@@ -122,7 +122,9 @@ enum {
     SL_EVENT_PREEMPT = 5,        /* seq lost its cache and will be recomputed */
     SL_EVENT_FINISH = 6,         /* seq ends; drop its state */
     SL_EVENT_LAYERS_SKIPPED = 7, /* layers [first, first + n) were not executed for seq in this step */
-    SL_EVENT_BEGIN = 8           /* seq begins, empty */
+    SL_EVENT_BEGIN = 8,          /* seq begins, empty */
+    SL_EVENT_COMMIT = 9          /* rows of a decode or verify step were committed; seq now has n tokens
+                                    ("sl.event.commit/1") */
 };
 
 typedef struct sl_event {
@@ -185,7 +187,8 @@ typedef struct sl_plugin {
     const void *(*query)(sl_instance *self, const char *id);
     /* Notice of what happened to sequences. Optional. [setup & active] */
     sl_status (*event)(sl_instance *self, const sl_event *event, sl_error *err);
-    /* Size, save and load of state. Optional: no state that survives. [setup & active] */
+    /* Size, save and load of state. NULL: it has none that matters. An instance whose state cannot be moved returns
+     * SL_E_UNIMPLEMENTED: the core then computes the sequence again instead of moving it. [setup & active] */
     sl_status (*state)(sl_instance *self, sl_state_io *io, sl_error *err);
 } sl_plugin;
 SL_ABI_STRUCT(sl_plugin, state);

@@ -12,7 +12,7 @@ SL_BEGIN
 
 typedef struct sl_spec_caps {
     uint64_t struct_size;
-    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants; NULL */
+    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants ("sl.taps/1"); NULL */
     int32_t n_taps;
     int32_t max_nodes;         /* largest tree, root included */
     int32_t topk;              /* observe wants the k best ids of every verified row, rejected ones included; 0: none */
@@ -27,7 +27,7 @@ SL_ABI_STRUCT(sl_spec_caps, reserved0);
 /* One sequence as a drafter sees it. [borrowed] */
 typedef struct sl_spec_seq {
     uint64_t struct_size;
-    const int32_t *token;  /* [n] committed tokens; the last one has no K/V yet and is node 0 */
+    const int32_t *token;  /* [n] committed tokens, -1 for an embedding; the last one has no K/V yet and is node 0 */
     int64_t n;
     uint64_t seed;
     double temperature;    /* 0: greedy */
@@ -37,8 +37,11 @@ typedef struct sl_spec_seq {
     int32_t seq;
     uint32_t sample;       /* index among the request's outputs */
     uint32_t reserved0;
+    int32_t n_pending;     /* how many of the last tokens have no K/V yet; 0 and 1: only the last. Node 0 is the first
+                              of them and the others are the forced nodes */
+    uint32_t reserved1;
 } sl_spec_seq;
-SL_ABI_STRUCT(sl_spec_seq, reserved0);
+SL_ABI_STRUCT(sl_spec_seq, reserved1);
 
 typedef struct sl_spec_budget {
     uint64_t struct_size;
@@ -63,7 +66,8 @@ typedef struct sl_propose {
 } sl_propose;
 SL_ABI_STRUCT(sl_propose, round);
 
-/* What became of the drafts of one step. [borrowed] */
+/* What became of the drafts of one step, the verified trees included (commit->batch->tree). Where taps of the prefill
+ * stage were asked for, observe is called for prompt chunks too (commit->next = -1). [borrowed] */
 typedef struct sl_observe {
     uint64_t struct_size;
     const sl_commit *commit;
@@ -73,8 +77,10 @@ typedef struct sl_observe {
     const sl_tap_rows *const *taps;       /* [n_taps] */
     double draft_ms, verify_ms;
     int32_t n_seqs, n_taps;
+    const float *topk_lse;                /* [n_rows] log-sum-exp of the raw logits: makes topk_logit probabilities;
+                                             NULL */
 } sl_observe;
-SL_ABI_STRUCT(sl_observe, n_taps);
+SL_ABI_STRUCT(sl_observe, topk_lse);
 
 typedef struct sl_accept {
     uint64_t struct_size;
@@ -85,8 +91,12 @@ typedef struct sl_accept {
     int64_t vocab;
     int32_t n_path;       /* out */
     int32_t next;         /* out: the token after the path */
+    int32_t *extra;       /* out: [SL_MAX_TREE_NODES] tokens that follow `next` without a row of their own
+                             (read off PSEUDO rows): next step's forced nodes ("sl.accept.extra/1"); NULL: not taken */
+    int32_t n_extra;      /* out */
+    uint32_t reserved0;
 } sl_accept;
-SL_ABI_STRUCT(sl_accept, next);
+SL_ABI_STRUCT(sl_accept, reserved0);
 
 /* "sl.speculation/1" */
 #define SL_SPECULATION_ID "sl.speculation/1"
@@ -96,12 +106,12 @@ typedef struct sl_speculation {
     /* Optional: the engine's limit is used. [step & active] */
     sl_status (*budget)(sl_instance *self, sl_spec_budget *io);
     sl_status (*propose)(sl_instance *self, sl_propose *io, sl_error *err);
-    /* Its own rule of acceptance; only with lossless = 0. Optional. [step & active] */
+    /* Its own rule of acceptance; only with lossless = 0. Optional ("sl.accept/1"). [step & active] */
     sl_status (*accept)(sl_instance *self, sl_accept *io);
     /* Optional. [step & active] */
     sl_status (*observe)(sl_instance *self, const sl_observe *seen);
     /* Which layers run for which rows (SkipDecode, FFN-SkipLLM): attn and ffn are [n_layers, n_rows], preset to 1.
-     * Optional. [step & active] */
+     * Optional ("sl.rows.plan/1"). [step & active] */
     sl_status (*plan_rows)(sl_instance *self, const sl_batch *batch, uint32_t *attn, uint32_t *ffn);
 } sl_speculation;
 SL_ABI_STRUCT(sl_speculation, plan_rows);

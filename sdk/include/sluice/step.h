@@ -20,10 +20,18 @@ enum {
     SL_ROW_DRAFT = 1,   /* a node of a draft tree, kept if accepted */
     SL_ROW_PSEUDO = 2,  /* computed, never kept (a summary question, a latent) */
     SL_ROW_BEACON = 3,  /* stands for rows before it */
-    SL_ROW_PADDING = 4  /* row_seq = -1, never stored, output ignored */
+    SL_ROW_PADDING = 4, /* row_seq = -1, never stored, output ignored */
+    SL_ROW_LATENT = 5   /* kept, but stands for no token (an injected embedding) */
+};
+
+/* What a request says about rows; policies obey. */
+enum {
+    SL_ROW_PINNED = 1u << 0,      /* never evicted or merged */
+    SL_ROW_LOW_PRIORITY = 1u << 1 /* evicted first: images, retrieved documents */
 };
 
 typedef struct sl_tree sl_tree;
+typedef struct sl_span sl_span;
 
 /* What a step computes. Arrays are indexed by place in the step (0 .. n_seqs - 1) or by row (0 .. n_rows - 1); rows of
  * one sequence are contiguous and in token order, a tree's in node order. [borrowed for the step] */
@@ -38,13 +46,19 @@ typedef struct sl_batch {
     const int32_t *token;        /* [n_rows] id; -1: no token (an embedding) */
     const int64_t *token_index;  /* [n_rows] n_past + i; in a tree n_past + depth */
     const float *position;       /* [n_rows, n_axes] */
-    const uint32_t *row_type;    /* [n_rows] SL_ROW_* */
+    const uint32_t *row_type;    /* [n_rows] SL_ROW_TOKEN ... */
     int32_t n_seqs, n_rows;
     int32_t n_axes;              /* axes of a position; 1 for text */
     int32_t model;               /* 0 target, 1 draft */
     uint64_t step;               /* counts up; for matching calls of one step, never for random numbers */
+    /* With "sl.rows.info/1", else NULL and 0. */
+    const int64_t *n_prompt;     /* [n_seqs] tokens of the prompt: n_past + rows >= n_prompt: its last chunk */
+    const uint32_t *row_flags;   /* [n_rows] set of SL_ROW_PINNED ...; NULL: none */
+    const sl_span *const *spans; /* [n_spans] modality spans of the step's sequences */
+    int32_t n_spans;
+    uint32_t reserved0;
 } sl_batch;
-SL_ABI_STRUCT(sl_batch, step);
+SL_ABI_STRUCT(sl_batch, reserved0);
 
 /* Which rows of the step are active in this layer. Carries layer skipping, shrinking between layers and mid-depth entry.
  * On a device the true count and index live in device memory and n is only an upper bound. */
@@ -65,14 +79,15 @@ SL_ABI_STRUCT(sl_rows, reserved0);
  * tree, it is committed, an ancestor, or the row itself. */
 enum { SL_MASK_CAUSAL = 0, SL_MASK_FULL = 1 };
 
-/* A run of tokens with a rule of its own: full attention inside an image, say. */
-typedef struct sl_span {
+/* A run of tokens with a rule of its own: full attention inside an image, say. A prompt is never cut inside a span
+ * whose rule is not causal. */
+struct sl_span {
     uint64_t struct_size;
     int64_t begin, end;   /* token indices [begin, end) */
     int32_t seq;          /* sequence id */
     uint32_t inside;      /* SL_MASK_*: rule among the span's own tokens */
     const char *modality; /* "text", "image" ... */
-} sl_span;
+};
 SL_ABI_STRUCT(sl_span, modality);
 
 typedef struct sl_mask {
@@ -102,8 +117,10 @@ typedef struct sl_draft_q {
 } sl_draft_q;
 SL_ABI_STRUCT(sl_draft_q, n);
 
-/* Node 0 is the last committed token, whose K/V are still to be computed. Children of one node form its trial list, in
- * node order. A node's kind says how it came about; children of one kind that follow each other form a group. */
+/* Node 0 is the first committed token whose K/V are still to be computed; nearly always it is the last committed token.
+ * Where more are pending (sl_spec_seq.n_pending), nodes 1 .. n_forced are the others, a chain that needs no trial.
+ * Children of one node form its trial list, in node order. A node's kind says how it came about; children of one kind
+ * that follow each other form a group. */
 struct sl_tree {
     uint64_t struct_size;
     const int32_t *token;               /* [n_nodes] */
@@ -112,8 +129,11 @@ struct sl_tree {
     const sl_draft_q *const *q;         /* [n_nodes] q of that node's children; NULL where all are DET; or NULL */
     int32_t n_nodes;                    /* 1 .. SL_MAX_TREE_NODES */
     int32_t n_forced;                   /* leading nodes 1 .. n_forced are committed tokens whose K/V are pending */
+    const uint32_t *row_type;           /* [n_nodes] SL_ROW_DRAFT, or SL_ROW_PSEUDO: computed and seen by its
+                                           descendants, in no trial list, never kept ("sl.tree.pseudo/1"); NULL: all
+                                           DRAFT */
 };
-SL_ABI_STRUCT(sl_tree, n_forced);
+SL_ABI_STRUCT(sl_tree, row_type);
 
 /* ---- after the step -------------------------------------------------------------------------------------------- */
 

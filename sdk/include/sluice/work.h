@@ -24,7 +24,11 @@ enum {
     SL_TAP_FFN_IN = 7,     /* after the FFN norm                 [rows, hidden] */
     SL_TAP_LAYER_OUT = 8,  /* residual leaving the layer         [rows, hidden] */
     SL_TAP_FINAL_NORM = 9, /* input of the head                  [rows, hidden] */
-    SL_TAP_LOGITS = 10     /* raw logits                         [rows, vocab] */
+    SL_TAP_LOGITS = 10,    /* raw logits                         [rows, vocab] */
+    SL_TAP_V = 11,         /*                                    [rows, K, Dv] */
+    SL_TAP_Q_RAW = 12,     /* after qk-norm, before RoPE         [rows, H, D] */
+    SL_TAP_K_RAW = 13,     /* likewise                           [rows, K, D] */
+    SL_TAP_MID = 14        /* residual between attention and FFN [rows, hidden] */
 };
 
 enum { SL_TAP_ROWS_LAST = 0, SL_TAP_ROWS_ALL = 1, SL_TAP_ROWS_ACCEPTED = 2 };
@@ -68,7 +72,9 @@ enum {
     SL_MAP_AT_O_IN = 3,
     SL_MAP_AT_GATE_UP_IN = 4,
     SL_MAP_AT_DOWN_IN = 5,
-    SL_MAP_AT_RESIDUAL = 6 /* the basis of the residual stream */
+    SL_MAP_AT_RESIDUAL = 6,    /* the basis of the residual stream */
+    SL_MAP_AT_Q_POST_ROPE = 7, /* on q alone: maps that are not orthogonal need another one there than on k */
+    SL_MAP_AT_K_POST_ROPE = 8
 };
 
 /* A transform that any fused kernel can apply. [session] */
@@ -92,14 +98,23 @@ enum { SL_WORK_IDS = 0, SL_WORK_EMBEDDINGS = 1, SL_WORK_HIDDEN = 2 };
 enum {
     SL_WORK_KV_OWN = 0,      /* the sequence's rows of that model, cut to `begin` first; kept afterwards */
     SL_WORK_KV_SCRATCH = 1,  /* a fork at `begin` that is dropped when the work ends */
-    SL_WORK_KV_OVERWRITE = 2 /* rows [begin, begin + n_rows) are computed again and replaced (cache correction) */
+    SL_WORK_KV_OVERWRITE = 2, /* rows [begin, begin + n_rows) are computed again and replaced (cache correction); they
+                                 run in the prefill stage, however few they are ("sl.overwrite/1") */
+    SL_WORK_KV_FOREIGN = 3,   /* a scratch fork of the target's rows, read by another model of the same geometry;
+                                 dropped when the work ends ("sl.work.foreign/1") */
+    SL_WORK_KV_DRAFT = 4,     /* a scratch fork of the committed rows that lives until the step's verification: items of
+                                 later rounds continue it, cut to `begin` first ("sl.work.draft/1") */
+    SL_WORK_KV_FILL = 5       /* layers enter_layer .. exit_layer get the rows they lack, other layers stay
+                                 ("sl.work.fill/1") */
 };
 
 enum { SL_WORK_IN_STEP = 0, SL_WORK_BACKGROUND = 1 };
 
 enum { SL_WORK_LOGITS_NONE = 0, SL_WORK_LOGITS_LAST = 1, SL_WORK_LOGITS_ALL = 2 };
 
-/* Rows that the core shall compute. Several items of one model are batched. [borrowed until their results came back] */
+/* Rows that the core shall compute. Several items of one model are batched; an item longer than a chunk is cut, its
+ * taps are handed over whole. A tree runs in the verify stage, one row in the decode stage, several in the prefill
+ * stage. [borrowed until their results came back] */
 typedef struct sl_work {
     uint64_t struct_size;
     const int32_t *token;         /* IDS: [n_rows] */
@@ -120,8 +135,12 @@ typedef struct sl_work {
     uint32_t kv;                  /* SL_WORK_KV_* */
     uint32_t when;                /* SL_WORK_IN_STEP ... */
     uint32_t logits;              /* SL_WORK_LOGITS_* */
+    int32_t branch;               /* 0: the sequence itself; 1 ..: a sequence of the plugin's own that lives and dies
+                                     with seq, empty at first: a second, shorter prompt on the same model
+                                     ("sl.work.branch/1") */
+    uint32_t reserved0;
 } sl_work;
-SL_ABI_STRUCT(sl_work, logits);
+SL_ABI_STRUCT(sl_work, reserved0);
 
 typedef struct sl_work_result {
     uint64_t struct_size;
@@ -132,6 +151,19 @@ typedef struct sl_work_result {
     uint32_t reserved0;
 } sl_work_result;
 SL_ABI_STRUCT(sl_work_result, reserved0);
+
+/* "sl.work.source/1" - any instance may answer it: work that is no part of a draft (recompute of dropped rows, latents
+ * after the prompt, scoring in the background). Asked between steps, after commit and events, of instances that answer
+ * it; attention plugins have the same function in their own table. */
+#define SL_WORK_SOURCE_ID "sl.work.source/1"
+typedef struct sl_work_source {
+    uint64_t struct_size;
+    /* results: of the works returned last time. *works lives until their results came; *n_works = 0: nothing to do.
+     * [setup & active] */
+    sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
+                      const sl_work *const **works, int32_t *n_works);
+} sl_work_source;
+SL_ABI_STRUCT(sl_work_source, work);
 
 SL_END
 #endif
