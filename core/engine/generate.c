@@ -16,7 +16,7 @@ static void end_request(sluice_session *s) {
         return;
     sli_stop_destroy(r->stop);
     sli_token_stream_close(r->stream);
-    sli_text_free(&r->text);
+    sli_output_free(&r->text);
     sli_free(r->bias_id);
     sli_free(r->bias);
     sli_free(r);
@@ -57,7 +57,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
     if (p->n_stop > 0)
         SL_TRY(sli_stop_create(p->stop, p->n_stop, &r->stop, err));
-    if (sli_text_reserve(&r->text, 64 * 1024) < 0)
+    if (sli_output_reserve(&r->text, 64 * 1024) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     int64_t rows = r->n_limit + e->limits.max_tree;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));

@@ -189,3 +189,7 @@ const sli_named_tensor *sli_safetensors_at(const sli_safetensors *st, size_t i) 
 const sli_named_tensor *sli_safetensors_find(const sli_safetensors *st, const char *name) {
     return sli_tensors_find(st->tensors, st->n_tensors, name);
 }
+
+const char *sli_safetensors_metadata(const sli_safetensors *st, const char *key) {
+    return st->n_shards > 0 ? json_string_value(json_object_get(st->shards[0].metadata, key)) : NULL;
+}

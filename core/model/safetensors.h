@@ -36,6 +36,8 @@ void sli_safetensors_close(sli_safetensors *st); /* NULL is legal */
 /* Tensors in order of their names. */
 size_t sli_safetensors_count(const sli_safetensors *st);
 const sli_named_tensor *sli_safetensors_at(const sli_safetensors *st, size_t i);
+/* A text of the (first) file's __metadata__; NULL: there is none. */
+const char *sli_safetensors_metadata(const sli_safetensors *st, const char *key);
 const sli_named_tensor *sli_safetensors_find(const sli_safetensors *st, const char *name); /* NULL: not there */
 
 #endif

@@ -163,16 +163,17 @@ static sl_status realign(shard *s, sl_error *err) {
     return SL_OK;
 }
 
-static sl_status check_metadata(const shard *s, const json_t *meta, sl_error *err) {
+static sl_status take_metadata(shard *s, json_t *meta, sl_error *err) {
     const char *key;
     json_t *value;
     if (!json_is_object(meta))
         return sl_fail(err, SL_E_DATA, "%s: \"__metadata__\" is not an object", s->file);
-    json_object_foreach((json_t *)(uintptr_t)meta, key, value) if (!json_is_string(value)) {
+    json_object_foreach(meta, key, value) if (!json_is_string(value)) {
         char shown[SLI_PRINTABLE_BYTES];
         return sl_fail(err, SL_E_DATA, "%s: \"__metadata__\": \"%s\" is not a string", s->file,
                        sli_printable(shown, key));
     }
+    s->metadata = json_incref(meta);
     return SL_OK;
 }
 
@@ -187,7 +188,7 @@ static sl_status cut(shard *s, json_t *header, size_t header_bytes, sl_error *er
     json_t *entry;
     json_object_foreach(header, key, entry) {
         if (strcmp(key, "__metadata__") == 0) {
-            SL_TRY(check_metadata(s, entry, err));
+            SL_TRY(take_metadata(s, entry, err));
             continue;
         }
         sli_named_tensor *t = &s->tensors[s->n];
@@ -249,6 +250,7 @@ sl_status sli_shard_open(shard *s, const char *path, sl_error *err) {
 
 void sli_shard_close(shard *s) {
     sli_free(s->aligned);
+    json_decref(s->metadata);
     sli_free(s->tensors);
     sli_free(s->names);
     sli_free(s->file);

@@ -264,12 +264,12 @@ static sl_status read_replace(void *target, const json_t *o, const char *where, 
     sli_decode_step *step;
     SL_TRY(need_pieces(target, where, err));
     SL_TRY(new_step(target, (sli_decode_step){.push = push_replace}, &step));
-    SL_TRY(sli_json_pattern(o, where, &step->pattern, err));
+    SL_TRY(sli_tokenizer_json_pattern(o, where, &step->pattern, err));
     const char *text;
     size_t len;
-    sl_status status = sli_json_string(o, "content", where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, "content", where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "content", err);
+        return sli_tokenizer_json_missing(where, "content", err);
     return status < 0 ? status : sli_text_add(&step->content, text, len);
 }
 
@@ -281,10 +281,10 @@ static sl_status read_strip(void *target, const json_t *o, const char *where, sl
                                       .flush = whole ? flush_strip_whole : NULL,
                                       .whole = whole},
                     &step));
-    SL_TRY(sli_json_char(o, "content", where, step->mark, &step->mark_len, err));
+    SL_TRY(sli_tokenizer_json_char(o, "content", where, step->mark, &step->mark_len, err));
     long long start = 0, stop = 0;
-    SL_TRY(sli_json_integer(o, "start", where, 0, INT32_MAX, &start, err));
-    SL_TRY(sli_json_integer(o, "stop", where, 0, INT32_MAX, &stop, err));
+    SL_TRY(sli_tokenizer_json_integer(o, "start", where, 0, INT32_MAX, &start, err));
+    SL_TRY(sli_tokenizer_json_integer(o, "stop", where, 0, INT32_MAX, &stop, err));
     step->start = (size_t)start;
     step->stop = (size_t)stop;
     return SL_OK;
@@ -294,12 +294,12 @@ static sl_status read_metaspace(void *target, const json_t *o, const char *where
     sli_decode_step *step;
     SL_TRY(need_pieces(target, where, err));
     SL_TRY(new_step(target, (sli_decode_step){.push = push_metaspace}, &step));
-    SL_TRY(sli_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
+    SL_TRY(sli_tokenizer_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
     const char *scheme = "always";
     size_t len;
     int prefix = 1;
-    SL_TRY(sli_json_string(o, "prepend_scheme", where, &scheme, &len, err));
-    SL_TRY(sli_json_bool(o, "add_prefix_space", where, &prefix, err));
+    SL_TRY(sli_tokenizer_json_string(o, "prepend_scheme", where, &scheme, &len, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "add_prefix_space", where, &prefix, err));
     step->keep_first = !prefix || strcmp(scheme, "never") == 0;
     return SL_OK;
 }
@@ -313,7 +313,7 @@ sl_status sli_decoder_read(sli_decoder *d, const json_t *value, sl_error *err) {
     sli_decode_step *step;
     if (value == NULL || json_is_null(value)) /* without a decoder the tokens are put side by side */
         return new_step(d, (sli_decode_step){.push = push_join}, &step);
-    return sli_json_components(value, "decoders", known, sizeof known / sizeof *known, d, "decoder", err);
+    return sli_tokenizer_json_components(value, "decoders", known, sizeof known / sizeof *known, d, "decoder", err);
 }
 
 void sli_decoder_free(sli_decoder *d) {

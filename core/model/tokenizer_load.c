@@ -134,7 +134,7 @@ static sl_status refuse_unknown(const json_t *model, sl_error *err) {
     for (size_t i = 0; i < 2; i++) {
         const char *text = "";
         size_t len = 0;
-        SL_TRY(sli_json_string(model, affixes[i], "model", &text, &len, err));
+        SL_TRY(sli_tokenizer_json_string(model, affixes[i], "model", &text, &len, err));
         if (len > 0)
             return sl_fail(err, SL_E_UNIMPLEMENTED, "model.%s '%.60s' is not supported", affixes[i], text);
     }
@@ -149,13 +149,13 @@ static sl_status read_model(sli_bpe *bpe, const json_t *model, const json_t *add
         return sl_fail(err, SL_E_DATA, "'model' is missing or not an object");
     const char *type = "BPE", *unk = NULL;
     size_t len;
-    SL_TRY(sli_json_string(model, "type", "model", &type, &len, err));
+    SL_TRY(sli_tokenizer_json_string(model, "type", "model", &type, &len, err));
     if (strcmp(type, "BPE") != 0)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "model.type '%.60s' is not supported, only BPE", type);
     SL_TRY(refuse_unknown(model, err));
-    SL_TRY(sli_json_bool(model, "fuse_unk", "model", &bpe->fuse_unk, err));
-    SL_TRY(sli_json_bool(model, "byte_fallback", "model", &bpe->byte_fallback, err));
-    SL_TRY(sli_json_bool(model, "ignore_merges", "model", &bpe->ignore_merges, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "fuse_unk", "model", &bpe->fuse_unk, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "byte_fallback", "model", &bpe->byte_fallback, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "ignore_merges", "model", &bpe->ignore_merges, err));
     json_t *vocab = json_object_get(model, "vocab");
     const json_t *merges = json_object_get(model, "merges");
     if (!json_is_object(vocab))
@@ -167,7 +167,7 @@ static sl_status read_model(sli_bpe *bpe, const json_t *model, const json_t *add
     SL_TRY(read_vocab(&bpe->vocab, vocab, added, err));
     SL_TRY(read_merges(bpe, merges, err));
     bpe->unk = -1;
-    sl_status status = sli_json_string(model, "unk_token", "model", &unk, &len, err);
+    sl_status status = sli_tokenizer_json_string(model, "unk_token", "model", &unk, &len, err);
     SL_TRY(status);
     if (status == SL_OK && ((bpe->unk = sli_vocab_find(&bpe->vocab, unk, len)) < 0 || !bpe->vocab.pieces[bpe->unk].in_model))
         return sl_fail(err, SL_E_DATA, "model.unk_token '%.60s' is not in the vocabulary", unk);
@@ -179,12 +179,12 @@ static sl_status read_model(sli_bpe *bpe, const json_t *model, const json_t *add
 
 static sl_status read_flags(const json_t *o, const char *where, sli_added_token *t, sl_error *err) {
     int single_word = 0, lstrip = 0, rstrip = 0, special = 0, normalized = 0;
-    SL_TRY(sli_json_bool(o, "single_word", where, &single_word, err));
-    SL_TRY(sli_json_bool(o, "lstrip", where, &lstrip, err));
-    SL_TRY(sli_json_bool(o, "rstrip", where, &rstrip, err));
-    SL_TRY(sli_json_bool(o, "special", where, &special, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "single_word", where, &single_word, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "lstrip", where, &lstrip, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "rstrip", where, &rstrip, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "special", where, &special, err));
     normalized = !special;
-    SL_TRY(sli_json_bool(o, "normalized", where, &normalized, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "normalized", where, &normalized, err));
     t->single_word = (uint8_t)single_word, t->lstrip = (uint8_t)lstrip, t->rstrip = (uint8_t)rstrip;
     t->special = (uint8_t)special, t->normalized = (uint8_t)normalized;
     return SL_OK;
@@ -213,9 +213,9 @@ static sl_status read_added_token(sli_tokenizer *tok, const json_t *o, size_t i,
     snprintf(where, sizeof where, "added_tokens[%zu]", i);
     const char *text = NULL;
     size_t len = 0;
-    sl_status status = sli_json_string(o, "content", where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, "content", where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "content", err);
+        return sli_tokenizer_json_missing(where, "content", err);
     SL_TRY(status);
     if (len == 0)
         return sl_fail(err, SL_E_DATA, "%s.content is empty", where);
@@ -254,9 +254,9 @@ static sl_status template_ids(const sli_tokenizer *tok, const json_t *special, c
                               sli_ids *out, sl_error *err) {
     const char *name = NULL;
     size_t len;
-    sl_status status = sli_json_string(piece, "id", where, &name, &len, err);
+    sl_status status = sli_tokenizer_json_string(piece, "id", where, &name, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "id", err);
+        return sli_tokenizer_json_missing(where, "id", err);
     SL_TRY(status);
     const json_t *ids = json_object_get(json_object_get(special, name), "ids");
     if (!json_is_array(ids))
@@ -326,7 +326,7 @@ static sl_status read_tokenizer(sli_tokenizer *tok, const json_t *root, sl_error
     SL_TRY(sli_normalizer_read(&tok->normalizer, json_object_get(root, "normalizer"), err));
     SL_TRY(read_added(tok, added, err));
     SL_TRY(sli_pretokenizer_read(&tok->pretokenizer, json_object_get(root, "pre_tokenizer"), err));
-    SL_TRY(sli_json_components(json_object_get(root, "post_processor"), "processors", processors,
+    SL_TRY(sli_tokenizer_json_components(json_object_get(root, "post_processor"), "processors", processors,
                                sizeof processors / sizeof *processors, tok, "post_processor", err));
     return sli_decoder_read(&tok->decoder, json_object_get(root, "decoder"), err);
 }

@@ -142,16 +142,16 @@ static sl_status read_strip(void *target, const json_t *o, const char *where, sl
     SL_TRY(new_step(target, &step));
     step->run = run_strip;
     step->left = step->right = 1;
-    SL_TRY(sli_json_bool(o, "strip_left", where, &step->left, err));
-    return sli_json_bool(o, "strip_right", where, &step->right, err);
+    SL_TRY(sli_tokenizer_json_bool(o, "strip_left", where, &step->left, err));
+    return sli_tokenizer_json_bool(o, "strip_right", where, &step->right, err);
 }
 
 static sl_status read_content(sli_normal_step *step, const json_t *o, const char *key, const char *where, sl_error *err) {
     const char *text;
     size_t len;
-    sl_status status = sli_json_string(o, key, where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, key, where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, key, err);
+        return sli_tokenizer_json_missing(where, key, err);
     return status < 0 ? status : sli_text_add(&step->content, text, len);
 }
 
@@ -166,7 +166,7 @@ static sl_status read_replace(void *target, const json_t *o, const char *where, 
     sli_normal_step *step;
     SL_TRY(new_step(target, &step));
     step->run = run_replace;
-    SL_TRY(sli_json_pattern(o, where, &step->pattern, err));
+    SL_TRY(sli_tokenizer_json_pattern(o, where, &step->pattern, err));
     return read_content(step, o, "content", where, err);
 }
 
@@ -177,7 +177,7 @@ static const sli_component known[] = {
 };
 
 sl_status sli_normalizer_read(sli_normalizer *z, const json_t *value, sl_error *err) {
-    return sli_json_components(value, "normalizers", known, sizeof known / sizeof *known, z, "normalizer", err);
+    return sli_tokenizer_json_components(value, "normalizers", known, sizeof known / sizeof *known, z, "normalizer", err);
 }
 
 sl_status sli_normalizer_run(const sli_normalizer *z, sli_text *text, int *stripped, sl_error *err) {

@@ -1,6 +1,7 @@
 /* Folders and candidates; see discover.h. */
 #include "discover.h"
 
+#include <stdarg.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -12,6 +13,7 @@
 
 #include "base/ledger.h"
 #include "plugin/build_info.h"
+#include "config/scope.h"
 #include "package.h"
 #include "roles.h"
 
@@ -105,8 +107,10 @@ static sl_status collect(const sli_search *search, sli_dirs *dirs) {
         snprintf(base, PATH_MAX, "%s", search->base_dir);
     else
         executable_dir(base);
-    if (base[0] != '\0')
-        SL_TRY(add(dirs, strcat(base, "/plugins"), strlen(base), "beside the program"));
+    if (base[0] != '\0') {
+        strcat(base, "/plugins");
+        SL_TRY(add(dirs, base, strlen(base), "beside the program"));
+    }
     return add(dirs, SLI_PLUGIN_DIR, strlen(SLI_PLUGIN_DIR), "installed");
 }
 

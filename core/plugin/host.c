@@ -1,6 +1,7 @@
 /* The host's base, and its small services: threads, cpu, metrics, log. See host.h. */
 #include "host_impl.h"
 
+#include <stdarg.h>
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* See ops.h. Small calls run on the caller: a barrier costs more than they do. */
-#include "ops.h"
+/* See cpu_ops.h. Small calls run on the caller: a barrier costs more than they do. */
+#include "cpu_ops.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -254,7 +254,7 @@ static sl_status op_topk(const sl_host *host, const sl_op_topk *a) {
 }
 
 static sl_status op_lse_merge(const sl_host *host, const sl_op_lse_merge *a) {
-    sli_ops_context_of(host)->kernels->lse_merge(a->o.data, a->lse, a->o2->data, a->lse2, a->o.shape[0] * a->o.shape[1], a->o.shape[2]);
+    sli_ops_context_of(host)->kernels->lse_merge(a->o->data, a->lse, a->o2->data, a->lse2, a->o->shape[0] * a->o->shape[1], a->o->shape[2]);
     return SL_OK;
 }
 
