@@ -6,27 +6,27 @@
 #include "model/model_desc.h"
 
 typedef enum {
-    SLI_EMBED,      /* [vocab, hidden] */
-    SLI_HEAD,       /* [vocab, hidden]; the embedding itself when tied */
-    SLI_FINAL_NORM, /* [hidden] */
-    SLI_NORM_ATTN,  /* [hidden], before attention */
-    SLI_NORM_FFN,   /* [hidden], before the feed-forward block */
-    SLI_Q,          /* [n_q * head_dim, hidden] */
-    SLI_K,          /* [n_kv * head_dim, hidden] */
-    SLI_V,
-    SLI_O, /* [hidden, n_q * head_dim] */
-    SLI_Q_BIAS,
-    SLI_K_BIAS,
-    SLI_V_BIAS,
-    SLI_O_BIAS,
-    SLI_Q_NORM, /* [head_dim] */
-    SLI_K_NORM,
-    SLI_GATE, /* [ffn, hidden] */
-    SLI_UP,
-    SLI_DOWN, /* [hidden, ffn] */
-    SLI_GATE_BIAS,
-    SLI_UP_BIAS,
-    SLI_DOWN_BIAS,
+    SLI_ROLE_EMBED,      /* [vocab, hidden] */
+    SLI_ROLE_HEAD,       /* [vocab, hidden]; the embedding itself when tied */
+    SLI_ROLE_FINAL_NORM, /* [hidden] */
+    SLI_ROLE_NORM_ATTN,  /* [hidden], before attention */
+    SLI_ROLE_NORM_FFN,   /* [hidden], before the feed-forward block */
+    SLI_ROLE_Q,          /* [n_q * head_dim, hidden] */
+    SLI_ROLE_K,          /* [n_kv * head_dim, hidden] */
+    SLI_ROLE_V,
+    SLI_ROLE_O, /* [hidden, n_q * head_dim] */
+    SLI_ROLE_Q_BIAS,
+    SLI_ROLE_K_BIAS,
+    SLI_ROLE_V_BIAS,
+    SLI_ROLE_O_BIAS,
+    SLI_ROLE_Q_NORM, /* [head_dim] */
+    SLI_ROLE_K_NORM,
+    SLI_ROLE_GATE, /* [ffn, hidden] */
+    SLI_ROLE_UP,
+    SLI_ROLE_DOWN, /* [hidden, ffn] */
+    SLI_ROLE_GATE_BIAS,
+    SLI_ROLE_UP_BIAS,
+    SLI_ROLE_DOWN_BIAS,
     SLI_ROLE_COUNT
 } sli_weight_role;
 

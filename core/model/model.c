@@ -57,7 +57,7 @@ static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_we
     const sli_named_tensor *t = sli_safetensors_find(m->files, name);
     if (t == NULL)
         return sl_fail(err, SL_E_DATA, "%s: no tensor \"%s\" of shape %s in the checkpoint%s", dir, name, want_text,
-                       row->role == SLI_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
+                       row->role == SLI_ROLE_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
     if (t->tensor.ndim != ndim || memcmp(t->tensor.shape, want, ndim * sizeof *want) != 0) {
         write_shape(got_text, t->tensor.shape, t->tensor.ndim);
         return sl_fail(err, SL_E_DATA, "%s: tensor \"%s\": expected shape %s (%s%s%s), found %s", t->file, name,
@@ -88,7 +88,7 @@ static sl_status take_all(sli_model *m, const char *dir, sl_error *err) {
                 SL_TRY(take(m, dir, layer, row, err));
         }
     if (m->desc.tied)
-        m->weights[slot_of(m, -1, SLI_HEAD)] = m->weights[slot_of(m, -1, SLI_EMBED)];
+        m->weights[slot_of(m, -1, SLI_ROLE_HEAD)] = m->weights[slot_of(m, -1, SLI_ROLE_EMBED)];
     return SL_OK;
 }
 

@@ -22,13 +22,13 @@ static void opens_tiny(void **state) {
     const sli_model_desc *d = sli_model_describe(m);
     assert_true(d->n_layers == 6 && d->hidden == 256 && d->vocab == 4096 && d->head_dim == 64 && d->tied);
     assert_true(d->bos == 0 && d->n_eos == 2 && d->eos[0] == 1 && d->eos[1] == 3);
-    const sl_tensor *down = sli_model_weight(m, 3, SLI_DOWN);
-    assert_string_equal(sli_model_weight_name(m, 3, SLI_DOWN), "model.layers.3.mlp.down_proj.weight");
+    const sl_tensor *down = sli_model_weight(m, 3, SLI_ROLE_DOWN);
+    assert_string_equal(sli_model_weight_name(m, 3, SLI_ROLE_DOWN), "model.layers.3.mlp.down_proj.weight");
     assert_true(down->dtype == SL_BF16 && down->shape[0] == 256 && down->shape[1] == 640 && down->stride[0] == 640);
     assert_true(down->align >= 2 && (uintptr_t)down->data % down->align == 0);
-    assert_ptr_equal(sli_model_weight(m, -1, SLI_HEAD), sli_model_weight(m, -1, SLI_EMBED));
-    assert_null(sli_model_weight(m, 0, SLI_Q_BIAS));
-    assert_null(sli_model_weight_name(m, 0, SLI_Q_NORM));
+    assert_ptr_equal(sli_model_weight(m, -1, SLI_ROLE_HEAD), sli_model_weight(m, -1, SLI_ROLE_EMBED));
+    assert_null(sli_model_weight(m, 0, SLI_ROLE_Q_BIAS));
+    assert_null(sli_model_weight_name(m, 0, SLI_ROLE_Q_NORM));
     int64_t layer = 2 * 256 + 2 * 256 * 256 + 2 * 128 * 256 + 3 * 640 * 256;
     assert_int_equal(sli_model_params(m), 4096 * 256 + 256 + 6 * layer);
     assert_int_equal(sli_model_bytes(m), 2 * sli_model_params(m));
@@ -73,10 +73,10 @@ static void opens_every_architecture(void **state) {
         assert_int_equal(d->tied, cases[i].tied);
         assert_int_equal(d->dtype, cases[i].dtype);
         assert_int_equal(sli_model_unused_tensors(m), 0);
-        assert_int_equal(sli_model_weight(m, 0, SLI_Q)->dtype, cases[i].dtype);
-        assert_int_equal(sli_model_weight(m, 0, SLI_K_BIAS) != NULL, (cases[i].has & SLI_HAS_K_BIAS) != 0);
-        assert_int_equal(sli_model_weight(m, 0, SLI_Q_NORM) != NULL, (cases[i].has & SLI_HAS_QK_NORM) != 0);
-        assert_int_equal(sli_model_weight(m, 1, SLI_DOWN_BIAS) != NULL, (cases[i].has & SLI_HAS_MLP_BIAS) != 0);
+        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_Q)->dtype, cases[i].dtype);
+        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_K_BIAS) != NULL, (cases[i].has & SLI_HAS_K_BIAS) != 0);
+        assert_int_equal(sli_model_weight(m, 0, SLI_ROLE_Q_NORM) != NULL, (cases[i].has & SLI_HAS_QK_NORM) != 0);
+        assert_int_equal(sli_model_weight(m, 1, SLI_ROLE_DOWN_BIAS) != NULL, (cases[i].has & SLI_HAS_MLP_BIAS) != 0);
         assert_int_equal(sli_model_verify(m, NULL, NULL, &err), SL_OK);
         sli_model_close(m);
     }
@@ -236,14 +236,14 @@ static void opens_the_small_one(void **state) {
     if (sli_model_open(dir.path, &m, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(sli_model_unused_tensors(m), 1);
-    assert_true(sli_model_weight(m, -1, SLI_HEAD) != sli_model_weight(m, -1, SLI_EMBED));
+    assert_true(sli_model_weight(m, -1, SLI_ROLE_HEAD) != sli_model_weight(m, -1, SLI_ROLE_EMBED));
     sli_model_close(m);
     /* Tied: the head of its own is left alone. */
     make_checkpoint(&dir, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," KEYS "}", NULL);
     if (sli_model_open(dir.path, &m, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(sli_model_unused_tensors(m), 2);
-    assert_ptr_equal(sli_model_weight(m, -1, SLI_HEAD), sli_model_weight(m, -1, SLI_EMBED));
+    assert_ptr_equal(sli_model_weight(m, -1, SLI_ROLE_HEAD), sli_model_weight(m, -1, SLI_ROLE_EMBED));
     sli_model_close(m);
     temp_dir_remove(&dir);
 }
