@@ -63,7 +63,8 @@ sl_status sli_safetensors_open(const char *path, sli_safetensors **out, sl_error
     return finish(st, sli_shard_open(&st->shards[0], path, err), out);
 }
 
-sl_status sli_safetensors_parse(const char *name, const void *bytes, size_t size, sli_safetensors **out, sl_error *err) {
+sl_status sli_safetensors_parse(const char *name, const void *bytes, size_t size, sli_safetensors **out,
+                                sl_error *err) {
     *out = NULL;
     sli_safetensors *st = NULL;
     SL_TRY(make(1, &st, err));

@@ -1,4 +1,5 @@
-/* Checkpoints in safetensors form: one file, or shards with an index. Files are memory-mapped and tensors used in place.
+/* Checkpoints in safetensors form: one file, or shards with an index. Files are memory-mapped and tensors used in
+ * place.
  *
  * Everything in a file is checked before anything is given out, by the rules of the format's reference reader: the
  * header fits the file and is JSON without duplicate names, dtypes are known, sizes agree with shape and dtype, and the
