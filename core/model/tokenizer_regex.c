@@ -134,8 +134,7 @@ static pcre2_code *compile(const sli_text *pattern, pcre2_general_context *gener
     }
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C; /* no half characters */
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options,
-                                   code, at, context);
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->len, options, code, at, context);
     pcre2_compile_context_free(context);
     return re;
 }

@@ -163,7 +163,7 @@ static void long_texts_take_linear_time(void **state) {
     for (int k = 0; k < 3; k++) {
         sli_tokenizer *tok = open_tokenizer(names[k]);
         for (int u = 0; u < 7; u++) {
-            size_t unit = strlen(units[u]), whole = (u == 0 ? n : n / 4) / unit * unit, eighth = whole / unit / 8 * unit;
+            size_t unit = strlen(units[u]), whole = (u == 0 ? n : n / 8) / unit * unit, eighth = whole / unit / 8 * unit;
             for (size_t i = 0; i < whole; i++)
                 text[i] = units[u][i % unit];
             double small = time_of(tok, text, eighth), large = time_of(tok, text, whole);
