@@ -89,9 +89,14 @@ static sl_status run_prepend(const sli_normal_step *step, const sli_text *in, sl
 }
 
 static sl_status run_replace(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped, sl_error *err) {
-    (void)stripped;
     sli_spans spans = {0};
     sl_status status = sli_pattern_cut(&step->pattern, in->data, in->len, &spans, err);
+    if (status == SL_OK && spans.n > 0 && spans.data[0].match) {
+        /* The replacement counts as standing where the last replaced character stood. */
+        uint32_t c;
+        size_t taken = spans.data[0].end, one = taken == 0 ? 0 : sli_utf8_next(in->data, taken, &c);
+        *stripped |= step->content.len > 0 ? taken > one : taken > 0;
+    }
     for (size_t i = 0; status == SL_OK && i < spans.n; i++) {
         const sli_span *s = &spans.data[i];
         status = s->match ? sli_text_add(out, step->content.data, step->content.len)

@@ -90,7 +90,7 @@ typedef struct sli_normalizer {
 } sli_normalizer;
 
 sl_status sli_normalizer_read(sli_normalizer *z, const json_t *value, sl_error *err);
-/* Normalises text in place (buffers may be swapped). *stripped: characters were taken away at its beginning. */
+/* Normalises text in place. *stripped: what now stands first does not come from the first character. */
 sl_status sli_normalizer_run(const sli_normalizer *z, sli_text *text, int *stripped, sl_error *err);
 void sli_normalizer_free(sli_normalizer *z);
 
