@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,8 +106,10 @@ static sl_status collect(const sli_search *search, sli_dirs *dirs) {
         snprintf(base, PATH_MAX, "%s", search->base_dir);
     else
         executable_dir(base);
-    if (base[0] != '\0')
-        SL_TRY(add(dirs, strcat(base, "/plugins"), strlen(base), "beside the program"));
+    if (base[0] != '\0') {
+        strcat(base, "/plugins");
+        SL_TRY(add(dirs, base, strlen(base), "beside the program"));
+    }
     return add(dirs, SLI_PLUGIN_DIR, strlen(SLI_PLUGIN_DIR), "installed");
 }
 

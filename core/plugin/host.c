@@ -2,6 +2,7 @@
 #include "host_impl.h"
 
 #include <assert.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -1,6 +1,7 @@
 /* Matching declarations; see match.h. */
 #include "match.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
