@@ -15,7 +15,7 @@
 /* Linears that read one input. */
 static const struct {
     const char *name;
-    sli_role roles[3];
+    sli_weight_role roles[3];
     int n;
 } group_table[] = {
     {"attn.qkv", {SLI_Q, SLI_K, SLI_V}, 3},
@@ -26,7 +26,7 @@ static const struct {
 enum { N_GROUPS = sizeof group_table / sizeof *group_table };
 
 static const struct {
-    sli_role role, bias;
+    sli_weight_role role, bias;
     const char *name;
 } linear_table[] = {
     {SLI_Q, SLI_Q_BIAS, "q"},          {SLI_K, SLI_K_BIAS, "k"},    {SLI_V, SLI_V_BIAS, "v"},          {SLI_O, SLI_O_BIAS, "o"},
@@ -34,7 +34,7 @@ static const struct {
 };
 
 /* An f32 copy of a vector of the checkpoint, or an empty tensor when the model has none. */
-static sl_status copy_vector(sli_network *net, int32_t layer, sli_role role, sl_tensor *out) {
+static sl_status copy_vector(sli_network *net, int32_t layer, sli_weight_role role, sl_tensor *out) {
     const sl_tensor *t = role < SLI_ROLE_COUNT ? sli_model_weight(net->model, layer, role) : NULL;
     *out = (sl_tensor){0};
     if (t == NULL)
@@ -46,7 +46,7 @@ static sl_status copy_vector(sli_network *net, int32_t layer, sli_role role, sl_
     return net->ops->convert(copy, SL_F32, t->data, t->dtype, t->shape[0]);
 }
 
-static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_role role) {
+static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_weight_role role) {
     int row = 0;
     while (linear_table[row].role != role)
         row++;
@@ -102,7 +102,7 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
 }
 
 /* Groups of the given linears: one for each quantizer among them. */
-static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, int32_t layer, const char *name, const sli_role *roles, int n,
+static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, int32_t layer, const char *name, const sli_weight_role *roles, int n,
                               sli_slot *slots, sl_error *err) {
     sli_group *first = &net->groups[net->n_groups];
     int32_t begin = net->n_groups;
@@ -216,7 +216,7 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_e
             plan->progress(plan->user, total * (l + 1) / (n + 1), total);
     }
     sli_slot slots[SLI_ROLE_COUNT];
-    SL_TRY(bind_linears(net, plan, -1, "head", (const sli_role[]){SLI_HEAD}, 1, slots, err));
+    SL_TRY(bind_linears(net, plan, -1, "head", (const sli_weight_role[]){SLI_HEAD}, 1, slots, err));
     net->head = slots[SLI_HEAD];
     if (plan->progress != NULL)
         plan->progress(plan->user, total, total);

@@ -11,7 +11,7 @@
 #include "model/hf_rope.h"
 #include "model/rope.h"
 
-enum { OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED };
+static const sli_json_need OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED;
 
 /* Larger ones are damage, not models; products of two stay far inside int64. */
 enum { MAX_LAYERS = 4096, MAX_HEADS = 1 << 16, MAX_WIDTH = 1 << 24, MAX_VOCAB = 1 << 27, MAX_HEAD_DIM = 1 << 14 };
@@ -26,7 +26,7 @@ void sli_model_desc_free(sli_model_desc *desc) {
 
 static sl_status read_i32(const sli_json *at, const char *key, sli_json_need need, int32_t min, int32_t max,
                           int32_t *out, sl_error *err) {
-    int64_t wide;
+    int64_t wide = 0;
     sl_status s = sli_json_int(at, key, need, min, max, &wide, err);
     if (s == SL_OK)
         *out = (int32_t)wide;
@@ -119,7 +119,7 @@ static sl_status make_layers(sli_model_desc *d, sl_error *err) {
 }
 
 static sl_status read_heads(const sli_json *config, sli_model_desc *d, sl_error *err) {
-    int32_t n_q, n_kv, ffn;
+    int32_t n_q = 0, n_kv = 0, ffn = 0;
     SL_TRY(read_i32(config, "num_attention_heads", REQ, 1, MAX_HEADS, &n_q, err));
     /* The class default holds for a key left out; an explicit null means "as many as query heads". */
     int given = json_object_get(config->value, "num_key_value_heads") != NULL;
