@@ -81,6 +81,17 @@ static void reports_how_a_child_ended(void **state) {
     assert_int_equal(after.total, before.total);
 }
 
+static void finds_who_provides_a_capability(void **state) {
+    (void)state;
+    const char *dirs[] = {packages}; /* crashing and hanging ones are in there, too, behind the good one or before it */
+    const sli_search search = {.dirs = dirs, .n_dirs = 1, .base_dir = "/nonexistent"};
+    sli_provider_search user = {.search = &search};
+    const char *who = sli_provider_scan(&user, "org.example.sample/1");
+    assert_non_null(who);
+    assert_non_null(strstr(who, "("));
+    assert_non_null(strstr(who, packages));
+}
+
 static void shows_texts_that_are_not_utf8(void **state) {
     (void)state;
     static const char *const roles[] = {"quant", NULL};
@@ -100,6 +111,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(describes_a_package_in_a_child),
         cmocka_unit_test(reports_how_a_child_ended),
+        cmocka_unit_test(finds_who_provides_a_capability),
         cmocka_unit_test(shows_texts_that_are_not_utf8),
     };
     return cmocka_run_group_tests_name("describe", tests, NULL, NULL);

@@ -2,7 +2,7 @@
 #include "sl_test.h"
 
 #include "base/ledger.h"
-#include "plugin/host.h"
+#include "plugin/plugin_host.h"
 #include "sl_host_util.h"
 #include "sluice/ops.h"
 
@@ -181,13 +181,18 @@ static void scratch_grows_at_activate_only(void **state) {
     }
     assert_null(scratch->worker(f.host, 3));
     assert_null(scratch->worker(f.host, -1));
-    /* A second host of the context shares the block; a checking host spoils it before each call. */
+    /* A second host of the context shares the block; a checking host spoils it for the next one. */
     sl_host *other;
     assert_int_equal(sli_host_create(f.context, "other", NULL, &other, NULL), SL_OK);
-    assert_ptr_equal(scratch->get(other, SL_DEVICE_CPU), shared);
-    sli_host_destroy(other);
-    sli_host_before_call(f.context);
     float spoilt;
+    memset(shared, 0, 1000);
+    assert_ptr_equal(scratch->get(f.host, SL_DEVICE_CPU), shared);
+    assert_int_equal(shared[999], 0);
+    assert_ptr_equal(scratch->get(other, SL_DEVICE_CPU), shared); /* its turn */
+    assert_int_equal(shared[999], 0xff);
+    sli_host_destroy(other);
+    memset(shared, 0, 1000);
+    sli_host_before_call(f.context);
     memcpy(&spoilt, shared + 996, sizeof spoilt);
     assert_true(isnan(spoilt));
     memcpy(&spoilt, (unsigned char *)scratch->worker(f.host, 2) + 196, sizeof spoilt);

@@ -159,9 +159,9 @@ static void not_found_lists_every_place(void **state) {
     sl_error err = {SL_SIZE(sl_error), SL_OK, sizeof text, text};
     setenv("SLUICE_PLUGIN_PATH", "/nonexistent/one:/nonexistent/two", 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "no_such", &plugin, &err), SL_E_NOT_FOUND);
-    static const char *const places[] = {"/ini/attention_no_such.so: No such file", "/ini/attention/no_such/attention_no_such.so",
+    static const char *const places[] = {"ini/attention_no_such.so: No such file", "ini/attention/no_such/attention_no_such.so",
                                          "/nonexistent/one/attention_no_such.so", "/nonexistent/two/attention_no_such.so",
-                                         "/base/plugins/attention/no_such/attention_no_such.so",
+                                         "base/plugins/attention/no_such/attention_no_such.so",
                                          "sluice/plugins-0/attention_no_such.so"};
     const char *at = text;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) { /* in this order */
@@ -197,7 +197,7 @@ static void first_place_wins(void **state) {
     place("attention_magic", env, "attention_good.so");
     setenv("SLUICE_PLUGIN_PATH", env, 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "good", &plugin, &err), SL_E_VERSION);
-    assert_non_null(strstr(err_text_, "/env/attention_good.so: not a sluice package"));
+    assert_non_null(strstr(err_text_, "env/attention_good.so: not a sluice package"));
     /* A privileged process does not read it. */
     search.privileged = 1;
     assert_int_equal(sli_plugin_open(&search, "attention", "good", &plugin, &err), SL_OK);
