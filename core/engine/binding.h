@@ -7,7 +7,7 @@
 #include "config/config.h"
 #include "engine/network.h"
 #include "plugin/discover.h"
-#include "plugin/host.h"
+#include "plugin/plugin_host.h"
 #include "plugin/instance.h"
 
 typedef struct sli_binding sli_binding;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -163,4 +164,35 @@ sl_status sli_plugins_describe_child(const char *path, int timeout_ms, json_t **
     sl_status s = judge(path, got, timeout_ms, status, &a, out, err);
     sli_free(a.text);
     return s;
+}
+
+/* ---- who provides what --------------------------------------------------------------------------------------------------- */
+
+typedef struct wanted {
+    sli_provider_search *answer;
+    const char *capability;
+    int found;
+} wanted;
+
+static int look_at(void *user, const char *path, const char *family, const char *id, int shadowed) {
+    wanted *w = user;
+    json_t *plugins = NULL;
+    (void)family, (void)id;
+    if (shadowed || sli_plugins_describe_child(path, 0, &plugins, NULL) < 0)
+        return 0;
+    for (size_t i = 0; i < json_array_size(plugins) && !w->found; i++) {
+        json_t *plugin = json_array_get(plugins, i), *provides = json_object_get(plugin, "provides");
+        for (size_t k = 0; k < json_array_size(provides) && !w->found; k++)
+            w->found = strcmp(json_string_value(json_array_get(provides, k)), w->capability) == 0;
+        if (w->found)
+            snprintf(w->answer->name, sizeof w->answer->name, "%s (%s)", json_string_value(json_object_get(plugin, "id")), path);
+    }
+    json_decref(plugins);
+    return w->found;
+}
+
+const char *sli_provider_scan(void *user, const char *capability) {
+    wanted w = {user, capability, 0};
+    sl_status s = sli_plugins_scan(w.answer->search, look_at, &w, NULL);
+    return s == SL_OK && w.found ? w.answer->name : NULL;
 }

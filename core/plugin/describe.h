@@ -5,8 +5,7 @@
 
 #include <jansson.h>
 
-#include "sl_error.h"
-#include "sluice/plugin.h"
+#include "discover.h"
 
 /* One plugin: {"id", "roles": [], "version", "summary", "paper", "vendor", "license", "params": [{"name", "type", "doc",
  * "default", "choices": [], "min", "max", "required", "expert"}], "needs": [], "wants": [], "provides": [],
@@ -23,5 +22,14 @@ enum { SLI_DESCRIBE_MS = 5000 };
  * Errors: what the loader found in the child, or SL_E_DATA: "PATH: package crashed with signal 11 while being scanned",
  * "... ended by itself (exit status 3) ...", "... did not answer within 5.0 s ...". [setup] */
 sl_status sli_plugins_describe_child(const char *path, int timeout_ms, json_t **out, sl_error *err);
+
+/* Which plugin in the search path provides a capability? For messages of sli_match, after something was found missing:
+ * scans every candidate in a child process. user: a sli_provider_search. Returns "ID (PATH)", valid until the next call, or
+ * NULL. [setup] */
+typedef struct sli_provider_search {
+    const sli_search *search;
+    char name[512]; /* the answer */
+} sli_provider_search;
+const char *sli_provider_scan(void *user, const char *capability);
 
 #endif

@@ -5,7 +5,7 @@
 #include <pthread.h>
 
 #include "base/ledger.h"
-#include "host.h"
+#include "plugin_host.h"
 
 enum { SLI_MAX_SERVICES = 48, SLI_MAX_METRICS = 256, SLI_CPU_LANES = 4, SLI_LOG_LEVELS = 6 };
 
@@ -72,6 +72,7 @@ struct sli_host_context {
     int64_t faults[SLI_FAULTS];
     unsigned char *scratch, *worker_scratch;
     int64_t scratch_bytes, worker_bytes; /* bytes of one worker */
+    const sli_host *scratch_owner;       /* checking host: who asked for the shared block last */
     sl_lane lanes[SLI_CPU_LANES];
     sl_lane_impl lane_impl;
     sli_metric metrics[SLI_MAX_METRICS];

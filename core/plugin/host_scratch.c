@@ -42,7 +42,14 @@ static sl_status reserve(const sl_host *pub, uint32_t device, int64_t bytes, int
 }
 
 static void *get(const sl_host *pub, uint32_t device) {
-    return device == SL_DEVICE_CUDA ? NULL : sli_host_of(pub)->context->scratch;
+    sli_host_context *c = sli_host_of(pub)->context;
+    if (device == SL_DEVICE_CUDA)
+        return NULL;
+    if (c->options.validate && c->scratch_owner != sli_host_of(pub)) { /* another plugin's turn: nothing is left for it */
+        c->scratch_owner = sli_host_of(pub);
+        sli_scratch_poison(c);
+    }
+    return c->scratch;
 }
 
 static void *worker_block(const sl_host *pub, int32_t worker) {

@@ -2,7 +2,7 @@
 #ifndef SLUICE_CORE_INSTANCE_H
 #define SLUICE_CORE_INSTANCE_H
 
-#include "host.h"
+#include "plugin_host.h"
 
 typedef struct sli_instance {
     const sl_plugin *plugin;

@@ -32,7 +32,8 @@ typedef struct sli_pick {
 /* The list above, NULL-terminated, static. */
 const char *const *sli_host_capabilities(void);
 
-/* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages. */
+/* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages, once something is
+ * known to be missing; describe.h has one that scans (sli_provider_scan). */
 typedef const char *(*sli_provider_fn)(void *user, const char *capability);
 
 /* SL_OK, or SL_E_INVALID with everything that does not fit, one line each: missing needs (who needs them, who could

@@ -1,8 +1,9 @@
-/* The host's base, and its small services: threads, cpu, metrics, log. See host.h. */
+/* The host's base, and its small services: threads, cpu, metrics, log. See plugin_host.h. */
 #include "host_impl.h"
 
 #include <stdarg.h>
 #include <assert.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -194,6 +195,8 @@ void sli_host_destroy(sl_host *host) {
     if (host == NULL)
         return;
     sli_host *h = sli_host_of(host);
+    if (h->context->scratch_owner == h)
+        h->context->scratch_owner = NULL;
     sli_host_release_all(h);
     sli_free(h);
 }

@@ -5,7 +5,8 @@
  *
  * Misbehaviour of plugins - allocating in a step, leaking, overrunning a block, calling things in the wrong state - is
  * counted, logged once a kind and instance at SL_LOG_PLUGIN_MISBEHAVED, and survived where that is possible. A checking
- * host (`validate = yes`) looks for more: guard bytes behind every allocation, scratch poisoned before each call. */
+ * host (`validate = yes`) looks for more: guard bytes behind every allocation, scratch poisoned before each call that the
+ * engine announces with sli_host_before_call and whenever another plugin asks for it. */
 #ifndef SLUICE_CORE_HOST_H
 #define SLUICE_CORE_HOST_H
 
