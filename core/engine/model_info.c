@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 #include "sl_error.h"
 
 struct sli_model_info {

@@ -9,7 +9,7 @@
 #include "base/printable.h"
 #include "model/arch.h"
 #include "model/hf_rope.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 
 static const sli_json_need OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED;
 

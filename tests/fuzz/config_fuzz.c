@@ -6,7 +6,7 @@
 
 #include "model/arch.h"
 #include "model/hf_config.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,6 +1,6 @@
 /* See rope.h. Each expression rounds to fp32 where the reference's tensors do; torch computes `scalar / tensor` as
  * reciprocal(tensor) * scalar, which is two roundings. */
-#include "rope.h"
+#include "rope_table.h"
 
 #include <assert.h>
 #include <math.h>

@@ -3,7 +3,7 @@
 
 #include "base/json.h"
 #include "model/hf_config.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 
 static sli_json golden;
 
