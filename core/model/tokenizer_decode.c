@@ -1,8 +1,8 @@
 /* Decoding: the spelling of each token runs through a chain of steps and comes out as text.
  *
  * There is one implementation, the streaming one; decoding a list pushes all of it and flushes. Each step keeps what it
- * cannot answer for yet: bytes of a split code point, a run of byte tokens (the whole run is replaced when it is not valid,
- * so nothing of it is known before it ends), characters at the end that may have to be stripped. */
+ * cannot answer for yet: bytes of a split code point, a run of byte tokens (the whole run is replaced when it is not
+ * valid, so nothing of it is known before it ends), characters at the end that may have to be stripped. */
 #include "tokenizer_parts.h"
 
 #include "base/ledger.h"
@@ -39,7 +39,7 @@ static sl_status emit(sli_token_stream *s, size_t k, const char *text, size_t le
     return k < d->n ? d->steps[k].push(s, k, text, len, err) : sli_text_add(&s->out, text, len);
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 static sl_status push_fuse(sli_token_stream *s, size_t k, const char *text, size_t len, sl_error *err) {
     return emit(s, k + 1, text, len, err);
@@ -69,7 +69,9 @@ static sl_status push_replace(sli_token_stream *s, size_t k, const char *text, s
 }
 
 static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    const char *at = c == 0 ? NULL : strchr(digits, c);
+    return at == NULL ? -1 : (int)(at - digits) % 16;
 }
 
 /* "<0x41>" is the byte 0x41 ("<0x+1>", too: the reference reads the number so). */
@@ -222,7 +224,7 @@ static sl_status flush_strip_whole(sli_token_stream *s, size_t k, sl_error *err)
     return SL_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static sl_status new_step(sli_decoder *d, sli_decode_step step, sli_decode_step **out) {
     if (!sli_grow(&d->steps, d->n, &d->cap, sizeof *d->steps))
@@ -236,8 +238,9 @@ static int is_whole(const sli_decoder *d) { return d->n > 0 && d->steps[d->n - 1
 
 /* Steps that look at single tokens cannot follow one that joins them. */
 static sl_status need_pieces(const sli_decoder *d, const char *where, sl_error *err) {
-    return is_whole(d) ? sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this step after Fuse or ByteLevel is not supported", where)
-                       : SL_OK;
+    return is_whole(d)
+               ? sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this step after Fuse or ByteLevel is not supported", where)
+               : SL_OK;
 }
 
 static sl_status read_fuse(void *target, const json_t *o, const char *where, sl_error *err) {
@@ -305,8 +308,9 @@ static sl_status read_metaspace(void *target, const json_t *o, const char *where
 }
 
 static const sli_component known[] = {
-    {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback}, {"Replace", read_replace},
-    {"Fuse", read_fuse},            {"Strip", read_strip},                {"Metaspace", read_metaspace},
+    {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback},
+    {"Replace", read_replace},      {"Fuse", read_fuse},
+    {"Strip", read_strip},          {"Metaspace", read_metaspace},
 };
 
 sl_status sli_decoder_read(sli_decoder *d, const json_t *value, sl_error *err) {
@@ -325,7 +329,7 @@ void sli_decoder_free(sli_decoder *d) {
     *d = (sli_decoder){0};
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------- */
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
 
 sl_status sli_token_stream_open(const sli_tokenizer *tok, unsigned flags, sli_token_stream **out, sl_error *err) {
     sli_token_stream *s = sli_alloc(SLI_TAG_MISC, sizeof *s);

@@ -66,7 +66,8 @@ sl_status sli_tokenizer_json_pattern(const json_t *object, const char *where, sl
     return status < 0 && status != SL_E_NO_MEMORY ? sl_fail_within(err, status, "%s", inner) : status;
 }
 
-sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len, sl_error *err) {
+sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len,
+                        sl_error *err) {
     const char *text;
     size_t n;
     uint32_t c;

@@ -14,12 +14,13 @@ sl_status sli_tokenizer_json_string(const json_t *object, const char *key, const
 sl_status sli_tokenizer_json_bool(const json_t *object, const char *key, const char *where, int *out, sl_error *err);
 sl_status sli_tokenizer_json_integer(const json_t *object, const char *key, const char *where, long long low, long long high,
                            long long *out, sl_error *err);
-sl_status sli_tokenizer_json_missing(const char *where, const char *key, sl_error *err); /* the error for a member that must be there */
+sl_status sli_tokenizer_json_missing(const char *where, const char *key, sl_error *err); /* a member that must be there */
 
 /* The member "pattern": {"String": text} or {"Regex": source}. */
 sl_status sli_tokenizer_json_pattern(const json_t *object, const char *where, sli_pattern *out, sl_error *err);
 /* A member that is one character; its UTF-8. */
-sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len, sl_error *err);
+sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len,
+                        sl_error *err);
 
 /* One kind of component ("type" member) and its reader. */
 typedef struct sli_component {

@@ -1,5 +1,5 @@
-/* Pre-tokenizers: cutting text into words. Each is a list of three kinds of step: cut at a pattern, put the bytes into the
- * byte alphabet, put a mark in place of spaces. */
+/* Pre-tokenizers: cutting text into words. Each is a list of three kinds of step: cut at a pattern, put the bytes into
+ * the byte alphabet, put a mark in place of spaces. */
 #include "tokenizer_parts.h"
 
 #include "base/ledger.h"
@@ -25,7 +25,7 @@ struct sli_cut_step {
     int spaces; /* spaces become the mark */
 };
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 /* Joins neighbouring spans as the behaviour says; `span.match` then means "leave out". Returns how many are left. */
 static size_t join_spans(sli_span *s, size_t n, behaviour b) {
@@ -131,7 +131,7 @@ static sl_status run_bytes(const sli_cut_step *step, const sli_text *in, const s
     return SL_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static sl_status new_step(sli_pretokenizer *p, sli_cut_step **out) {
     if (!sli_grow(&p->steps, p->n, &p->cap, sizeof *p->steps))
@@ -256,9 +256,9 @@ static sl_status read_whitespace(void *target, const json_t *o, const char *wher
 }
 
 static const sli_component known[] = {
-    {"ByteLevel", read_byte_level},     {"Split", read_split},
-    {"Metaspace", read_metaspace},      {"Digits", read_digits},
-    {"Punctuation", read_punctuation},  {"WhitespaceSplit", read_whitespace_split},
+    {"ByteLevel", read_byte_level},    {"Split", read_split},
+    {"Metaspace", read_metaspace},     {"Digits", read_digits},
+    {"Punctuation", read_punctuation}, {"WhitespaceSplit", read_whitespace_split},
     {"Whitespace", read_whitespace},
 };
 

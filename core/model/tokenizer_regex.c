@@ -34,9 +34,10 @@ static const struct {
     char letter;
     const char *inside, *outside;
 } escapes[] = {
-    {'s', SPACE, "[" SPACE "]"},       {'S', NOT_SPACE, "[^" SPACE "]"}, {'w', WORD, "[" WORD "]"},
-    {'W', NULL, "[^" WORD "]"},        {'h', HEX, "[" HEX "]"},          {'H', NULL, "[^" HEX "]"},
-    {'b', NULL, NULL},                 {'B', NULL, NULL},
+    {'s', SPACE, "[" SPACE "]"}, {'S', NOT_SPACE, "[^" SPACE "]"},
+    {'w', WORD, "[" WORD "]"},   {'W', NULL, "[^" WORD "]"},
+    {'h', HEX, "[" HEX "]"},     {'H', NULL, "[^" HEX "]"},
+    {'b', NULL, NULL},           {'B', NULL, NULL},
 };
 
 static sl_status refuse(const char *source, size_t len, const char *what, size_t at, sl_error *err) {
@@ -155,7 +156,8 @@ sl_status sli_pattern_regex(const char *source, size_t len, sli_pattern *out, sl
         } else if (re == NULL) {
             char message[160] = "";
             pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
-            status = sl_fail(err, SL_E_DATA, "regular expression '%.*s': %s", (int)(len < 200 ? len : 200), source, message);
+            status =
+                sl_fail(err, SL_E_DATA, "regular expression '%.*s': %s", (int)(len < 200 ? len : 200), source, message);
         } else {
             pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* without JIT it is only slower */
             out->regex = re;
@@ -183,7 +185,7 @@ void sli_pattern_free(sli_pattern *p) {
     *p = (sli_pattern){0};
 }
 
-/* ---- searching --------------------------------------------------------------------------------------------------- */
+/* ---- searching -------------------------------------------------------------------------------------------------- */
 
 void sli_spans_free(sli_spans *spans) {
     sli_free(spans->data);
@@ -252,7 +254,8 @@ static sl_status cut_regex(const sli_pattern *p, const char *text, size_t len, s
             return SL_E_NO_MEMORY;
         const PCRE2_SIZE *at = pcre2_get_ovector_pointer(spans->match_data);
         if (rc < 0 || at[0] > at[1])
-            return sl_fail(err, SL_E_DATA, "searching with the tokenizer's regular expression failed (PCRE2 code %d)", rc);
+            return sl_fail(err, SL_E_DATA, "searching with the tokenizer's regular expression failed (PCRE2 code %d)",
+                           rc);
         size_t start = at[0], end = at[1];
         if (start == end && any && start == done) {
             uint32_t c;

@@ -13,20 +13,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* One byte-level tokenizer, and one with byte fallback, marks for spaces and every kind of added token. */
 static const char *const builtin[] = {
-    "{\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\\u0120\":3,\"\\u0120a\":4,\"\\u00c3\":5,\"\\u00a9\":6,\"\\u00c3\\u00a9\":7},"
+    "{\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\\u0120\":3,\"\\u0120a\":4,\"\\u00c3\":5,\"\\u00a9\":6,"
+    "\"\\u00c3\\u00a9\":7},"
     "\"merges\":[\"a b\",[\"\\u0120\",\"a\"],\"\\u00c3 \\u00a9\"],\"ignore_merges\":true},"
     "\"normalizer\":{\"type\":\"NFC\"},\"added_tokens\":[{\"id\":8,\"content\":\"<s>\",\"special\":true}],"
     "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
     "\"(?i:'s|'t|'re)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
     "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":true}]},\"decoder\":{\"type\":\"ByteLevel\"}}",
-    "{\"model\":{\"unk_token\":\"?\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"?\":0,\"<0x41>\":1,\"<0xC3>\":2,"
+    "{\"model\":{\"unk_token\":\"?\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"?\":0,\"<0x41>\":1,\"<0xC3>"
+    "\":2,"
     "\"<0xA9>\":3,\"\\u2581\":4,\"a\":5,\"\\u2581a\":6,\"aa\":7,\"<0xE4>\":8,\"<0xBD>\":9,\"<0xA0>\":10},"
     "\"merges\":[\"\\u2581 a\",\"a a\"]},\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKD\"},"
-    "{\"type\":\"Lowercase\"},{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":"
+    "{\"type\":\"Lowercase\"},{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{"
+    "\"Regex\":"
     "\"\\\\s\"},\"content\":\"\\u2581\"}]},\"added_tokens\":[{\"id\":11,\"content\":\"<l>\",\"lstrip\":true},"
-    "{\"id\":12,\"content\":\"<r>\",\"rstrip\":true,\"special\":true},{\"id\":13,\"content\":\"w\",\"single_word\":true,"
-    "\"normalized\":false}],\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"
+    "{\"id\":12,\"content\":\"<r>\",\"rstrip\":true,\"special\":true},{\"id\":13,\"content\":\"w\",\"single_word\":"
+    "true,"
+    "\"normalized\":false}],\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+    "\"String\":"
     "\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
     "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}]}}",
 };
@@ -80,7 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0)
         return 0;
     if (data[0] == '{') {
-        static const char text[] = " Aa <s>\xc3\xa9" "e\xcc\x81 123\n\xff\xf0\x9f\x98\x80 it's";
+        static const char text[] = " Aa <s>\xc3\xa9"
+                                   "e\xcc\x81 123\n\xff\xf0\x9f\x98\x80 it's";
         SL_ERROR(err);
         sli_tokenizer *tok;
         if (sli_tokenizer_open_memory("fuzz", (const char *)data, size, (const char *)data, size, &tok, &err) != SL_OK)

@@ -76,7 +76,8 @@ static const damage cases[] = {
     {"added_tokens.0.content", "\"\"", SL_E_DATA, "added_tokens[0].content is empty"},
     {"added_tokens.1.content", "\"<unk>\"", SL_E_DATA, "'<unk>'"},
     {"added_tokens.0.lstrip", "\"no\"", SL_E_DATA, "added_tokens[0].lstrip: expected true or false"},
-    {"normalizer", "{\"type\": \"BertNormalizer\"}", SL_E_UNIMPLEMENTED, "normalizer: 'BertNormalizer' is not supported"},
+    {"normalizer", "{\"type\": \"BertNormalizer\"}", SL_E_UNIMPLEMENTED,
+     "normalizer: 'BertNormalizer' is not supported"},
     {"normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, {\"type\": \"Precompiled\"}]}",
      SL_E_UNIMPLEMENTED, "normalizer.normalizers[1]: 'Precompiled'"},
     {"normalizer", "{\"type\": \"Sequence\"}", SL_E_DATA, "normalizer.normalizers: expected an array"},
@@ -85,14 +86,19 @@ static const damage cases[] = {
     {"normalizer", "true", SL_E_DATA, "normalizer: expected an object or null"},
     {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"(\"}, \"content\": \"\"}", SL_E_DATA,
      "normalizer.pattern: regular expression '('"},
-    {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": \"\"}", SL_E_DATA, "is empty"},
-    {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}}", SL_E_DATA, "normalizer.content is missing"},
+    {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"\"}, \"content\": \"\"}", SL_E_DATA,
+     "is empty"},
+    {"normalizer", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}}", SL_E_DATA,
+     "normalizer.content is missing"},
     {"pre_tokenizer", "{\"type\": \"BertPreTokenizer\"}", SL_E_UNIMPLEMENTED, "pre_tokenizer: 'BertPreTokenizer'"},
-    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}}", SL_E_DATA, "pre_tokenizer.behavior is missing"},
-    {"pre_tokenizer", "{\"type\": \"Split\", \"behavior\": \"Isolated\"}", SL_E_DATA, "pre_tokenizer.pattern is missing"},
-    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": 4, \"behavior\": \"Isolated\"}", SL_E_DATA, "pre_tokenizer.pattern: expected"},
-    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Sideways\"}", SL_E_UNIMPLEMENTED,
-     "pre_tokenizer.behavior: 'Sideways'"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}}", SL_E_DATA,
+     "pre_tokenizer.behavior is missing"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"behavior\": \"Isolated\"}", SL_E_DATA,
+     "pre_tokenizer.pattern is missing"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": 4, \"behavior\": \"Isolated\"}", SL_E_DATA,
+     "pre_tokenizer.pattern: expected"},
+    {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Sideways\"}",
+     SL_E_UNIMPLEMENTED, "pre_tokenizer.behavior: 'Sideways'"},
     {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a&&[^b]]\"}, \"behavior\": \"Isolated\"}",
      SL_E_UNIMPLEMENTED, "an intersection of classes at byte 2"},
     {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a[b]]\"}, \"behavior\": \"Isolated\"}",
@@ -104,7 +110,8 @@ static const damage cases[] = {
     {"pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\\\\\"}, \"behavior\": \"Isolated\"}",
      SL_E_UNIMPLEMENTED, "a backslash at the end at byte 1"},
     {"pre_tokenizer", "{\"type\": \"Metaspace\"}", SL_E_DATA, "pre_tokenizer.replacement is missing"},
-    {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"ab\"}", SL_E_DATA, "replacement: expected one character"},
+    {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"ab\"}", SL_E_DATA,
+     "replacement: expected one character"},
     {"pre_tokenizer", "{\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": \"maybe\"}", SL_E_DATA,
      "expected first, always or never, found 'maybe'"},
     {"post_processor", "{\"type\": \"BertProcessing\"}", SL_E_UNIMPLEMENTED, "post_processor: 'BertProcessing'"},
@@ -115,7 +122,8 @@ static const damage cases[] = {
     {"post_processor.special_tokens.<s>.ids", "[123456]", SL_E_DATA, "not in the vocabulary"},
     {"post_processor.special_tokens.<s>.ids", "[-1]", SL_E_DATA, "not in the vocabulary"},
     {"decoder", "{\"type\": \"WordPiece\"}", SL_E_UNIMPLEMENTED, "decoder: 'WordPiece'"},
-    {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": -1}", SL_E_DATA, "decoder.start: expected an integer"},
+    {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": -1}", SL_E_DATA,
+     "decoder.start: expected an integer"},
     {"decoder", "{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Fuse\"}, {\"type\": \"ByteFallback\"}]}",
      SL_E_UNIMPLEMENTED, "decoder.decoders[1]: this step after Fuse"},
 };
@@ -129,7 +137,8 @@ static void each_damage_is_named(void **state) {
         sli_tokenizer *tok = open_json(file, &err);
         if (tok != NULL)
             fail_msg("%s = %s was accepted", cases[i].path, cases[i].value);
-        if (err.code != cases[i].code || strstr(err.text, cases[i].message) == NULL || strncmp(err.text, "memory: ", 8) != 0)
+        if (err.code != cases[i].code || strstr(err.text, cases[i].message) == NULL ||
+            strncmp(err.text, "memory: ", 8) != 0)
             fail_msg("%s = %s: code %d, '%s', expected '%s'", cases[i].path, cases[i].value, err.code, err.text,
                      cases[i].message);
         json_decref(file);
@@ -138,7 +147,8 @@ static void each_damage_is_named(void **state) {
 
 static sl_status open_text(const char *json, const char *config, sl_error *err) {
     sli_tokenizer *tok = NULL;
-    sl_status status = sli_tokenizer_open_memory("t", json, strlen(json), config, config == NULL ? 0 : strlen(config), &tok, err);
+    sl_status status =
+        sli_tokenizer_open_memory("t", json, strlen(json), config, config == NULL ? 0 : strlen(config), &tok, err);
     sli_tokenizer_close(tok);
     return status;
 }
@@ -146,8 +156,8 @@ static sl_status open_text(const char *json, const char *config, sl_error *err) 
 static void broken_json_is_located(void **state) {
     (void)state;
     SL_ERROR(err);
-    static const char *const broken[] = {"", "{", "[1, 2", "{\"model\": }", "{\"a\": 1, \"a\": 2}", "{\"a\": \"\\ud800\"}",
-                                         "{} {}", "\xff"};
+    static const char *const broken[] = {
+        "", "{", "[1, 2", "{\"model\": }", "{\"a\": 1, \"a\": 2}", "{\"a\": \"\\ud800\"}", "{} {}", "\xff"};
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         assert_int_equal(open_text(broken[i], NULL, &err), SL_E_DATA);
         assert_non_null(strstr(err.text, "t: line 1, column "));
@@ -226,7 +236,8 @@ static void no_memory(void **state) {
         sli_ids ids = {0};
         SL_ERROR(err);
         sli_ledger_fail_after(at);
-        sl_status status = sli_tokenizer_encode(tok, line, strlen(line), SLI_ADD_SPECIAL | SLI_PARSE_SPECIAL, &ids, &err);
+        sl_status status =
+            sli_tokenizer_encode(tok, line, strlen(line), SLI_ADD_SPECIAL | SLI_PARSE_SPECIAL, &ids, &err);
         sli_ledger_fail_after(-1);
         if (status == SL_OK) {
             all = ids;
@@ -263,8 +274,11 @@ static void no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_damage_is_named), cmocka_unit_test(broken_json_is_located), cmocka_unit_test(missing_files),
-        cmocka_unit_test(truncated_files),      cmocka_unit_test(no_memory),
+        cmocka_unit_test(each_damage_is_named),
+        cmocka_unit_test(broken_json_is_located),
+        cmocka_unit_test(missing_files),
+        cmocka_unit_test(truncated_files),
+        cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests_name("tokenizer_damage", tests, load_base, free_base);
 }
