@@ -33,7 +33,7 @@ typedef enum {
 
 typedef enum { SLI_ROPE_PLAIN, SLI_ROPE_LINEAR, SLI_ROPE_LLAMA3, SLI_ROPE_YARN } sli_rope_scaling;
 
-/* One table of rotations; see rope.h for what the fields mean. */
+/* One table of rotations; see rope_table.h for what the fields mean. */
 typedef struct sli_rope {
     sli_rope_style style;
     sli_rope_scaling scaling;

@@ -1,4 +1,4 @@
-/* See rope.h. Each expression rounds to fp32 where the reference's tensors do; torch computes `scalar / tensor` as
+/* See rope_table.h. Each expression rounds to fp32 where the reference's tensors do; torch computes `scalar / tensor` as
  * reciprocal(tensor) * scalar, which is two roundings. */
 #include "rope_table.h"
 

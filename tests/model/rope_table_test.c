@@ -32,7 +32,7 @@ static sli_model_desc desc_of(const char *text, size_t n) {
     return d;
 }
 
-/* The frequency's last bit may differ (see rope.c); where it does not, angles are the same fp32 numbers. */
+/* The frequency's last bit may differ (see rope_table.c); where it does not, angles are the same fp32 numbers. */
 static void agrees_with_transformers(void **state) {
     (void)state;
     json_t *positions = json_object_get(golden.value, "positions");
