@@ -162,7 +162,10 @@ static void scratch_grows_at_activate_only(void **state) {
     sli_host_set_activating(f.host, 1);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CUDA, 10, 10), SL_E_UNIMPLEMENTED);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, -1, 10), SL_E_INVALID);
-    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, INT64_MAX - 100, 0), SL_E_NO_MEMORY);
+    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, INT64_MAX - 10, 0), SL_E_INVALID);
+    sli_ledger_fail_after(0);
+    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 1000, 0), SL_E_NO_MEMORY);
+    sli_ledger_fail_after(-1);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 0, INT64_MAX / 2), SL_E_NO_MEMORY);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 1000, 200), SL_OK);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 500, 100), SL_OK); /* the largest need counts */
@@ -360,7 +363,7 @@ static void metrics_and_logs(void **state) {
     sli_host_reset_metrics(f.context);
     sli_host_metric(f.context, 0, &who, &name, &value);
     assert_true(value == 0);
-    static char names[400][8];
+    static char names[400][16];
     for (int i = 0; i < 400; i++) {
         snprintf(names[i], sizeof names[i], "m%d", i);
         metrics->add(f.host, names[i], 1);

@@ -115,9 +115,9 @@ typedef struct tree {
     char ini[128], base[128];
 } tree;
 
-static void make_dir(const char *fmt, const char *a) {
+static void make_dir(const char *root, const char *name) {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, fmt, a);
+    snprintf(path, sizeof path, "%s/%s", root, name);
     assert_int_equal(mkdir(path, 0755), 0);
 }
 
@@ -125,11 +125,11 @@ static int make_tree(void **state) {
     static tree t;
     strcpy(t.root, "/tmp/sluice_tree_XXXXXX");
     assert_non_null(mkdtemp(t.root));
-    make_dir("%s/ini", t.root);
-    make_dir("%s/base", t.root);
-    make_dir("%s/base/plugins", t.root);
-    make_dir("%s/base/plugins/attention", t.root);
-    make_dir("%s/base/plugins/attention/good", t.root);
+    make_dir(t.root, "ini");
+    make_dir(t.root, "base");
+    make_dir(t.root, "base/plugins");
+    make_dir(t.root, "base/plugins/attention");
+    make_dir(t.root, "base/plugins/attention/good");
     snprintf(t.ini, sizeof t.ini, "%s/ini", t.root);
     snprintf(t.base, sizeof t.base, "%s/base", t.root);
     unsetenv("SLUICE_PLUGIN_PATH");
@@ -193,7 +193,7 @@ static void first_place_wins(void **state) {
     /* The environment comes before the build tree: an unusable file there is an error, not skipped. */
     char env[256];
     snprintf(env, sizeof env, "%s/env", t->root);
-    make_dir("%s/env", t->root);
+    make_dir(t->root, "env");
     place("attention_magic", env, "attention_good.so");
     setenv("SLUICE_PLUGIN_PATH", env, 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "good", &plugin, &err), SL_E_VERSION);
