@@ -10,8 +10,11 @@
 
 static sl_status fail_errno(sl_error *err, const char *path, const char *what) {
     int e = errno;
-    return sl_fail(err, e == ENOENT ? SL_E_NOT_FOUND : e == ENOMEM ? SL_E_NO_MEMORY : SL_E_IO, "%s: cannot %s: %s", path,
-                   what, strerror(e));
+    return sl_fail(err,
+                   e == ENOENT   ? SL_E_NOT_FOUND
+                   : e == ENOMEM ? SL_E_NO_MEMORY
+                                 : SL_E_IO,
+                   "%s: cannot %s: %s", path, what, strerror(e));
 }
 
 /* Opens a regular file for reading. O_NONBLOCK: a FIFO without a writer must not hang before it is refused. */

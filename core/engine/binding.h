@@ -2,6 +2,8 @@
 #ifndef SLUICE_CORE_BINDING_H
 #define SLUICE_CORE_BINDING_H
 
+#include "sluice/speculation.h"
+
 #include "config/config.h"
 #include "engine/network.h"
 #include "plugin/discover.h"

@@ -18,10 +18,10 @@ static const struct {
     sli_weight_role roles[3];
     int n;
 } group_table[] = {
-    {"attn.qkv", {SLI_Q, SLI_K, SLI_V}, 3},
-    {"attn.o", {SLI_O}, 1},
-    {"ffn.gate_up", {SLI_GATE, SLI_UP}, 2},
-    {"ffn.down", {SLI_DOWN}, 1},
+    {"attn.qkv", {SLI_ROLE_Q, SLI_ROLE_K, SLI_ROLE_V}, 3},
+    {"attn.o", {SLI_ROLE_O}, 1},
+    {"ffn.gate_up", {SLI_ROLE_GATE, SLI_ROLE_UP}, 2},
+    {"ffn.down", {SLI_ROLE_DOWN}, 1},
 };
 enum { N_GROUPS = sizeof group_table / sizeof *group_table };
 
@@ -29,8 +29,8 @@ static const struct {
     sli_weight_role role, bias;
     const char *name;
 } linear_table[] = {
-    {SLI_Q, SLI_Q_BIAS, "q"},          {SLI_K, SLI_K_BIAS, "k"},    {SLI_V, SLI_V_BIAS, "v"},          {SLI_O, SLI_O_BIAS, "o"},
-    {SLI_GATE, SLI_GATE_BIAS, "gate"}, {SLI_UP, SLI_UP_BIAS, "up"}, {SLI_DOWN, SLI_DOWN_BIAS, "down"}, {SLI_HEAD, SLI_ROLE_COUNT, "head"},
+    {SLI_ROLE_Q, SLI_ROLE_Q_BIAS, "q"},          {SLI_ROLE_K, SLI_ROLE_K_BIAS, "k"},    {SLI_ROLE_V, SLI_ROLE_V_BIAS, "v"},          {SLI_ROLE_O, SLI_ROLE_O_BIAS, "o"},
+    {SLI_ROLE_GATE, SLI_ROLE_GATE_BIAS, "gate"}, {SLI_ROLE_UP, SLI_ROLE_UP_BIAS, "up"}, {SLI_ROLE_DOWN, SLI_ROLE_DOWN_BIAS, "down"}, {SLI_ROLE_HEAD, SLI_ROLE_COUNT, "head"},
 };
 
 /* An f32 copy of a vector of the checkpoint, or an empty tensor when the model has none. */
@@ -129,7 +129,7 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
 /* ---- layers ----------------------------------------------------------------------------------------------------------- */
 
 /* Do store and attention of one layer fit each other? Their own declarations say. */
-static sl_status check_layer(const sli_layer *layer, int32_t l, sl_error *err) {
+static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *err) {
     for (int s = 0; s < SLI_STAGES; s++) {
         const sl_attn_caps *caps = &layer->caps[s];
         uint32_t public_kinds = layer->layout.kinds & ~(uint32_t)SL_SEGMENT_OPAQUE;
@@ -150,10 +150,10 @@ static sl_status check_layer(const sli_layer *layer, int32_t l, sl_error *err) {
 }
 
 static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int32_t l, sl_error *err) {
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     layer->info = net->info->layers[l];
-    if (copy_vector(net, l, SLI_NORM_ATTN, &layer->norm_attn) < 0 || copy_vector(net, l, SLI_NORM_FFN, &layer->norm_ffn) < 0 ||
-        copy_vector(net, l, SLI_Q_NORM, &layer->q_norm) < 0 || copy_vector(net, l, SLI_K_NORM, &layer->k_norm) < 0)
+    if (copy_vector(net, l, SLI_ROLE_NORM_ATTN, &layer->norm_attn) < 0 || copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn) < 0 ||
+        copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm) < 0 || copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the norms of layer %d", l);
     for (int i = 0; i < N_GROUPS; i++)
         SL_TRY(bind_linears(net, plan, l, group_table[i].name, group_table[i].roles, group_table[i].n, layer->linear, err));
@@ -207,8 +207,8 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_e
     if (net->layers == NULL || net->groups == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for %d layers", n);
     net->act = sli_model_describe(net->model)->act == SLI_ACT_SILU ? SL_ACT_SILU : SL_ACT_GELU_TANH;
-    net->embed = sli_model_weight(net->model, -1, SLI_EMBED);
-    if (copy_vector(net, -1, SLI_FINAL_NORM, &net->final_norm) < 0)
+    net->embed = sli_model_weight(net->model, -1, SLI_ROLE_EMBED);
+    if (copy_vector(net, -1, SLI_ROLE_FINAL_NORM, &net->final_norm) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the final norm");
     for (int32_t l = 0; l < n; l++) {
         SL_TRY(bind_layer(net, plan, l, err));
@@ -216,8 +216,8 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_e
             plan->progress(plan->user, total * (l + 1) / (n + 1), total);
     }
     sli_slot slots[SLI_ROLE_COUNT];
-    SL_TRY(bind_linears(net, plan, -1, "head", (const sli_weight_role[]){SLI_HEAD}, 1, slots, err));
-    net->head = slots[SLI_HEAD];
+    SL_TRY(bind_linears(net, plan, -1, "head", (const sli_weight_role[]){SLI_ROLE_HEAD}, 1, slots, err));
+    net->head = slots[SLI_ROLE_HEAD];
     if (plan->progress != NULL)
         plan->progress(plan->user, total, total);
     return take_buffers(net, err);

@@ -10,7 +10,7 @@
 #include "sluice/speculation.h"
 
 #include "config/config.h"
-#include "device/cpu/ops.h"
+#include "device/cpu/cpu_ops.h"
 #include "engine/batch.h"
 #include "engine/binding.h"
 #include "engine/model_info.h"
@@ -18,7 +18,7 @@
 #include "engine/sampler.h"
 #include "engine/draft_draw.h"
 #include "engine/draft_tree.h"
-#include "engine/text.h"
+#include "engine/output.h"
 #include "engine/verify.h"
 #include "model/tokenizer.h"
 
@@ -27,7 +27,7 @@ typedef struct sli_request {
     sli_sampling sampling;
     int32_t *bias_id;            /* copies of what sampling points to */
     float *bias;
-    sli_text text;               /* of the current step */
+    sli_output text;               /* of the current step */
     sli_stop *stop;              /* created at begin, NULL without stop strings */
     sli_token_stream *stream;    /* created at begin */
     int64_t n_limit;             /* total tokens at which it ends */

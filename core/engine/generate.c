@@ -16,7 +16,7 @@ static void end_request(sluice_session *s) {
         return;
     sli_stop_destroy(r->stop);
     sli_token_stream_close(r->stream);
-    sli_text_free(&r->text);
+    sli_output_free(&r->text);
     sli_free(r->bias_id);
     sli_free(r->bias);
     sli_free(r);
@@ -44,8 +44,13 @@ static sl_status copy_sampling(const sluice_engine *e, const sluice_sampling *p,
 }
 
 static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice_sampling *p, int index, sl_error *err) {
-    if (s->n == s->n_kv)
+    if (s->n == 0)
         return sl_fail(err, SL_E_STATE, "session %d has no token to continue from", index);
+    if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
+        SL_TRY(sli_network_seq_truncate(&e->target, s->id, s->n - 1, err));
+        s->n_kv = s->n - 1;
+        sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, s->n_kv);
+    }
     sli_request *r = s->request = sli_alloc(SLI_TAG_MISC, sizeof *r);
     if (r == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
@@ -57,7 +62,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
     if (p->n_stop > 0)
         SL_TRY(sli_stop_create(p->stop, p->n_stop, &r->stop, err));
-    if (sli_text_reserve(&r->text, 64 * 1024) < 0)
+    if (sli_output_reserve(&r->text, 64 * 1024) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     int64_t rows = r->n_limit + e->limits.max_tree;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));
@@ -66,7 +71,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     return SL_OK;
 }
 
-/* A request that may generate nothing ends at once, but its prompt is computed. */
+/* A request ends when its limit is reached; one that may generate nothing ends at once, its prompt still pending. */
 static void end_if_full(sluice_session *s, sluice_chunk_fn fn, void *user) {
     sli_request *r = s->request;
     if (r->finish != SLUICE_RUNNING || s->n < r->n_limit)

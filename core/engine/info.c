@@ -6,12 +6,13 @@
 #include "api.h"
 #include "base/ledger.h"
 #include "engine.h"
+#include "plugin/build_info.h"
 #include "plugin/describe.h"
 #include "plugin/loader.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 
-const char *sluice_version(void) { return SLUICE_VERSION; }
+const char *sluice_version(void) { return SLI_VERSION; }
 
 /* ---- text -------------------------------------------------------------------------------------------------------------- */
 
@@ -54,7 +55,7 @@ void sluice_default_sampling(const sluice_engine *e, sluice_sampling *out) { *ou
 
 void sluice_get_info(const sluice_engine *e, sluice_info *out) {
     const sl_model_info *m = e->target.info;
-    *out = (sluice_info){.model = m->name, .model_type = m->type, .dtype = sl_dtype_name(e->target.layers[0].linear[SLI_Q].group->linear[0].weight.dtype),
+    *out = (sluice_info){.model = m->name, .model_type = m->type, .dtype = sl_dtype_name(e->target.layers[0].linear[SLI_ROLE_Q].group->linear[0].weight.dtype),
                          .isa = slk_isa_name(e->ops.kernels->isa), .device = "cpu", .parameters = sli_model_params(e->target.model),
                          .model_bytes = sli_model_bytes(e->target.model), .vocab = m->vocab, .layers = m->n_layers, .hidden = m->hidden,
                          .max_context = (int32_t)e->limits.max_context, .threads = sli_pool_workers(e->pool), .max_sessions = e->max_sessions,

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 #include "sl_error.h"
 
 struct sli_model_info {
@@ -31,7 +31,7 @@ static uint64_t fingerprint(const sli_model *model) {
     int64_t numbers[] = {d->n_layers, d->hidden, d->vocab, d->head_dim, d->has, d->tied, sli_model_params(model), sli_model_bytes(model)};
     h = hash(h, numbers, sizeof numbers);
     /* and a few values of the embedding, which differ between checkpoints of one shape */
-    const sl_tensor *e = sli_model_weight(model, -1, SLI_EMBED);
+    const sl_tensor *e = sli_model_weight(model, -1, SLI_ROLE_EMBED);
     return hash(h, e->data, 64);
 }
 

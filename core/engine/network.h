@@ -53,15 +53,15 @@ typedef struct sli_slot {
     int32_t which;
 } sli_slot;
 
-typedef struct sli_layer {
+typedef struct sli_net_layer {
     const sl_layer_info *info;
     sl_tensor norm_attn, norm_ffn, q_norm, k_norm; /* f32; q_norm.data NULL: none */
-    sli_slot linear[SLI_ROLE_COUNT]; /* by role: SLI_Q ... SLI_DOWN */
+    sli_slot linear[SLI_ROLE_COUNT]; /* by role: SLI_ROLE_Q ... SLI_ROLE_DOWN */
     const sli_attender *attender[SLI_STAGES];
     sl_attn_caps caps[SLI_STAGES];
     const sli_store *store;
     sl_kv_layout layout;
-} sli_layer;
+} sli_net_layer;
 
 typedef struct sli_network {
     const sl_host *host;
@@ -72,7 +72,7 @@ typedef struct sli_network {
     sl_limits limits;
     uint32_t act; /* SL_ACT_* */
 
-    sli_layer *layers;     /* [n_layers] */
+    sli_net_layer *layers;     /* [n_layers] */
     sli_group *groups;     /* [n_groups] all bound groups */
     int32_t n_groups;
     sli_slot head;

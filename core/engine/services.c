@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
-#include "device/cpu/ops.h"
+#include "device/cpu/cpu_ops.h"
 #include "engine.h"
 #include "engine/rng.h"
 #include "model/safetensors.h"

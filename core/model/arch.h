@@ -59,7 +59,7 @@ struct sli_arch {
     int32_t default_positions;
     sli_window_rule window;
     int32_t default_window;
-    int32_t default_window_from; /* first layer with a window */
+    int32_t default_window_from;      /* first layer with a window */
     int32_t default_bos, default_eos; /* -1: none */
 };
 

@@ -9,7 +9,7 @@
 #include "base/printable.h"
 #include "model/arch.h"
 #include "model/hf_rope.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 
 static const sli_json_need OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED;
 
@@ -41,21 +41,32 @@ static sl_status refuse(const sli_json *at, const char *key, sl_error *err, cons
 
 /* ---- what is refused ------------------------------------------------------------------------------------------- */
 
-/* Keys of other architectures that change the result. Missing, null and false are fine, and so is the neutral number. */
+/* Keys of other architectures that change the result. Missing, null and false are fine, and so is the neutral number.
+ */
 static const struct {
     const char *key;
     double neutral;
 } foreign[] = {
-    {"add_cross_attention", 0},  {"alibi", 0},
-    {"attention_chunk_size", 0}, {"attention_multiplier", 1},
-    {"attn_logit_softcapping", 0}, {"clip_qkv", 0},
-    {"embedding_multiplier", 1}, {"final_logit_softcapping", 0},
-    {"is_encoder_decoder", 0},   {"logit_scale", 1},
-    {"logits_scaling", 1},       {"n_routed_experts", 0},
-    {"num_experts", 0},          {"num_local_experts", 0},
-    {"qk_layernorm", 0},         {"residual_multiplier", 1},
-    {"rope_local_base_freq", 0}, {"scale_depth", 1},
-    {"scale_emb", 1},            {"text_config", 0},
+    {"add_cross_attention", 0},
+    {"alibi", 0},
+    {"attention_chunk_size", 0},
+    {"attention_multiplier", 1},
+    {"attn_logit_softcapping", 0},
+    {"clip_qkv", 0},
+    {"embedding_multiplier", 1},
+    {"final_logit_softcapping", 0},
+    {"is_encoder_decoder", 0},
+    {"logit_scale", 1},
+    {"logits_scaling", 1},
+    {"n_routed_experts", 0},
+    {"num_experts", 0},
+    {"num_local_experts", 0},
+    {"qk_layernorm", 0},
+    {"residual_multiplier", 1},
+    {"rope_local_base_freq", 0},
+    {"scale_depth", 1},
+    {"scale_emb", 1},
+    {"text_config", 0},
     {"use_qk_norm", 0},
 };
 
@@ -141,7 +152,8 @@ static sl_status read_heads(const sli_json *config, sli_model_desc *d, sl_error 
         d->head_dim = d->hidden / n_q;
     }
     if (d->head_dim % 2 != 0)
-        return sl_fail(err, SL_E_DATA, "%s: heads of %d dimensions, expected an even number", config->file, d->head_dim);
+        return sl_fail(err, SL_E_DATA, "%s: heads of %d dimensions, expected an even number", config->file,
+                       d->head_dim);
     d->attn_scale = 1 / sqrt((double)d->head_dim);
     SL_TRY(make_layers(d, err));
     for (int32_t l = 0; l < d->n_layers; l++) {

@@ -15,7 +15,8 @@
 struct sli_model {
     sli_model_desc desc;
     sli_safetensors *files;
-    const sli_named_tensor **weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
+    const sli_named_tensor *
+        *weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
     int64_t params, bytes, unused;
 };
 
@@ -59,9 +60,9 @@ static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_we
                        row->role == SLI_ROLE_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
     if (t->tensor.ndim != ndim || memcmp(t->tensor.shape, want, ndim * sizeof *want) != 0) {
         write_shape(got_text, t->tensor.shape, t->tensor.ndim);
-        return sl_fail(err, SL_E_DATA, "%s: tensor \"%s\": expected shape %s (%s%s%s), found %s", t->file, name, want_text,
-                       sli_dim_text(row->shape[0]), ndim > 1 ? ", " : "", ndim > 1 ? sli_dim_text(row->shape[1]) : "",
-                       got_text);
+        return sl_fail(err, SL_E_DATA, "%s: tensor \"%s\": expected shape %s (%s%s%s), found %s", t->file, name,
+                       want_text, sli_dim_text(row->shape[0]), ndim > 1 ? ", " : "",
+                       ndim > 1 ? sli_dim_text(row->shape[1]) : "", got_text);
     }
     if (t->tensor.dtype != SL_F32 && t->tensor.dtype != SL_F16 && t->tensor.dtype != SL_BF16)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: tensor \"%s\": expected dtype F32, F16 or BF16, found %s", t->file,

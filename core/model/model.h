@@ -17,9 +17,9 @@ void sli_model_close(sli_model *model); /* NULL is legal; all that was borrowed 
 
 const sli_model_desc *sli_model_describe(const sli_model *model);
 
-/* The weight of a role; layer -1 for SLI_ROLE_EMBED, SLI_ROLE_HEAD and SLI_ROLE_FINAL_NORM, else 0 .. n_layers-1. Contiguous, read-only,
- * shapes as in arch.h. NULL when the model has no such weight (a bias, a norm of q). A tied head is the embedding's
- * tensor.   [any] */
+/* The weight of a role; layer -1 for SLI_ROLE_EMBED, SLI_ROLE_HEAD and SLI_ROLE_FINAL_NORM, else 0 .. n_layers-1.
+ * Contiguous, read-only, shapes as in arch.h. NULL when the model has no such weight (a bias, a norm of q). A tied head
+ * is the embedding's tensor.   [any] */
 const sl_tensor *sli_model_weight(const sli_model *model, int32_t layer, sli_weight_role role);
 
 /* Its name in the checkpoint, as "model.layers.3.mlp.down_proj.weight"; NULL as above. */

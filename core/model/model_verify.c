@@ -70,8 +70,8 @@ sl_status sli_model_verify(const sli_model *m, void (*found)(void *user, const s
                 continue;
             if (n_bad++ == 0)
                 sl_fail(err, SL_E_DATA,
-                        "tensor \"%s\": NaN or Inf at element %" PRId64 ", and %" PRId64 " such elements in all", bad.name,
-                        bad.index, bad.count);
+                        "tensor \"%s\": NaN or Inf at element %" PRId64 ", and %" PRId64 " such elements in all",
+                        bad.name, bad.index, bad.count);
             if (found != NULL)
                 found(user, &bad);
         }

@@ -54,7 +54,9 @@ sl_status sli_tokenizer_same(const sli_tokenizer *a, const sli_tokenizer *b, sl_
         const char *x = sli_tokenizer_piece(a, id, &len_a), *y = sli_tokenizer_piece(b, id, &len_b);
         if ((x == NULL) == (y == NULL) && len_a == len_b && (x == NULL || memcmp(x, y, len_a) == 0))
             continue;
-        return sl_fail(err, SL_E_DATA, "the tokenizers differ: token %d is %s%.60s%s in %s (%d ids) and %s%.60s%s in %s (%d ids)",
+        return sl_fail(err, SL_E_DATA,
+                       "the tokenizers differ: token %d is %s%.60s%s in %s (%d ids) and %s%.60s%s in %s (%d "
+                       "ids)",
                        id, x == NULL ? "" : "'", x == NULL ? "absent" : x, x == NULL ? "" : "'", a->name, size_a,
                        y == NULL ? "" : "'", y == NULL ? "absent" : y, y == NULL ? "" : "'", b->name, size_b);
     }

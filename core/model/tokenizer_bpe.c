@@ -1,9 +1,10 @@
-/* Byte pair encoding of one word: characters to symbols, then the merge of lowest rank (leftmost first) until none is left.
+/* Byte pair encoding of one word: characters to symbols, then the merge of lowest rank (leftmost first) until none is
+ * left.
  *
- * Symbols form a linked list; candidate merges wait in a binary heap, so that a text of a megabyte that is one word (the
- * Llama-2 pipeline has no pre-tokenizer) takes n log n. Candidates are not removed when their symbols change: a candidate
- * counts if, when its turn comes, the pair at its place still merges to the same token. That is how the reference does
- * it, and ids depend on it where two pairs merge to one token. */
+ * Symbols form a linked list; candidate merges wait in a binary heap, so that a text of a megabyte that is one word
+ * (the Llama-2 pipeline has no pre-tokenizer) takes n log n. Candidates are not removed when their symbols change: a
+ * candidate counts if, when its turn comes, the pair at its place still merges to the same token. That is how the
+ * reference does it, and ids depend on it where two pairs merge to one token. */
 #include "tokenizer_parts.h"
 
 #include "base/ledger.h"
@@ -13,7 +14,7 @@
 
 typedef struct sli_bpe_symbol {
     int32_t id;
-    int32_t dead; /* swallowed by its left neighbour */
+    int32_t dead;      /* swallowed by its left neighbour */
     size_t prev, next; /* NONE at the ends */
 } symbol;
 

@@ -1,8 +1,8 @@
 /* Decoding: the spelling of each token runs through a chain of steps and comes out as text.
  *
  * There is one implementation, the streaming one; decoding a list pushes all of it and flushes. Each step keeps what it
- * cannot answer for yet: bytes of a split code point, a run of byte tokens (the whole run is replaced when it is not valid,
- * so nothing of it is known before it ends), characters at the end that may have to be stripped. */
+ * cannot answer for yet: bytes of a split code point, a run of byte tokens (the whole run is replaced when it is not
+ * valid, so nothing of it is known before it ends), characters at the end that may have to be stripped. */
 #include "tokenizer_parts.h"
 
 #include "base/ledger.h"
@@ -39,7 +39,7 @@ static sl_status emit(sli_token_stream *s, size_t k, const char *text, size_t le
     return k < d->n ? d->steps[k].push(s, k, text, len, err) : sli_text_add(&s->out, text, len);
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 static sl_status push_fuse(sli_token_stream *s, size_t k, const char *text, size_t len, sl_error *err) {
     return emit(s, k + 1, text, len, err);
@@ -69,7 +69,9 @@ static sl_status push_replace(sli_token_stream *s, size_t k, const char *text, s
 }
 
 static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    const char *at = c == 0 ? NULL : strchr(digits, c);
+    return at == NULL ? -1 : (int)(at - digits) % 16;
 }
 
 /* "<0x41>" is the byte 0x41 ("<0x+1>", too: the reference reads the number so). */
@@ -222,7 +224,7 @@ static sl_status flush_strip_whole(sli_token_stream *s, size_t k, sl_error *err)
     return SL_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static sl_status new_step(sli_decoder *d, sli_decode_step step, sli_decode_step **out) {
     if (!sli_grow(&d->steps, d->n, &d->cap, sizeof *d->steps))
@@ -236,8 +238,9 @@ static int is_whole(const sli_decoder *d) { return d->n > 0 && d->steps[d->n - 1
 
 /* Steps that look at single tokens cannot follow one that joins them. */
 static sl_status need_pieces(const sli_decoder *d, const char *where, sl_error *err) {
-    return is_whole(d) ? sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this step after Fuse or ByteLevel is not supported", where)
-                       : SL_OK;
+    return is_whole(d)
+               ? sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this step after Fuse or ByteLevel is not supported", where)
+               : SL_OK;
 }
 
 static sl_status read_fuse(void *target, const json_t *o, const char *where, sl_error *err) {
@@ -264,12 +267,12 @@ static sl_status read_replace(void *target, const json_t *o, const char *where, 
     sli_decode_step *step;
     SL_TRY(need_pieces(target, where, err));
     SL_TRY(new_step(target, (sli_decode_step){.push = push_replace}, &step));
-    SL_TRY(sli_json_pattern(o, where, &step->pattern, err));
+    SL_TRY(sli_tokenizer_json_pattern(o, where, &step->pattern, err));
     const char *text;
     size_t len;
-    sl_status status = sli_json_string(o, "content", where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, "content", where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "content", err);
+        return sli_tokenizer_json_missing(where, "content", err);
     return status < 0 ? status : sli_text_add(&step->content, text, len);
 }
 
@@ -281,10 +284,10 @@ static sl_status read_strip(void *target, const json_t *o, const char *where, sl
                                       .flush = whole ? flush_strip_whole : NULL,
                                       .whole = whole},
                     &step));
-    SL_TRY(sli_json_char(o, "content", where, step->mark, &step->mark_len, err));
+    SL_TRY(sli_tokenizer_json_char(o, "content", where, step->mark, &step->mark_len, err));
     long long start = 0, stop = 0;
-    SL_TRY(sli_json_integer(o, "start", where, 0, INT32_MAX, &start, err));
-    SL_TRY(sli_json_integer(o, "stop", where, 0, INT32_MAX, &stop, err));
+    SL_TRY(sli_tokenizer_json_integer(o, "start", where, 0, INT32_MAX, &start, err));
+    SL_TRY(sli_tokenizer_json_integer(o, "stop", where, 0, INT32_MAX, &stop, err));
     step->start = (size_t)start;
     step->stop = (size_t)stop;
     return SL_OK;
@@ -294,26 +297,27 @@ static sl_status read_metaspace(void *target, const json_t *o, const char *where
     sli_decode_step *step;
     SL_TRY(need_pieces(target, where, err));
     SL_TRY(new_step(target, (sli_decode_step){.push = push_metaspace}, &step));
-    SL_TRY(sli_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
+    SL_TRY(sli_tokenizer_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
     const char *scheme = "always";
     size_t len;
     int prefix = 1;
-    SL_TRY(sli_json_string(o, "prepend_scheme", where, &scheme, &len, err));
-    SL_TRY(sli_json_bool(o, "add_prefix_space", where, &prefix, err));
+    SL_TRY(sli_tokenizer_json_string(o, "prepend_scheme", where, &scheme, &len, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "add_prefix_space", where, &prefix, err));
     step->keep_first = !prefix || strcmp(scheme, "never") == 0;
     return SL_OK;
 }
 
 static const sli_component known[] = {
-    {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback}, {"Replace", read_replace},
-    {"Fuse", read_fuse},            {"Strip", read_strip},                {"Metaspace", read_metaspace},
+    {"ByteLevel", read_byte_level}, {"ByteFallback", read_byte_fallback},
+    {"Replace", read_replace},      {"Fuse", read_fuse},
+    {"Strip", read_strip},          {"Metaspace", read_metaspace},
 };
 
 sl_status sli_decoder_read(sli_decoder *d, const json_t *value, sl_error *err) {
     sli_decode_step *step;
     if (value == NULL || json_is_null(value)) /* without a decoder the tokens are put side by side */
         return new_step(d, (sli_decode_step){.push = push_join}, &step);
-    return sli_json_components(value, "decoders", known, sizeof known / sizeof *known, d, "decoder", err);
+    return sli_tokenizer_json_components(value, "decoders", known, sizeof known / sizeof *known, d, "decoder", err);
 }
 
 void sli_decoder_free(sli_decoder *d) {
@@ -325,7 +329,7 @@ void sli_decoder_free(sli_decoder *d) {
     *d = (sli_decoder){0};
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------- */
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
 
 sl_status sli_token_stream_open(const sli_tokenizer *tok, unsigned flags, sli_token_stream **out, sl_error *err) {
     sli_token_stream *s = sli_alloc(SLI_TAG_MISC, sizeof *s);

@@ -30,8 +30,8 @@ static void free_state(state *s) {
 }
 
 /* Normalises one stretch and cuts it at the tokens that are looked for afterwards. */
-static sl_status normalise_part(const sli_tokenizer *tok, int skip_special, const char *text, const sli_part *p, state *to,
-                                sl_error *err) {
+static sl_status normalise_part(const sli_tokenizer *tok, int skip_special, const char *text, const sli_part *p,
+                                state *to, sl_error *err) {
     sli_text stretch = {0};
     int stripped = 0;
     size_t at = to->text.len;
@@ -63,8 +63,8 @@ static sl_status tokenize(const sli_tokenizer *tok, const state *s, sli_ids *ids
     sl_status status = SL_OK;
     for (size_t i = 0; i < s->parts.n && status == SL_OK; i++) {
         const sli_part *p = &s->parts.data[i];
-        status = p->id >= 0 ? sli_ids_add(ids, p->id)
-                            : sli_bpe_word(&tok->bpe, s->text.data + p->at, p->len, &work, ids);
+        status =
+            p->id >= 0 ? sli_ids_add(ids, p->id) : sli_bpe_word(&tok->bpe, s->text.data + p->at, p->len, &work, ids);
     }
     sli_bpe_work_free(&work);
     return status;

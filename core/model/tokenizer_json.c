@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-sl_status sli_json_missing(const char *where, const char *key, sl_error *err) {
+sl_status sli_tokenizer_json_missing(const char *where, const char *key, sl_error *err) {
     return sl_fail(err, SL_E_DATA, "%s.%s is missing", where, key);
 }
 
@@ -12,7 +12,7 @@ static sl_status wrong(const char *where, const char *key, const char *expected,
     return sl_fail(err, SL_E_DATA, "%s.%s: expected %s", where, key, expected);
 }
 
-sl_status sli_json_string(const json_t *object, const char *key, const char *where, const char **out, size_t *len,
+sl_status sli_tokenizer_json_string(const json_t *object, const char *key, const char *where, const char **out, size_t *len,
                           sl_error *err) {
     const json_t *v = json_object_get(object, key);
     if (v == NULL || json_is_null(v))
@@ -24,7 +24,7 @@ sl_status sli_json_string(const json_t *object, const char *key, const char *whe
     return SL_OK;
 }
 
-sl_status sli_json_bool(const json_t *object, const char *key, const char *where, int *out, sl_error *err) {
+sl_status sli_tokenizer_json_bool(const json_t *object, const char *key, const char *where, int *out, sl_error *err) {
     const json_t *v = json_object_get(object, key);
     if (v == NULL || json_is_null(v))
         return SL_SKIPPED;
@@ -34,7 +34,7 @@ sl_status sli_json_bool(const json_t *object, const char *key, const char *where
     return SL_OK;
 }
 
-sl_status sli_json_integer(const json_t *object, const char *key, const char *where, long long low, long long high,
+sl_status sli_tokenizer_json_integer(const json_t *object, const char *key, const char *where, long long low, long long high,
                            long long *out, sl_error *err) {
     const json_t *v = json_object_get(object, key);
     if (v == NULL || json_is_null(v))
@@ -45,17 +45,17 @@ sl_status sli_json_integer(const json_t *object, const char *key, const char *wh
     return SL_OK;
 }
 
-sl_status sli_json_pattern(const json_t *object, const char *where, sli_pattern *out, sl_error *err) {
+sl_status sli_tokenizer_json_pattern(const json_t *object, const char *where, sli_pattern *out, sl_error *err) {
     const json_t *v = json_object_get(object, "pattern");
     if (v == NULL)
-        return sli_json_missing(where, "pattern", err);
+        return sli_tokenizer_json_missing(where, "pattern", err);
     const char *text;
     size_t len;
     char inner[SLI_WHERE_BYTES];
     snprintf(inner, sizeof inner, "%s.pattern", where);
-    sl_status status = sli_json_string(v, "String", inner, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(v, "String", inner, &text, &len, err);
     if (status == SL_SKIPPED) {
-        status = sli_json_string(v, "Regex", inner, &text, &len, err);
+        status = sli_tokenizer_json_string(v, "Regex", inner, &text, &len, err);
         if (status == SL_OK)
             status = sli_pattern_regex(text, len, out, err);
     } else if (status == SL_OK) {
@@ -66,13 +66,14 @@ sl_status sli_json_pattern(const json_t *object, const char *where, sli_pattern 
     return status < 0 && status != SL_E_NO_MEMORY ? sl_fail_within(err, status, "%s", inner) : status;
 }
 
-sl_status sli_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len, sl_error *err) {
+sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const char *where, char out[8], size_t *len,
+                        sl_error *err) {
     const char *text;
     size_t n;
     uint32_t c;
-    sl_status status = sli_json_string(object, key, where, &text, &n, err);
+    sl_status status = sli_tokenizer_json_string(object, key, where, &text, &n, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, key, err);
+        return sli_tokenizer_json_missing(where, key, err);
     SL_TRY(status);
     if (n == 0 || sli_utf8_next(text, n, &c) != n)
         return wrong(where, key, "one character", err);
@@ -87,10 +88,10 @@ static sl_status walk(const json_t *value, const char *list_key, const sli_compo
         return sl_fail(err, SL_E_DATA, "%s: expected an object or null", where);
     const char *type = NULL;
     size_t len = 0;
-    sl_status found = sli_json_string(value, "type", where, &type, &len, err);
+    sl_status found = sli_tokenizer_json_string(value, "type", where, &type, &len, err);
     SL_TRY(found);
     if (found == SL_SKIPPED)
-        return sli_json_missing(where, "type", err);
+        return sli_tokenizer_json_missing(where, "type", err);
     if (strcmp(type, "Sequence") != 0) {
         for (size_t i = 0; i < n; i++)
             if (strcmp(table[i].type, type) == 0)
@@ -110,7 +111,7 @@ static sl_status walk(const json_t *value, const char *list_key, const sli_compo
     return SL_OK;
 }
 
-sl_status sli_json_components(const json_t *value, const char *list_key, const sli_component *table, size_t n,
+sl_status sli_tokenizer_json_components(const json_t *value, const char *list_key, const sli_component *table, size_t n,
                               void *target, const char *where, sl_error *err) {
     if (value == NULL || json_is_null(value))
         return SL_OK;

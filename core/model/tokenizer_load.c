@@ -11,7 +11,7 @@
 /* Ids may have holes, but a file cannot make us reserve more than a little over what it holds. */
 enum { HOLES_ALLOWED = 1 << 20 };
 
-/* ---- vocabulary and merges ----------------------------------------------------------------------------------------- */
+/* ---- vocabulary and merges -------------------------------------------------------------------------------------- */
 
 static sl_status check_id(const json_t *value, const char *where, size_t entries, int32_t *out, sl_error *err) {
     long long limit = (long long)entries * 4 + HOLES_ALLOWED;
@@ -134,7 +134,7 @@ static sl_status refuse_unknown(const json_t *model, sl_error *err) {
     for (size_t i = 0; i < 2; i++) {
         const char *text = "";
         size_t len = 0;
-        SL_TRY(sli_json_string(model, affixes[i], "model", &text, &len, err));
+        SL_TRY(sli_tokenizer_json_string(model, affixes[i], "model", &text, &len, err));
         if (len > 0)
             return sl_fail(err, SL_E_UNIMPLEMENTED, "model.%s '%.60s' is not supported", affixes[i], text);
     }
@@ -149,13 +149,13 @@ static sl_status read_model(sli_bpe *bpe, const json_t *model, const json_t *add
         return sl_fail(err, SL_E_DATA, "'model' is missing or not an object");
     const char *type = "BPE", *unk = NULL;
     size_t len;
-    SL_TRY(sli_json_string(model, "type", "model", &type, &len, err));
+    SL_TRY(sli_tokenizer_json_string(model, "type", "model", &type, &len, err));
     if (strcmp(type, "BPE") != 0)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "model.type '%.60s' is not supported, only BPE", type);
     SL_TRY(refuse_unknown(model, err));
-    SL_TRY(sli_json_bool(model, "fuse_unk", "model", &bpe->fuse_unk, err));
-    SL_TRY(sli_json_bool(model, "byte_fallback", "model", &bpe->byte_fallback, err));
-    SL_TRY(sli_json_bool(model, "ignore_merges", "model", &bpe->ignore_merges, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "fuse_unk", "model", &bpe->fuse_unk, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "byte_fallback", "model", &bpe->byte_fallback, err));
+    SL_TRY(sli_tokenizer_json_bool(model, "ignore_merges", "model", &bpe->ignore_merges, err));
     json_t *vocab = json_object_get(model, "vocab");
     const json_t *merges = json_object_get(model, "merges");
     if (!json_is_object(vocab))
@@ -167,32 +167,33 @@ static sl_status read_model(sli_bpe *bpe, const json_t *model, const json_t *add
     SL_TRY(read_vocab(&bpe->vocab, vocab, added, err));
     SL_TRY(read_merges(bpe, merges, err));
     bpe->unk = -1;
-    sl_status status = sli_json_string(model, "unk_token", "model", &unk, &len, err);
+    sl_status status = sli_tokenizer_json_string(model, "unk_token", "model", &unk, &len, err);
     SL_TRY(status);
-    if (status == SL_OK && ((bpe->unk = sli_vocab_find(&bpe->vocab, unk, len)) < 0 || !bpe->vocab.pieces[bpe->unk].in_model))
+    if (status == SL_OK &&
+        ((bpe->unk = sli_vocab_find(&bpe->vocab, unk, len)) < 0 || !bpe->vocab.pieces[bpe->unk].in_model))
         return sl_fail(err, SL_E_DATA, "model.unk_token '%.60s' is not in the vocabulary", unk);
     sli_bpe_index_chars(bpe);
     return SL_OK;
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------------------------- */
+/* ---- added tokens ----------------------------------------------------------------------------------------------- */
 
 static sl_status read_flags(const json_t *o, const char *where, sli_added_token *t, sl_error *err) {
     int single_word = 0, lstrip = 0, rstrip = 0, special = 0, normalized = 0;
-    SL_TRY(sli_json_bool(o, "single_word", where, &single_word, err));
-    SL_TRY(sli_json_bool(o, "lstrip", where, &lstrip, err));
-    SL_TRY(sli_json_bool(o, "rstrip", where, &rstrip, err));
-    SL_TRY(sli_json_bool(o, "special", where, &special, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "single_word", where, &single_word, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "lstrip", where, &lstrip, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "rstrip", where, &rstrip, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "special", where, &special, err));
     normalized = !special;
-    SL_TRY(sli_json_bool(o, "normalized", where, &normalized, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "normalized", where, &normalized, err));
     t->single_word = (uint8_t)single_word, t->lstrip = (uint8_t)lstrip, t->rstrip = (uint8_t)rstrip;
     t->special = (uint8_t)special, t->normalized = (uint8_t)normalized;
     return SL_OK;
 }
 
 /* Puts an added token into the vocabulary, where it may already stand with the same id. */
-static sl_status enter(sli_vocab *v, const char *text, size_t len, const char *where, const sli_added_token *t, int32_t index,
-                       sl_error *err) {
+static sl_status enter(sli_vocab *v, const char *text, size_t len, const char *where, const sli_added_token *t,
+                       int32_t index, sl_error *err) {
     int32_t have = sli_vocab_find(v, text, len);
     if (have >= 0 && v->pieces[have].added >= 0)
         return sl_fail(err, SL_E_DATA, "%s: '%.60s' stands twice in added_tokens", where, text);
@@ -213,9 +214,9 @@ static sl_status read_added_token(sli_tokenizer *tok, const json_t *o, size_t i,
     snprintf(where, sizeof where, "added_tokens[%zu]", i);
     const char *text = NULL;
     size_t len = 0;
-    sl_status status = sli_json_string(o, "content", where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, "content", where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "content", err);
+        return sli_tokenizer_json_missing(where, "content", err);
     SL_TRY(status);
     if (len == 0)
         return sl_fail(err, SL_E_DATA, "%s.content is empty", where);
@@ -247,16 +248,16 @@ static sl_status read_added(sli_tokenizer *tok, const json_t *added, sl_error *e
     return sli_added_sort(&tok->added);
 }
 
-/* ---- post-processor ------------------------------------------------------------------------------------------------ */
+/* ---- post-processor --------------------------------------------------------------------------------------------- */
 
 /* The ids of one special token of the template, appended to `out`. */
 static sl_status template_ids(const sli_tokenizer *tok, const json_t *special, const json_t *piece, const char *where,
                               sli_ids *out, sl_error *err) {
     const char *name = NULL;
     size_t len;
-    sl_status status = sli_json_string(piece, "id", where, &name, &len, err);
+    sl_status status = sli_tokenizer_json_string(piece, "id", where, &name, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "id", err);
+        return sli_tokenizer_json_missing(where, "id", err);
     SL_TRY(status);
     const json_t *ids = json_object_get(json_object_get(special, name), "ids");
     if (!json_is_array(ids))
@@ -264,7 +265,8 @@ static sl_status template_ids(const sli_tokenizer *tok, const json_t *special, c
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= tok->bpe.vocab.size)
-            return sl_fail(err, SL_E_DATA, "%s: special token '%.60s' has an id that is not in the vocabulary", where, name);
+            return sl_fail(err, SL_E_DATA, "%s: special token '%.60s' has an id that is not in the vocabulary", where,
+                           name);
         SL_TRY(sli_ids_add(out, (int32_t)json_integer_value(id)));
     }
     return SL_OK;
@@ -290,8 +292,9 @@ static sl_status read_template(void *target, const json_t *o, const char *where,
             status = sl_fail(err, SL_E_DATA, "%s: expected SpecialToken or Sequence", inner);
     }
     if (status == SL_OK && texts != 1)
-        status = sl_fail(err, SL_E_UNIMPLEMENTED, "%s.single: the text stands in it %d times, supported is once", where, texts);
-    for (size_t i = 0; i < tok->before.n && status == SL_OK; i++) /* an earlier processor's tokens stand further inside */
+        status = sl_fail(err, SL_E_UNIMPLEMENTED, "%s.single: the text stands in it %d times, supported is once", where,
+                         texts);
+    for (size_t i = 0; i < tok->before.n && status == SL_OK; i++) /* an earlier processor's stand further in */
         status = sli_ids_add(&before, tok->before.data[i]);
     sli_ids old = tok->before;
     tok->before = before;
@@ -306,7 +309,7 @@ static sl_status read_nothing(void *target, const json_t *o, const char *where, 
 
 static const sli_component processors[] = {{"TemplateProcessing", read_template}, {"ByteLevel", read_nothing}};
 
-/* ---- the files ----------------------------------------------------------------------------------------------------- */
+/* ---- the files -------------------------------------------------------------------------------------------------- */
 
 static sl_status parse(const char *text, size_t len, json_t **out, sl_error *err) {
     json_error_t e;
@@ -326,13 +329,14 @@ static sl_status read_tokenizer(sli_tokenizer *tok, const json_t *root, sl_error
     SL_TRY(sli_normalizer_read(&tok->normalizer, json_object_get(root, "normalizer"), err));
     SL_TRY(read_added(tok, added, err));
     SL_TRY(sli_pretokenizer_read(&tok->pretokenizer, json_object_get(root, "pre_tokenizer"), err));
-    SL_TRY(sli_json_components(json_object_get(root, "post_processor"), "processors", processors,
+    SL_TRY(sli_tokenizer_json_components(json_object_get(root, "post_processor"), "processors", processors,
                                sizeof processors / sizeof *processors, tok, "post_processor", err));
     return sli_decoder_read(&tok->decoder, json_object_get(root, "decoder"), err);
 }
 
 /* A special token of tokenizer_config.json: "text" or {"content": "text"}. */
-static sl_status config_token(const sli_tokenizer *tok, const json_t *config, const char *key, int32_t *id, sl_error *err) {
+static sl_status config_token(const sli_tokenizer *tok, const json_t *config, const char *key, int32_t *id,
+                              sl_error *err) {
     const json_t *value = json_object_get(config, key);
     if (json_is_object(value))
         value = json_object_get(value, "content");
@@ -438,7 +442,8 @@ static sl_status locate(const char *path, files *f) {
     size_t n = strlen(path);
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
         SL_TRY(sli_text_add(&f->directory, path, n));
-        SL_TRY(sli_text_add(&f->directory, n > 0 && path[n - 1] == '/' ? "" : "/", n > 0 && path[n - 1] == '/' ? 0 : 1));
+        if (path[n - 1] != '/') /* not empty: it is a directory */
+            SL_TRY(sli_text_add(&f->directory, "/", 1));
         SL_TRY(sli_text_add(&f->path, f->directory.data, f->directory.len));
         SL_TRY(sli_text_add(&f->path, "tokenizer.json", sizeof "tokenizer.json"));
     } else {

@@ -14,7 +14,8 @@ struct sli_normal_step {
     sli_pattern pattern; /* Replace */
 };
 
-static sl_status run_unicode(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped, sl_error *err) {
+static sl_status run_unicode(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped,
+                             sl_error *err) {
     (void)stripped;
     utf8proc_option_t options = (utf8proc_option_t)step->options;
     if (in->len > SIZE_MAX / 64)
@@ -55,7 +56,8 @@ static sl_status run_lowercase(const sli_normal_step *step, const sli_text *in, 
     return SL_OK;
 }
 
-static sl_status run_strip(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped, sl_error *err) {
+static sl_status run_strip(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped,
+                           sl_error *err) {
     (void)err;
     size_t start = 0, end = 0, used;
     int seen = 0;
@@ -81,17 +83,24 @@ static sl_status run_strip(const sli_normal_step *step, const sli_text *in, sli_
     return sli_text_add(out, in->data + start, end - start);
 }
 
-static sl_status run_prepend(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped, sl_error *err) {
+static sl_status run_prepend(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped,
+                             sl_error *err) {
     (void)stripped, (void)err;
     if (in->len > 0)
         SL_TRY(sli_text_add(out, step->content.data, step->content.len));
     return sli_text_add(out, in->data, in->len);
 }
 
-static sl_status run_replace(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped, sl_error *err) {
-    (void)stripped;
+static sl_status run_replace(const sli_normal_step *step, const sli_text *in, sli_text *out, int *stripped,
+                             sl_error *err) {
     sli_spans spans = {0};
     sl_status status = sli_pattern_cut(&step->pattern, in->data, in->len, &spans, err);
+    if (status == SL_OK && spans.n > 0 && spans.data[0].match) {
+        /* The replacement counts as standing where the last replaced character stood. */
+        uint32_t c;
+        size_t taken = spans.data[0].end, one = taken == 0 ? 0 : sli_utf8_next(in->data, taken, &c);
+        *stripped |= step->content.len > 0 ? taken > one : taken > 0;
+    }
     for (size_t i = 0; status == SL_OK && i < spans.n; i++) {
         const sli_span *s = &spans.data[i];
         status = s->match ? sli_text_add(out, step->content.data, step->content.len)
@@ -101,7 +110,7 @@ static sl_status run_replace(const sli_normal_step *step, const sli_text *in, sl
     return status;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static sl_status new_step(sli_normalizer *z, sli_normal_step **out) {
     if (!sli_grow(&z->steps, z->n, &z->cap, sizeof *z->steps))
@@ -142,16 +151,17 @@ static sl_status read_strip(void *target, const json_t *o, const char *where, sl
     SL_TRY(new_step(target, &step));
     step->run = run_strip;
     step->left = step->right = 1;
-    SL_TRY(sli_json_bool(o, "strip_left", where, &step->left, err));
-    return sli_json_bool(o, "strip_right", where, &step->right, err);
+    SL_TRY(sli_tokenizer_json_bool(o, "strip_left", where, &step->left, err));
+    return sli_tokenizer_json_bool(o, "strip_right", where, &step->right, err);
 }
 
-static sl_status read_content(sli_normal_step *step, const json_t *o, const char *key, const char *where, sl_error *err) {
+static sl_status read_content(sli_normal_step *step, const json_t *o, const char *key, const char *where,
+                              sl_error *err) {
     const char *text;
     size_t len;
-    sl_status status = sli_json_string(o, key, where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, key, where, &text, &len, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, key, err);
+        return sli_tokenizer_json_missing(where, key, err);
     return status < 0 ? status : sli_text_add(&step->content, text, len);
 }
 
@@ -166,18 +176,23 @@ static sl_status read_replace(void *target, const json_t *o, const char *where, 
     sli_normal_step *step;
     SL_TRY(new_step(target, &step));
     step->run = run_replace;
-    SL_TRY(sli_json_pattern(o, where, &step->pattern, err));
+    SL_TRY(sli_tokenizer_json_pattern(o, where, &step->pattern, err));
     return read_content(step, o, "content", where, err);
 }
 
 static const sli_component known[] = {
-    {"NFC", read_nfc},     {"NFD", read_nfd},         {"NFKC", read_nfkc},
-    {"NFKD", read_nfkd},   {"Lowercase", read_lowercase}, {"Strip", read_strip},
-    {"Prepend", read_prepend}, {"Replace", read_replace},
+    {"NFC", read_nfc},
+    {"NFD", read_nfd},
+    {"NFKC", read_nfkc},
+    {"NFKD", read_nfkd},
+    {"Lowercase", read_lowercase},
+    {"Strip", read_strip},
+    {"Prepend", read_prepend},
+    {"Replace", read_replace},
 };
 
 sl_status sli_normalizer_read(sli_normalizer *z, const json_t *value, sl_error *err) {
-    return sli_json_components(value, "normalizers", known, sizeof known / sizeof *known, z, "normalizer", err);
+    return sli_tokenizer_json_components(value, "normalizers", known, sizeof known / sizeof *known, z, "normalizer", err);
 }
 
 sl_status sli_normalizer_run(const sli_normalizer *z, sli_text *text, int *stripped, sl_error *err) {

@@ -6,7 +6,7 @@
 #include "tokenizer_json.h"
 #include "tokenizer_regex.h"
 
-/* ---- tokenizer_vocab.c: tokens by id and by spelling, merges by pair ---------------------------------------------- */
+/* ---- tokenizer_vocab.c: tokens by id and by spelling, merges by pair -------------------------------------------- */
 
 typedef struct sli_piece {
     size_t at; /* in vocab.text; each spelling has a NUL behind it */
@@ -46,7 +46,7 @@ void sli_merges_put(sli_merges *m, int32_t left, int32_t right, uint32_t rank, i
 const sli_merge *sli_merges_get(const sli_merges *m, int32_t left, int32_t right);          /* NULL: no such merge */
 void sli_merges_free(sli_merges *m);
 
-/* ---- tokenizer_added.c: tokens that are found in the text before anything else cuts it ---------------------------- */
+/* ---- tokenizer_added.c: tokens that are found in the text before anything else cuts it -------------------------- */
 
 typedef struct sli_added_token {
     char *text; /* what is looked for, and what decoding starts from: the normalised spelling of a normalized token */
@@ -81,7 +81,7 @@ sl_status sli_added_cut(const sli_added *a, int normalized, int skip_special, co
                         int first, sli_parts *parts);
 void sli_added_free(sli_added *a);
 
-/* ---- tokenizer_normalize.c ---------------------------------------------------------------------------------------- */
+/* ---- tokenizer_normalize.c -------------------------------------------------------------------------------------- */
 
 typedef struct sli_normal_step sli_normal_step;
 typedef struct sli_normalizer {
@@ -90,11 +90,11 @@ typedef struct sli_normalizer {
 } sli_normalizer;
 
 sl_status sli_normalizer_read(sli_normalizer *z, const json_t *value, sl_error *err);
-/* Normalises text in place (buffers may be swapped). *stripped: characters were taken away at its beginning. */
+/* Normalises text in place. *stripped: what now stands first does not come from the first character. */
 sl_status sli_normalizer_run(const sli_normalizer *z, sli_text *text, int *stripped, sl_error *err);
 void sli_normalizer_free(sli_normalizer *z);
 
-/* ---- tokenizer_pretokenize.c -------------------------------------------------------------------------------------- */
+/* ---- tokenizer_pretokenize.c ------------------------------------------------------------------------------------ */
 
 typedef struct sli_cut_step sli_cut_step;
 typedef struct sli_pretokenizer {
@@ -107,7 +107,7 @@ sl_status sli_pretokenizer_read(sli_pretokenizer *p, const json_t *value, sl_err
 sl_status sli_pretokenizer_run(const sli_pretokenizer *p, sli_text *text, sli_parts *parts, sl_error *err);
 void sli_pretokenizer_free(sli_pretokenizer *p);
 
-/* ---- tokenizer_bpe.c: words to tokens ----------------------------------------------------------------------------- */
+/* ---- tokenizer_bpe.c: words to tokens --------------------------------------------------------------------------- */
 
 typedef struct sli_bpe {
     sli_vocab vocab;
@@ -130,7 +130,7 @@ void sli_bpe_index_chars(sli_bpe *bpe); /* fills byte_id and char_id from the mo
 sl_status sli_bpe_word(const sli_bpe *bpe, const char *word, size_t len, sli_bpe_work *work, sli_ids *out);
 void sli_bpe_work_free(sli_bpe_work *work);
 
-/* ---- tokenizer_decode.c ------------------------------------------------------------------------------------------- */
+/* ---- tokenizer_decode.c ----------------------------------------------------------------------------------------- */
 
 typedef struct sli_decode_step sli_decode_step;
 typedef struct sli_decoder {
@@ -141,7 +141,7 @@ typedef struct sli_decoder {
 sl_status sli_decoder_read(sli_decoder *d, const json_t *value, sl_error *err);
 void sli_decoder_free(sli_decoder *d);
 
-/* ---- the whole ---------------------------------------------------------------------------------------------------- */
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
 
 struct sli_tokenizer {
     char *name; /* for messages */

@@ -1,5 +1,5 @@
-/* Pre-tokenizers: cutting text into words. Each is a list of three kinds of step: cut at a pattern, put the bytes into the
- * byte alphabet, put a mark in place of spaces. */
+/* Pre-tokenizers: cutting text into words. Each is a list of three kinds of step: cut at a pattern, put the bytes into
+ * the byte alphabet, put a mark in place of spaces. */
 #include "tokenizer_parts.h"
 
 #include "base/ledger.h"
@@ -25,7 +25,7 @@ struct sli_cut_step {
     int spaces; /* spaces become the mark */
 };
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 /* Joins neighbouring spans as the behaviour says; `span.match` then means "leave out". Returns how many are left. */
 static size_t join_spans(sli_span *s, size_t n, behaviour b) {
@@ -131,7 +131,7 @@ static sl_status run_bytes(const sli_cut_step *step, const sli_text *in, const s
     return SL_OK;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static sl_status new_step(sli_pretokenizer *p, sli_cut_step **out) {
     if (!sli_grow(&p->steps, p->n, &p->cap, sizeof *p->steps))
@@ -144,7 +144,7 @@ static sl_status new_step(sli_pretokenizer *p, sli_cut_step **out) {
 static sl_status read_behaviour(const json_t *o, const char *where, behaviour *out, sl_error *err) {
     const char *text = NULL;
     size_t len;
-    sl_status status = sli_json_string(o, "behavior", where, &text, &len, err);
+    sl_status status = sli_tokenizer_json_string(o, "behavior", where, &text, &len, err);
     if (status != SL_OK)
         return status;
     for (int i = 0; i < BEHAVIOURS; i++)
@@ -158,19 +158,19 @@ static sl_status read_behaviour(const json_t *o, const char *where, behaviour *o
 static sl_status read_split(void *target, const json_t *o, const char *where, sl_error *err) {
     sli_cut_step *step;
     SL_TRY(new_step(target, &step));
-    SL_TRY(sli_json_bool(o, "invert", where, &step->invert, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "invert", where, &step->invert, err));
     sl_status status = read_behaviour(o, where, &step->behaviour, err);
     if (status == SL_SKIPPED)
-        return sli_json_missing(where, "behavior", err);
-    return status < 0 ? status : sli_json_pattern(o, where, &step->pattern, err);
+        return sli_tokenizer_json_missing(where, "behavior", err);
+    return status < 0 ? status : sli_tokenizer_json_pattern(o, where, &step->pattern, err);
 }
 
 static const char gpt2_words[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 static sl_status read_byte_level(void *target, const json_t *o, const char *where, sl_error *err) {
     int prefix = 1, use_regex = 1;
-    SL_TRY(sli_json_bool(o, "add_prefix_space", where, &prefix, err));
-    SL_TRY(sli_json_bool(o, "use_regex", where, &use_regex, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "add_prefix_space", where, &prefix, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "use_regex", where, &use_regex, err));
     sli_cut_step *step;
     if (prefix) {
         SL_TRY(new_step(target, &step));
@@ -193,8 +193,8 @@ static sl_status read_scheme(const json_t *o, const char *where, prepend *out, s
     const char *text = "always";
     size_t len;
     int prefix = 1;
-    SL_TRY(sli_json_string(o, "prepend_scheme", where, &text, &len, err));
-    SL_TRY(sli_json_bool(o, "add_prefix_space", where, &prefix, err)); /* of files from before there were schemes */
+    SL_TRY(sli_tokenizer_json_string(o, "prepend_scheme", where, &text, &len, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "add_prefix_space", where, &prefix, err)); /* of files from before there were schemes */
     if (!prefix)
         text = "never";
     for (int i = 0; i < 3; i++)
@@ -207,12 +207,12 @@ static sl_status read_scheme(const json_t *o, const char *where, prepend *out, s
 
 static sl_status read_metaspace(void *target, const json_t *o, const char *where, sl_error *err) {
     int split = 1;
-    SL_TRY(sli_json_bool(o, "split", where, &split, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "split", where, &split, err));
     sli_cut_step *step;
     SL_TRY(new_step(target, &step));
     step->run = run_mark;
     step->spaces = 1;
-    SL_TRY(sli_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
+    SL_TRY(sli_tokenizer_json_char(o, "replacement", where, step->mark, &step->mark_len, err));
     SL_TRY(read_scheme(o, where, &step->prepend, err));
     if (!split)
         return SL_OK;
@@ -234,7 +234,7 @@ static sl_status read_class(void *target, int (*is_member)(uint32_t), behaviour 
 
 static sl_status read_digits(void *target, const json_t *o, const char *where, sl_error *err) {
     int individual = 0;
-    SL_TRY(sli_json_bool(o, "individual_digits", where, &individual, err));
+    SL_TRY(sli_tokenizer_json_bool(o, "individual_digits", where, &individual, err));
     return read_class(target, sli_is_numeric, individual ? ISOLATED : CONTIGUOUS);
 }
 
@@ -256,14 +256,14 @@ static sl_status read_whitespace(void *target, const json_t *o, const char *wher
 }
 
 static const sli_component known[] = {
-    {"ByteLevel", read_byte_level},     {"Split", read_split},
-    {"Metaspace", read_metaspace},      {"Digits", read_digits},
-    {"Punctuation", read_punctuation},  {"WhitespaceSplit", read_whitespace_split},
+    {"ByteLevel", read_byte_level},    {"Split", read_split},
+    {"Metaspace", read_metaspace},     {"Digits", read_digits},
+    {"Punctuation", read_punctuation}, {"WhitespaceSplit", read_whitespace_split},
     {"Whitespace", read_whitespace},
 };
 
 sl_status sli_pretokenizer_read(sli_pretokenizer *p, const json_t *value, sl_error *err) {
-    return sli_json_components(value, "pretokenizers", known, sizeof known / sizeof *known, p, "pre_tokenizer", err);
+    return sli_tokenizer_json_components(value, "pretokenizers", known, sizeof known / sizeof *known, p, "pre_tokenizer", err);
 }
 
 sl_status sli_pretokenizer_run(const sli_pretokenizer *p, sli_text *text, sli_parts *parts, sl_error *err) {

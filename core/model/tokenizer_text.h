@@ -1,4 +1,4 @@
-/* Text as the tokenizer needs it: growing buffers, UTF-8, character classes, and the byte alphabet of byte-level BPE. */
+/* Text as the tokenizer needs it: growing buffers, UTF-8, character classes, the byte alphabet of byte-level BPE. */
 #ifndef SLUICE_CORE_TOKENIZER_TEXT_H
 #define SLUICE_CORE_TOKENIZER_TEXT_H
 

@@ -1,6 +1,7 @@
 /* Folders and candidates; see discover.h. */
 #include "discover.h"
 
+#include <stdarg.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -13,6 +14,7 @@
 
 #include "base/ledger.h"
 #include "plugin/build_info.h"
+#include "config/scope.h"
 #include "package.h"
 #include "roles.h"
 

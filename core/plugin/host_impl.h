@@ -30,6 +30,7 @@ typedef struct sli_block {
     struct sli_block *next;
     void *p, *base;
     int64_t bytes;
+    uint32_t tag; /* SL_MEM_* */
 } sli_block;
 
 typedef struct sli_host {
@@ -61,6 +62,7 @@ struct sl_lane_impl {
 };
 
 struct sli_host_context {
+    int64_t kv_bytes; /* of SL_MEM_KV, given out now */
     sli_host_options options;
     pthread_mutex_t lock; /* sl.mem/1 */
     sli_service services[SLI_MAX_SERVICES];

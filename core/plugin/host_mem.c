@@ -49,6 +49,9 @@ static const sli_tag ledger_tag[] = {[SL_MEM_PLUGIN] = SLI_TAG_PLUGIN, [SL_MEM_K
 
 static void *take(sli_host *host, int64_t bytes, int64_t align, uint32_t tag) {
     int64_t guard = guard_bytes(host), slack = align > LEDGER_ALIGN ? align - LEDGER_ALIGN : 0;
+    int64_t limit = host->context->options.kv_limit;
+    if (tag == SL_MEM_KV && limit > 0 && bytes > limit - host->context->kv_bytes)
+        return NULL;
     if (bytes > INT64_MAX - guard - slack || (host->n_blocks >= host->n_buckets && !widen(host)))
         return NULL;
     sli_block *b = sli_alloc(SLI_TAG_MISC, sizeof *b);
@@ -60,7 +63,8 @@ static void *take(sli_host *host, int64_t bytes, int64_t align, uint32_t tag) {
     }
     unsigned char *p = base + (align > LEDGER_ALIGN ? -(uintptr_t)base & (uintptr_t)(align - 1) : 0);
     memset(p + bytes, GUARD, (size_t)guard);
-    *b = (sli_block){host->buckets[bucket_of(host, p)], p, base, bytes};
+    *b = (sli_block){host->buckets[bucket_of(host, p)], p, base, bytes, tag};
+    host->context->kv_bytes += tag == SL_MEM_KV ? bytes : 0;
     host->buckets[bucket_of(host, p)] = b;
     host->n_blocks++;
     host->bytes += bytes;
@@ -101,6 +105,7 @@ static void give_back(sli_host *host, sli_block **link) {
     *link = b->next;
     host->n_blocks--;
     host->bytes -= b->bytes;
+    host->context->kv_bytes -= b->tag == SL_MEM_KV ? b->bytes : 0;
     check_guard(host, b);
     sli_free(b->base);
     sli_free(b);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/ledger.h"
+#include "config/scope.h"
 #include "package.h"
 #include "roles.h"
 

@@ -1,5 +1,7 @@
 /* Negotiation with a package; see package.h. */
+#include "config/scope.h"
 #include "package.h"
+
 
 #include <string.h>
 
@@ -7,11 +9,6 @@
 #include "sl_error.h"
 
 enum { MAX_PLUGINS = 64, MAX_ID = 64, MAX_PARAMS = 256 };
-
-int sli_is_plugin_id(const char *text) {
-    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    return n > 0 && n <= MAX_ID && text[n] == '\0';
-}
 
 static sl_status check_version(const sl_package *p, const char *path, sl_error *err) {
     if (p->abi_major != SL_ABI_MAJOR)

@@ -12,7 +12,4 @@
  * the right version, SL_E_DATA. */
 sl_status sli_package_check(const sl_package *package, const char *path, sl_error *err);
 
-/* [a-z0-9_]+, at most 64 characters. */
-int sli_is_plugin_id(const char *text);
-
 #endif

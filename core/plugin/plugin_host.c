@@ -1,6 +1,7 @@
 /* The host's base, and its small services: threads, cpu, metrics, log. See plugin_host.h. */
 #include "host_impl.h"
 
+#include <stdarg.h>
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -23,6 +23,7 @@ typedef struct sli_host_options {
     sli_pool *pool;      /* borrowed, must outlive the context */
     uint32_t isa;        /* set of SL_ISA_*: what engine.isa lets be used */
     int validate;        /* 1: checking host */
+    int64_t kv_limit;    /* most bytes of SL_MEM_KV that all plugins together get; 0: no limit */
     uint32_t min_level;  /* lines below it are dropped */
     sli_log_fn log;      /* NULL: stderr, as "sluice: warning: quest: text" */
     void *log_user;

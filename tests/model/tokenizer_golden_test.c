@@ -69,8 +69,8 @@ static void check_decode(const char *what, size_t k, const sli_tokenizer *tok, c
     free(list);
 }
 
-static void check_encode(const char *what, size_t k, const sli_tokenizer *tok, const char *text, size_t len, unsigned flags,
-                         const json_t *expected) {
+static void check_encode(const char *what, size_t k, const sli_tokenizer *tok, const char *text, size_t len,
+                         unsigned flags, const json_t *expected) {
     SL_ERROR(err);
     sli_ids ids = {0};
     if (sli_tokenizer_encode(tok, text, len, flags, &ids, &err) != SL_OK)
@@ -150,8 +150,9 @@ static void check_golden(const char *tokenizer, const char *folder) {
 }
 
 #define PIPELINES(X)                                                                                                   \
-    X(gpt2) X(gpt2_prefix) X(llama3) X(qwen2) X(deepseek) X(llama2) X(mistral) X(metaspace_first)                      \
-    X(metaspace_always) X(metaspace_never) X(no_fallback)
+    X(gpt2)                                                                                                            \
+    X(gpt2_prefix) X(llama3) X(qwen2) X(deepseek) X(llama2) X(mistral) X(metaspace_first) X(metaspace_always)          \
+        X(metaspace_never) X(no_fallback)
 
 #define DEFINE(name)                                                                                                   \
     static void name(void **state) {                                                                                   \

@@ -1,4 +1,4 @@
-/* ops.h - "sl.ops/1" on the CPU: launchers that split the kernels' work over the pool. */
+/* cpu_ops.h - "sl.ops/1" on the CPU: launchers that split the kernels' work over the pool. */
 #ifndef SLUICE_CORE_CPU_OPS_H
 #define SLUICE_CORE_CPU_OPS_H
 

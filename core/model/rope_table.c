@@ -1,14 +1,14 @@
 /* See rope.h. Each expression rounds to fp32 where the reference's tensors do; torch computes `scalar / tensor` as
  * reciprocal(tensor) * scalar, which is two roundings. */
-#include "rope.h"
+#include "rope_table.h"
 
 #include <assert.h>
 #include <math.h>
 
 static const double PI = 3.14159265358979323846;
 
-/* theta^(2i/dim), correctly rounded but for rare ties. The vector pow of torch on a CPU is off by one last bit in about one
- * frequency of a hundred (theta 1e6, dim 128: one of 64); everything after it is bit-identical. */
+/* theta^(2i/dim), correctly rounded but for rare ties. The vector pow of torch on a CPU is off by one last bit in about
+ * one frequency of a hundred (theta 1e6, dim 128: one of 64); everything after it is bit-identical. */
 static float base_power(const sli_rope *r, int32_t i) {
     float exponent = (float)(2 * i) / (float)r->dim;
     return (float)pow((double)(float)r->theta, (double)exponent);
@@ -69,7 +69,8 @@ void sli_rope_frequencies(sli_rope *r) {
         scale[r->scaling](r);
 }
 
-void sli_rope_fill(const sli_model_desc *desc, int32_t table, int64_t begin, int64_t n, float *cos_out, float *sin_out) {
+void sli_rope_fill(const sli_model_desc *desc, int32_t table, int64_t begin, int64_t n, float *cos_out,
+                   float *sin_out) {
     assert(table >= 0 && table < desc->n_rope && begin >= 0 && n >= 0);
     const sli_rope *r = &desc->rope[table];
     int32_t half = r->dim / 2;

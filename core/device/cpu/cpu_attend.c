@@ -1,6 +1,6 @@
 /* The attend operation: turns views, masks, trees and row sets into ordered key lists for the kernel, and splits the work
  * over workers by KV head and tiles of rows. */
-#include "ops.h"
+#include "cpu_ops.h"
 
 #include "sl_tensor.h"
 

@@ -1,10 +1,10 @@
 /* Rotary position embedding: frequencies with their scaling, and tables of cos and sin.
  *
- * Frequencies are f_i = theta^(-2i/dim), i = 0..dim/2-1, changed by the scaling (linear, llama3, yarn), in the order and
- * the fp32 roundings of transformers' modeling_rope_utils.py: at position 100000 one last bit of a frequency turns the
- * angle by several thousandths, so "nearly the same formula" would be a different model. */
-#ifndef SLUICE_CORE_ROPE_H
-#define SLUICE_CORE_ROPE_H
+ * Frequencies are f_i = theta^(-2i/dim), i = 0..dim/2-1, changed by the scaling (linear, llama3, yarn), in the order
+ * and the fp32 roundings of transformers' modeling_rope_utils.py: at position 100000 one last bit of a frequency turns
+ * the angle by several thousandths, so "nearly the same formula" would be a different model. */
+#ifndef SLUICE_CORE_ROPE_TABLE_H
+#define SLUICE_CORE_ROPE_TABLE_H
 
 #include "model/model_desc.h"
 

@@ -1,5 +1,5 @@
-/* See ops.h. Small calls run on the caller: a barrier costs more than they do. */
-#include "ops.h"
+/* See cpu_ops.h. Small calls run on the caller: a barrier costs more than they do. */
+#include "cpu_ops.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -10,6 +10,7 @@
 
 enum {
     INLINE_ELEMENTS = 1 << 14, /* elementwise work below this is not split */
+    INLINE_PRODUCTS = 1 << 16, /* nor are matrix products of fewer multiplications */
     MAX_ROPE_HALF = 256        /* rotating heads of up to 512 dimensions */
 };
 
@@ -58,6 +59,14 @@ static void gemm_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     slk_gemm_run(j->kernels, &j->p, begin, end);
 }
 
+/* Outputs do not depend on how they are split over workers, so small products need not be. */
+static void multiply(sli_ops_context *ctx, gemm_job *job) {
+    if (job->p.T * job->p.N * job->p.K < INLINE_PRODUCTS)
+        gemm_range(job, 0, job->p.N, 0);
+    else
+        sli_pool_parallel_for(ctx->pool, job->p.N, 16, gemm_range, job);
+}
+
 static const float *data_or_null(const sl_tensor *t) { return t != NULL ? t->data : NULL; }
 
 static int is_rows(const sl_tensor *t) { return t->ndim == 2 && t->dtype == SL_F32 && t->stride[1] == 1; }
@@ -89,7 +98,7 @@ static sl_status op_gemm(const sl_host *host, const sl_op_gemm *a) {
         job.p.ldx = job.p.K;
         job.p.x_dtype = SL_BF16;
     }
-    sli_pool_parallel_for(ctx->pool, job.p.N, 16, gemm_range, &job);
+    multiply(ctx, &job);
     return SL_OK;
 }
 
@@ -147,7 +156,7 @@ static sl_status op_qgemm(const sl_host *host, const sl_op_qgemm *a) {
     job.p.w = a->blob;
     job.p.w_dtype = SLK_W_PACKED;
     job.p.q = format_of(a->format);
-    sli_pool_parallel_for(ctx->pool, job.p.N, 16, gemm_range, &job);
+    multiply(ctx, &job);
     return SL_OK;
 }
 
@@ -254,7 +263,7 @@ static sl_status op_topk(const sl_host *host, const sl_op_topk *a) {
 }
 
 static sl_status op_lse_merge(const sl_host *host, const sl_op_lse_merge *a) {
-    sli_ops_context_of(host)->kernels->lse_merge(a->o.data, a->lse, a->o2->data, a->lse2, a->o.shape[0] * a->o.shape[1], a->o.shape[2]);
+    sli_ops_context_of(host)->kernels->lse_merge(a->o->data, a->lse, a->o2->data, a->lse2, a->o->shape[0] * a->o->shape[1], a->o->shape[2]);
     return SL_OK;
 }
 

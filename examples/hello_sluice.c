@@ -1,6 +1,6 @@
-/* generate - the smallest program on libsluice: opens an INI, continues a prompt, prints text as it comes.
+/* hello_sluice - the smallest program on libsluice: opens an INI, continues a prompt, prints text as it comes.
  *
- *     generate CONFIG.ini "Once upon a time"                                                                              */
+ *     hello_sluice CONFIG.ini "Once upon a time" */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     sluice_error err = {0};
     sluice_engine *engine = NULL;
     if (argc != 3) {
-        fprintf(stderr, "usage: generate CONFIG.ini PROMPT\n");
+        fprintf(stderr, "usage: hello_sluice CONFIG.ini PROMPT\n");
         return 2;
     }
     sluice_options options = {.config = argv[1]};
@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
     if (status >= 0)
         status = run(engine, argv[2], &err);
     if (status < 0)
-        fprintf(stderr, "generate: %s\n", err.text);
+        fprintf(stderr, "hello_sluice: %s\n", err.text);
     sluice_close(engine);
     return status < 0;
 }
