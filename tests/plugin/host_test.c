@@ -23,8 +23,13 @@ static void keep_line(void *user, uint32_t level, const char *who, const char *t
 static void begin(fixture *f, int validate) {
     memset(f, 0, sizeof *f);
     assert_int_equal(sli_pool_create(3, &f->pool, NULL), SL_OK);
-    sli_host_options options = {.pool = f->pool, .isa = SL_ISA_AVX2, .validate = validate, .log = keep_line, .log_user = f,
-                                .min_level = SL_LOG_INFO, .engine = f};
+    sli_host_options options = {.pool = f->pool,
+                                .isa = SL_ISA_AVX2,
+                                .validate = validate,
+                                .log = keep_line,
+                                .log_user = f,
+                                .min_level = SL_LOG_INFO,
+                                .engine = f};
     assert_int_equal(sli_host_context_create(&options, &f->context, NULL), SL_OK);
     assert_int_equal(sli_host_create(f->context, "sample", &f->lines, &f->host, NULL), SL_OK);
 }
@@ -286,8 +291,15 @@ static void products_go_through_the_operations(void **state) {
     begin(&f, 0);
     const sl_exec *exec = sl_host_service(f.host, SL_EXEC_ID, SL_SIZE(sl_exec));
     const sl_lane *lane = exec->lane(f.host, SL_DEVICE_CPU, 0);
-    sl_gemm_desc desc = {.struct_size = SL_SIZE(sl_gemm_desc), .n = 2, .k = 3, .max_rows = 2, .x_dtype = SL_F32,
-                         .w_dtype = SL_F32, .y_dtype = SL_F32, .compute = SL_F32, .epilogue = SL_EPILOGUE_BIAS};
+    sl_gemm_desc desc = {.struct_size = SL_SIZE(sl_gemm_desc),
+                         .n = 2,
+                         .k = 3,
+                         .max_rows = 2,
+                         .x_dtype = SL_F32,
+                         .w_dtype = SL_F32,
+                         .y_dtype = SL_F32,
+                         .compute = SL_F32,
+                         .epilogue = SL_EPILOGUE_BIAS};
     sl_gemm_impl *gemm = NULL;
     SL_ERROR(err);
     assert_int_equal(exec->gemm_create(f.host, lane, &desc, &gemm, &err), SL_E_UNIMPLEMENTED);
@@ -297,7 +309,8 @@ static void products_go_through_the_operations(void **state) {
     assert_int_equal(exec->gemm_create(f.host, lane, &desc, &gemm, &err), SL_OK);
     const float x[] = {1, 2, 3, 9, 4, 5, 6, 9}, w[] = {1, 0, 0, 0, 1, 1}, bias[] = {10, 20};
     float y[4];
-    sl_gemm_run run = {.struct_size = SL_SIZE(sl_gemm_run), .x = x, .w = w, .y = y, .bias = bias, .rows = 2, .ldx = 4, .ldy = 2};
+    sl_gemm_run run = {
+        .struct_size = SL_SIZE(sl_gemm_run), .x = x, .w = w, .y = y, .bias = bias, .rows = 2, .ldx = 4, .ldy = 2};
     assert_int_equal(exec->gemm(lane, gemm, &run), SL_OK);
     assert_true(y[0] == 11 && y[1] == 25 && y[2] == 14 && y[3] == 31);
     run.rows = 3;

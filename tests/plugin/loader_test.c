@@ -16,7 +16,7 @@ static char *package(const char *name) {
     return path;
 }
 
-/* ---- negotiation --------------------------------------------------------------------------------------------------------- */
+/* ---- negotiation ------------------------------------------------------------------------------------------------- */
 
 typedef struct wrong {
     const char *file;
@@ -51,8 +51,8 @@ static void refuses_each_wrong_package_with_its_own_message(void **state) {
         const sli_package *out = NULL;
         SL_ERROR(err);
         sl_status s = sli_package_open(package(wrongs[i].file), 0, &out, &err);
-        if (s != wrongs[i].code || strstr(err_text_, wrongs[i].says) == NULL || strstr(err_text_, wrongs[i].also) == NULL ||
-            strstr(err_text_, wrongs[i].file) == NULL || out != NULL)
+        if (s != wrongs[i].code || strstr(err_text_, wrongs[i].says) == NULL ||
+            strstr(err_text_, wrongs[i].also) == NULL || strstr(err_text_, wrongs[i].file) == NULL || out != NULL)
             fail_msg("%s: status %d, message: %s", wrongs[i].file, s, err_text_);
         assert_int_equal(err.code, s);
     }
@@ -92,7 +92,7 @@ static void missing_and_odd_files(void **state) {
     assert_non_null(strstr(err_text_, "not a regular file"));
 }
 
-/* ---- roles and ids --------------------------------------------------------------------------------------------------------- */
+/* ---- roles and ids ----------------------------------------------------------------------------------------------- */
 
 static void id_and_role_must_fit(void **state) {
     (void)state;
@@ -108,7 +108,7 @@ static void id_and_role_must_fit(void **state) {
     assert_non_null(strstr(err_text_, "neither the id"));
 }
 
-/* ---- discovery --------------------------------------------------------------------------------------------------------------- */
+/* ---- discovery --------------------------------------------------------------------------------------------------- */
 
 typedef struct tree {
     char root[64];
@@ -159,8 +159,10 @@ static void not_found_lists_every_place(void **state) {
     sl_error err = {SL_SIZE(sl_error), SL_OK, sizeof text, text};
     setenv("SLUICE_PLUGIN_PATH", "/nonexistent/one:/nonexistent/two", 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "no_such", &plugin, &err), SL_E_NOT_FOUND);
-    static const char *const places[] = {"ini/attention_no_such.so: No such file", "ini/attention/no_such/attention_no_such.so",
-                                         "/nonexistent/one/attention_no_such.so", "/nonexistent/two/attention_no_such.so",
+    static const char *const places[] = {"ini/attention_no_such.so: No such file",
+                                         "ini/attention/no_such/attention_no_such.so",
+                                         "/nonexistent/one/attention_no_such.so",
+                                         "/nonexistent/two/attention_no_such.so",
                                          "base/plugins/attention/no_such/attention_no_such.so",
                                          "sluice/plugins-0/attention_no_such.so"};
     const char *at = text;
