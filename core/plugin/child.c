@@ -1,5 +1,5 @@
-/* Describing a package in a child process; see describe.h. The child writes one JSON object to a pipe: {"plugins": [...]}
- * or {"error": "...", "code": n}. */
+/* Describing a package in a child process; see describe.h. The child writes one JSON object to a pipe: {"plugins":
+ * [...]} or {"error": "...", "code": n}. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,7 +18,7 @@
 
 enum { MAX_ANSWER = 16 << 20 };
 
-/* ---- the child ------------------------------------------------------------------------------------------------------- */
+/* ---- the child --------------------------------------------------------------------------------------------------- */
 
 /* Crashes must end the child by their signal, quietly: no handler of a sanitizer or a debugger, no core file. */
 static void prepare_child(int timeout_ms) {
@@ -62,7 +62,7 @@ static _Noreturn void child(const char *path, int timeout_ms, int fd) {
     _exit(text != NULL && write_all(fd, text, strlen(text)) ? 0 : 120);
 }
 
-/* ---- the parent ------------------------------------------------------------------------------------------------------ */
+/* ---- the parent -------------------------------------------------------------------------------------------------- */
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -107,7 +107,8 @@ static int reap(pid_t pid, int kill_it) {
     int status = 0;
     if (kill_it)
         kill(pid, SIGKILL);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
     return status;
 }
 
@@ -166,7 +167,7 @@ sl_status sli_plugins_describe_child(const char *path, int timeout_ms, json_t **
     return s;
 }
 
-/* ---- who provides what --------------------------------------------------------------------------------------------------- */
+/* ---- who provides what ------------------------------------------------------------------------------------------- */
 
 typedef struct wanted {
     sli_provider_search *answer;
@@ -185,7 +186,8 @@ static int look_at(void *user, const char *path, const char *family, const char 
         for (size_t k = 0; k < json_array_size(provides) && !w->found; k++)
             w->found = strcmp(json_string_value(json_array_get(provides, k)), w->capability) == 0;
         if (w->found)
-            snprintf(w->answer->name, sizeof w->answer->name, "%s (%s)", json_string_value(json_object_get(plugin, "id")), path);
+            snprintf(w->answer->name, sizeof w->answer->name, "%s (%s)",
+                     json_string_value(json_object_get(plugin, "id")), path);
     }
     json_decref(plugins);
     return w->found;

@@ -7,7 +7,8 @@
 #include "base/ledger.h"
 #include "roles.h"
 
-static const char *const param_types[] = {NULL, "int", "float", "bool", "enum", "string", "path", "int_list", "float_list"};
+static const char *const param_types[] = {NULL,     "int",  "float",    "bool",      "enum",
+                                          "string", "path", "int_list", "float_list"};
 
 /* A package's text may hold anything; what is not UTF-8 is shown with its odd bytes replaced. */
 static json_t *text(const char *s) {

@@ -1,7 +1,6 @@
 /* Folders and candidates; see discover.h. */
 #include "discover.h"
 
-#include <stdarg.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -13,12 +12,12 @@
 #include <unistd.h>
 
 #include "base/ledger.h"
-#include "plugin/build_info.h"
 #include "config/scope.h"
 #include "package.h"
+#include "plugin/build_info.h"
 #include "roles.h"
 
-/* ---- what was decided, for whoever wonders -------------------------------------------------------------------------- */
+/* ---- what was decided, for whoever wonders ----------------------------------------------------------------------- */
 
 static int wants_debug(void) {
     const char *list = secure_getenv("SLUICE_DEBUG");
@@ -46,7 +45,7 @@ int sli_is_privileged(const sli_search *search) {
     return (search != NULL && search->privileged) || getauxval(AT_SECURE) != 0;
 }
 
-/* ---- folders --------------------------------------------------------------------------------------------------------- */
+/* ---- folders ----------------------------------------------------------------------------------------------------- */
 
 void sli_dirs_free(sli_dirs *dirs) {
     for (int i = 0; i < dirs->n; i++)
@@ -125,7 +124,7 @@ sl_status sli_dirs_make(const sli_search *search, sli_dirs *out, sl_error *err) 
     return SL_OK;
 }
 
-/* ---- candidates ------------------------------------------------------------------------------------------------------ */
+/* ---- candidates -------------------------------------------------------------------------------------------------- */
 
 int sli_file_suggests(const char *path, const char **family, char *id, size_t cap) {
     const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;

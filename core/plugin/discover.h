@@ -1,5 +1,5 @@
-/* Where packages are looked for. Order: the INI's [plugins] path, SLUICE_PLUGIN_PATH, `plugins/` beside the executable (a
- * build tree that was never installed), the install directory. In each folder a package is either
+/* Where packages are looked for. Order: the INI's [plugins] path, SLUICE_PLUGIN_PATH, `plugins/` beside the executable
+ * (a build tree that was never installed), the install directory. In each folder a package is either
  * <folder>/<family>_<id>.so or <folder>/<family>/<id>/<family>_<id>.so. Nothing is opened here.
  *
  * SLUICE_DEBUG=plugins prints every decision of this room to stderr. */
@@ -13,8 +13,8 @@
 typedef struct sli_search {
     const char *const *dirs; /* [n_dirs] of [plugins] path, resolved */
     int n_dirs;
-    const char *base_dir;    /* packages may lie in <base_dir>/plugins; NULL: the folder of the executable */
-    int privileged;          /* 1: act as with AT_SECURE: no environment, no file that others may replace. Servers set it */
+    const char *base_dir; /* packages may lie in <base_dir>/plugins; NULL: the folder of the executable */
+    int privileged; /* 1: act as with AT_SECURE: no environment, no file that others may replace. Servers set it */
 } sli_search;
 
 /* Folders in the order of the search, as texts "<folder>" with the reason of each. */
@@ -34,8 +34,8 @@ int sli_is_privileged(const sli_search *search);
  * written to `id`, at most cap bytes. */
 int sli_file_suggests(const char *path, const char **family, char *id, size_t cap);
 
-/* Called for every candidate, in search order and by name within a folder; 0 goes on. shadowed: an earlier folder holds a
- * file of the same name, which wins. */
+/* Called for every candidate, in search order and by name within a folder; 0 goes on. shadowed: an earlier folder holds
+ * a file of the same name, which wins. */
 typedef int (*sli_candidate_fn)(void *user, const char *path, const char *family, const char *id, int shadowed);
 sl_status sli_plugins_scan(const sli_search *search, sli_candidate_fn fn, void *user, sl_error *err);
 

@@ -1,5 +1,5 @@
-/* sl.exec/1 on the CPU lane. Work is done when the call returns, so events have always passed. Device code is refused with
- * a reason. Matrix products go through "sl.ops/1", which the engine provides. */
+/* sl.exec/1 on the CPU lane. Work is done when the call returns, so events have always passed. Device code is refused
+ * with a reason. Matrix products go through "sl.ops/1", which the engine provides. */
 #include "host_impl.h"
 
 #include <assert.h>
@@ -31,7 +31,7 @@ static const sl_lane *lane(const sl_host *host, uint32_t device, int32_t number)
     return &sli_host_of(host)->context->lanes[number];
 }
 
-/* ---- device code ------------------------------------------------------------------------------------------------------- */
+/* ---- device code ------------------------------------------------------------------------------------------------- */
 
 static sl_status image_load(const sl_host *host, const sl_lane *on, const sl_image *image, sl_image_impl **out,
                             sl_error *err) {
@@ -57,7 +57,7 @@ static sl_status tensor_map(const sl_host *host, const sl_lane *on, const sl_ten
     return sl_fail(err, SL_E_UNIMPLEMENTED, "tensor maps: this lane is a CPU");
 }
 
-/* ---- copies, events ------------------------------------------------------------------------------------------------------ */
+/* ---- copies, events ---------------------------------------------------------------------------------------------- */
 
 static sl_status copy(const sl_lane *on, void *dst, const void *src, int64_t bytes) {
     (void)on;
@@ -98,7 +98,7 @@ static sl_status sync(const sl_lane *on, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- matrix products ------------------------------------------------------------------------------------------------------- */
+/* ---- matrix products --------------------------------------------------------------------------------------------- */
 
 static sl_status gemm_create(const sl_host *host, const sl_lane *on, const sl_gemm_desc *desc, sl_gemm_impl **out,
                              sl_error *err) {
@@ -113,7 +113,8 @@ static sl_status gemm_create(const sl_host *host, const sl_lane *on, const sl_ge
         return sl_fail(err, SL_E_UNIMPLEMENTED, "gemm on a CPU: w is %s, expected F32, F16 or BF16",
                        sl_dtype_name(desc->w_dtype));
     if (desc->epilogue & ~(uint32_t)(SL_EPILOGUE_BIAS | SL_EPILOGUE_RESIDUAL))
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "gemm on a CPU: epilogue 0x%x, expected bias or residual", desc->epilogue);
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "gemm on a CPU: epilogue 0x%x, expected bias or residual",
+                       desc->epilogue);
     if (desc->n <= 0 || desc->k <= 0 || desc->max_rows <= 0)
         return sl_fail(err, SL_E_INVALID, "gemm: n %lld, k %lld, rows %lld, expected positive numbers",
                        (long long)desc->n, (long long)desc->k, (long long)desc->max_rows);
@@ -149,21 +150,40 @@ static sl_status gemm_run(const sl_lane *on, sl_gemm_impl *gemm, const sl_gemm_r
         return SL_E_INVALID;
     if (run->rows == 0)
         return SL_OK;
-    sl_tensor x = matrix(run->x, SL_F32, run->rows, d->k, run->ldx), y = matrix(run->y, SL_F32, run->rows, d->n, run->ldy);
+    sl_tensor x = matrix(run->x, SL_F32, run->rows, d->k, run->ldx),
+              y = matrix(run->y, SL_F32, run->rows, d->n, run->ldy);
     sl_tensor w = matrix(run->w, d->w_dtype, d->n, d->k, d->k);
-    sl_tensor residual = matrix(run->residual, SL_F32, run->rows, d->n, run->ldy), bias = matrix(run->bias, SL_F32, 1, d->n, d->n);
+    sl_tensor residual = matrix(run->residual, SL_F32, run->rows, d->n, run->ldy),
+              bias = matrix(run->bias, SL_F32, 1, d->n, d->n);
     bias.ndim = 1;
     bias.shape[0] = d->n;
     bias.stride[0] = 1;
-    sl_op_gemm args = {.struct_size = SL_SIZE(sl_op_gemm), .lane = on, .x = &x, .w = &w, .y = &y,
-                       .bias = with_bias ? &bias : NULL, .residual = with_residual ? &residual : NULL,
+    sl_op_gemm args = {.struct_size = SL_SIZE(sl_op_gemm),
+                       .lane = on,
+                       .x = &x,
+                       .w = &w,
+                       .y = &y,
+                       .bias = with_bias ? &bias : NULL,
+                       .residual = with_residual ? &residual : NULL,
                        .compute = d->compute};
     return gemm->ops->gemm(gemm->host, &args);
 }
 
 const sl_exec sli_exec_service = {
-    .struct_size = SL_SIZE(sl_exec), .lane = lane, .image_load = image_load, .function = function, .launch = launch,
-    .copy = copy, .fill = fill, .event_create = event_create, .event_destroy = event_destroy, .record = record,
-    .wait = record, .sync = sync, .gemm_create = gemm_create, .gemm_destroy = gemm_destroy, .gemm = gemm_run,
+    .struct_size = SL_SIZE(sl_exec),
+    .lane = lane,
+    .image_load = image_load,
+    .function = function,
+    .launch = launch,
+    .copy = copy,
+    .fill = fill,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .record = record,
+    .wait = record,
+    .sync = sync,
+    .gemm_create = gemm_create,
+    .gemm_destroy = gemm_destroy,
+    .gemm = gemm_run,
     .tensor_map = tensor_map,
 };

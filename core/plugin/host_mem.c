@@ -1,5 +1,5 @@
-/* sl.mem/1: lasting memory, counted by the ledger under the plugin's tag, remembered block by block. A checking host puts
- * guard bytes behind each block and looks at them when it is released. */
+/* sl.mem/1: lasting memory, counted by the ledger under the plugin's tag, remembered block by block. A checking host
+ * puts guard bytes behind each block and looks at them when it is released. */
 #include "host_impl.h"
 
 #include <string.h>
@@ -8,7 +8,7 @@ enum { GUARD_BYTES = 64, GUARD = 0xA5, MAX_ALIGN = 4096, LEDGER_ALIGN = 64 };
 
 static int64_t guard_bytes(const sli_host *host) { return host->context->options.validate ? GUARD_BYTES : 0; }
 
-/* ---- the table of blocks: a hash table by address ------------------------------------------------------------------------ */
+/* ---- the table of blocks: a hash table by address ---------------------------------------------------------------- */
 
 static int64_t bucket_of(const sli_host *host, const void *p) {
     uint64_t h = ((uint64_t)(uintptr_t)p >> 6) * 0x9e3779b97f4a7c15ull;
@@ -42,10 +42,12 @@ static sli_block **find(sli_host *host, const void *p) {
     return *link != NULL ? link : NULL;
 }
 
-/* ---- the service ----------------------------------------------------------------------------------------------------------- */
+/* ---- the service ------------------------------------------------------------------------------------------------- */
 
-static const sli_tag ledger_tag[] = {[SL_MEM_PLUGIN] = SLI_TAG_PLUGIN, [SL_MEM_KV] = SLI_TAG_KV,
-                                     [SL_MEM_WEIGHTS] = SLI_TAG_WEIGHTS, [SL_MEM_SCRATCH] = SLI_TAG_SCRATCH};
+static const sli_tag ledger_tag[] = {[SL_MEM_PLUGIN] = SLI_TAG_PLUGIN,
+                                     [SL_MEM_KV] = SLI_TAG_KV,
+                                     [SL_MEM_WEIGHTS] = SLI_TAG_WEIGHTS,
+                                     [SL_MEM_SCRATCH] = SLI_TAG_SCRATCH};
 
 static void *take(sli_host *host, int64_t bytes, int64_t align, uint32_t tag) {
     int64_t guard = guard_bytes(host), slack = align > LEDGER_ALIGN ? align - LEDGER_ALIGN : 0;

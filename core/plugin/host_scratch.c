@@ -1,5 +1,5 @@
-/* sl.scratch/1: one shared block and one block a worker, grown by reserve to the largest need, the same for all plugins of
- * a context: nothing in it survives a call. */
+/* sl.scratch/1: one shared block and one block a worker, grown by reserve to the largest need, the same for all plugins
+ * of a context: nothing in it survives a call. */
 #include "host_impl.h"
 
 #include <string.h>
@@ -45,7 +45,8 @@ static void *get(const sl_host *pub, uint32_t device) {
     sli_host_context *c = sli_host_of(pub)->context;
     if (device == SL_DEVICE_CUDA)
         return NULL;
-    if (c->options.validate && c->scratch_owner != sli_host_of(pub)) { /* another plugin's turn: nothing is left for it */
+    if (c->options.validate &&
+        c->scratch_owner != sli_host_of(pub)) { /* another plugin's turn: nothing is left for it */
         c->scratch_owner = sli_host_of(pub);
         sli_scratch_poison(c);
     }

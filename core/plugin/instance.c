@@ -25,10 +25,10 @@ static void clear(sl_error *err) {
         err->text[0] = '\0';
 }
 
-static sl_status call_create(sli_instance *i, const sl_model_info *model, const sl_params *params, const sl_scope *scope,
-                             sl_error *err) {
-    const sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = i->host, .model = model,
-                                 .params = params, .scope = scope};
+static sl_status call_create(sli_instance *i, const sl_model_info *model, const sl_params *params,
+                             const sl_scope *scope, sl_error *err) {
+    const sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = i->host, .model = model, .params = params, .scope = scope};
     clear(err);
     sli_host_before_call(context_of(i));
     if (i->plugin->accepts != NULL) {

@@ -6,10 +6,10 @@
 
 typedef struct sli_instance {
     const sl_plugin *plugin;
-    sl_instance *self;  /* the plugin's object: first argument of its functions */
-    const void *table;  /* interface of the role it was created for (sli_roles): sl_attention, sl_kv_store ... */
+    sl_instance *self; /* the plugin's object: first argument of its functions */
+    const void *table; /* interface of the role it was created for (sli_roles): sl_attention, sl_kv_store ... */
     sl_host *host;
-    const char *role;   /* static */
+    const char *role; /* static */
     int active;
     int64_t idle_bytes; /* held before activate */
 } sli_instance;

@@ -15,7 +15,7 @@
 #include "package.h"
 #include "roles.h"
 
-/* ---- the packages of this process ------------------------------------------------------------------------------------ */
+/* ---- the packages of this process -------------------------------------------------------------------------------- */
 
 static pthread_mutex_t packages_lock = PTHREAD_MUTEX_INITIALIZER;
 static sli_package *packages;
@@ -71,8 +71,9 @@ static sl_status no_entry(void *library, const char *path, sl_error *err) {
         char symbol[32];
         snprintf(symbol, sizeof symbol, "sl_package_%d", major);
         if (dlsym(library, symbol) != NULL)
-            return sl_fail(err, SL_E_VERSION, "%s: the package speaks ABI %d (exports %s), this host speaks ABI %u (%s)",
-                           path, major, symbol, SL_ABI_MAJOR, SL_PACKAGE_SYMBOL);
+            return sl_fail(err, SL_E_VERSION,
+                           "%s: the package speaks ABI %d (exports %s), this host speaks ABI %u (%s)", path, major,
+                           symbol, SL_ABI_MAJOR, SL_PACKAGE_SYMBOL);
     }
     return sl_fail(err, SL_E_VERSION, "%s: not a sluice package: it does not export %s", path, SL_PACKAGE_SYMBOL);
 }
@@ -137,7 +138,7 @@ sl_status sli_package_open(const char *path, int privileged, const sli_package *
     return s;
 }
 
-/* ---- choosing a plugin of a package ---------------------------------------------------------------------------------- */
+/* ---- choosing a plugin of a package ------------------------------------------------------------------------------ */
 
 static void list_plugins(const sl_package *package, char *out, size_t cap) {
     size_t used = 0;
@@ -172,17 +173,19 @@ static sl_status choose(const sli_package *package, const char *role, const char
         return sl_fail(err, SL_E_INVALID, "%s: no plugin for the role %s; the package contains %s", package->path, role,
                        there);
     if (id == NULL && with_role > 1)
-        return sl_fail(err, SL_E_INVALID, "%s: several plugins have the role %s: %s; name the file after the one you mean",
-                       package->path, role, there);
+        return sl_fail(err, SL_E_INVALID,
+                       "%s: several plugins have the role %s: %s; name the file after the one you mean", package->path,
+                       role, there);
     out->plugin = found;
     out->package = package;
     sli_plugins_debug("%s: plugin %s %s for the role %s", package->path, found->id, found->version, role);
     return SL_OK;
 }
 
-/* ---- by path, by id -------------------------------------------------------------------------------------------------- */
+/* ---- by path, by id ---------------------------------------------------------------------------------------------- */
 
-static sl_status open_path(const sli_search *search, const char *role, const char *path, sli_plugin *out, sl_error *err) {
+static sl_status open_path(const sli_search *search, const char *role, const char *path, sli_plugin *out,
+                           sl_error *err) {
     const sli_package *package;
     char id[128];
     const char *family;
@@ -245,7 +248,8 @@ static sl_status try_family(const sli_search *search, const sli_dirs *dirs, cons
     return s;
 }
 
-static sl_status open_id(const sli_search *search, const sli_role *role, const char *id, sli_plugin *out, sl_error *err) {
+static sl_status open_id(const sli_search *search, const sli_role *role, const char *id, sli_plugin *out,
+                         sl_error *err) {
     sli_dirs dirs;
     SL_TRY(sli_dirs_make(search, &dirs, err));
     tried list = {.used = 0};
@@ -259,7 +263,8 @@ static sl_status open_id(const sli_search *search, const sli_role *role, const c
     return s;
 }
 
-sl_status sli_plugin_open(const sli_search *search, const char *role, const char *name, sli_plugin *out, sl_error *err) {
+sl_status sli_plugin_open(const sli_search *search, const char *role, const char *name, sli_plugin *out,
+                          sl_error *err) {
     const sli_role *r = sli_role_find(role);
     if (r == NULL)
         return sl_fail(err, SL_E_INVALID, "'%s' is not a role of a plugin", role);
@@ -268,7 +273,9 @@ sl_status sli_plugin_open(const sli_search *search, const char *role, const char
         return open_path(search, role, name, out, err);
     const char *id = strncmp(name, r->family, prefix) == 0 && name[prefix] == '.' ? name + prefix + 1 : name;
     if (!sli_is_plugin_id(id))
-        return sl_fail(err, SL_E_INVALID, "'%s' is neither the id of a plugin (lower case letters, digits, underscores) nor "
-                       "a path", name);
+        return sl_fail(err, SL_E_INVALID,
+                       "'%s' is neither the id of a plugin (lower case letters, digits, underscores) nor "
+                       "a path",
+                       name);
     return open_id(search, r, id, out, err);
 }

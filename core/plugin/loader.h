@@ -1,6 +1,7 @@
-/* Opening packages: by path, or by family and id along the search path. A package is opened once a process (the same file
- * by device and inode, whatever path leads to it) and never closed: threads, thread-local data and tables of it may be in
- * use until exit. [setup] unless said otherwise; the table of packages has a lock, so engines may open at the same time. */
+/* Opening packages: by path, or by family and id along the search path. A package is opened once a process (the same
+ * file by device and inode, whatever path leads to it) and never closed: threads, thread-local data and tables of it
+ * may be in use until exit. [setup] unless said otherwise; the table of packages has a lock, so engines may open at the
+ * same time. */
 #ifndef SLUICE_CORE_LOADER_H
 #define SLUICE_CORE_LOADER_H
 

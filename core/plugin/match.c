@@ -8,15 +8,15 @@
 #include "roles.h"
 #include "sl_error.h"
 
-static const char *const host_offers[] = {"sl.model/1",   "sl.mem/1",     "sl.scratch/1", "sl.threads/1", "sl.cpu/1",
-                                          "sl.exec/1",    "sl.ops/1",     "sl.artifact/1", "sl.rng/1",    "sl.metrics/1",
-                                          "sl.sample/1",  "sl.work/1",    NULL};
+static const char *const host_offers[] = {
+    "sl.model/1",    "sl.mem/1", "sl.scratch/1", "sl.threads/1", "sl.cpu/1",  "sl.exec/1", "sl.ops/1",
+    "sl.artifact/1", "sl.rng/1", "sl.metrics/1", "sl.sample/1",  "sl.work/1", NULL};
 /* Provided by at most one plugin a layer and stage. */
 static const char *const exclusive[] = {"sl.select/1", NULL};
 
 const char *const *sli_host_capabilities(void) { return host_offers; }
 
-/* ---- text that collects faults ------------------------------------------------------------------------------------------ */
+/* ---- text that collects faults ----------------------------------------------------------------------------------- */
 
 typedef struct report {
     char text[4096];
@@ -38,7 +38,7 @@ static void fault(report *r, const char *fmt, ...) {
     va_end(ap);
 }
 
-/* ---- who offers what ----------------------------------------------------------------------------------------------------- */
+/* ---- who offers what --------------------------------------------------------------------------------------------- */
 
 static int in_list(const char *const *items, const char *what) {
     for (; items != NULL && *items != NULL; items++)
@@ -62,12 +62,13 @@ int sli_match_has(const sli_pick *picks, int n, const char *const *host_caps, in
     if (in_list(host_caps != NULL ? host_caps : host_offers, capability))
         return 1;
     for (int i = 0; i < n; i++)
-        if (picks[i].model == model && (in_list(picks[i].plugin->provides, capability) || is_named(&picks[i], capability)))
+        if (picks[i].model == model &&
+            (in_list(picks[i].plugin->provides, capability) || is_named(&picks[i], capability)))
             return 1;
     return 0;
 }
 
-/* ---- layers --------------------------------------------------------------------------------------------------------------- */
+/* ---- layers ------------------------------------------------------------------------------------------------------ */
 
 static uint32_t stages_of(const sli_pick *p, int32_t layer) {
     return p->layer_stages == NULL ? SL_STAGE_ALL : layer < p->n_layers ? p->layer_stages[layer] : 0;
@@ -83,7 +84,7 @@ static int32_t shared_layer(const sli_pick *a, const sli_pick *b) {
     return -1;
 }
 
-/* ---- the checks ------------------------------------------------------------------------------------------------------------ */
+/* ---- the checks -------------------------------------------------------------------------------------------------- */
 
 static const char *device_name(uint32_t device) { return device == SL_DEVICE_CUDA ? "cuda" : "cpu"; }
 
@@ -103,8 +104,8 @@ static void check_one(const sli_pick *picks, int n, int i, const char *const *ho
         if (who != NULL)
             fault(r, "[%s] %s needs %s, which nothing here provides; %s would", p->section, p->plugin->id, *need, who);
         else
-            fault(r, "[%s] %s needs %s, which neither this host nor a chosen plugin provides", p->section, p->plugin->id,
-                  *need);
+            fault(r, "[%s] %s needs %s, which neither this host nor a chosen plugin provides", p->section,
+                  p->plugin->id, *need);
     }
 }
 
@@ -122,8 +123,8 @@ static void check_pair(const sli_pick *a, const sli_pick *b, report *r) {
         return;
     for (const char *const *id = exclusive; *id != NULL; id++)
         if (in_list(a->plugin->provides, *id) && in_list(b->plugin->provides, *id))
-            fault(r, "[%s] %s and [%s] %s both provide %s in layer %d; only one may", a->section, a->plugin->id, b->section,
-                  b->plugin->id, *id, layer);
+            fault(r, "[%s] %s and [%s] %s both provide %s in layer %d; only one may", a->section, a->plugin->id,
+                  b->section, b->plugin->id, *id, layer);
 }
 
 sl_status sli_match(const sli_pick *picks, int n, const char *const *host_caps, sli_provider_fn provider, void *user,

@@ -11,8 +11,9 @@
  * Beside them count: what the chosen plugins of the same model provide, and for each of them "<role>=<id>" and
  * "<family>=<id>", so that a plugin can ask for a certain partner ("kvcache.store=paged").
  *
- * At most one plugin a layer and stage may provide "sl.select/1": stores that select for themselves and attention plugins
- * that select both say so. Likewise at most one attention plugin, store, codec, prompt transformer and drafter. */
+ * At most one plugin a layer and stage may provide "sl.select/1": stores that select for themselves and attention
+ * plugins that select both say so. Likewise at most one attention plugin, store, codec, prompt transformer and drafter.
+ */
 #ifndef SLUICE_CORE_MATCH_H
 #define SLUICE_CORE_MATCH_H
 
@@ -21,19 +22,19 @@
 /* One chosen plugin. Everything is borrowed. */
 typedef struct sli_pick {
     const sl_plugin *plugin;
-    const char *role;              /* of which it was chosen */
-    const char *section;           /* of the INI, for messages: "kvcache.policy" */
-    const uint32_t *layer_stages;  /* [n_layers] as in sl_scope; NULL: all layers, all stages */
+    const char *role;             /* of which it was chosen */
+    const char *section;          /* of the INI, for messages: "kvcache.policy" */
+    const uint32_t *layer_stages; /* [n_layers] as in sl_scope; NULL: all layers, all stages */
     int32_t n_layers;
-    int32_t model;                 /* 0 target, 1 draft */
-    uint32_t device;               /* SL_DEVICE_* */
+    int32_t model;   /* 0 target, 1 draft */
+    uint32_t device; /* SL_DEVICE_* */
 } sli_pick;
 
 /* The list above, NULL-terminated, static. */
 const char *const *sli_host_capabilities(void);
 
-/* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages, once something is
- * known to be missing; describe.h has one that scans (sli_provider_scan). */
+/* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages, once
+ * something is known to be missing; describe.h has one that scans (sli_provider_scan). */
 typedef const char *(*sli_provider_fn)(void *user, const char *capability);
 
 /* SL_OK, or SL_E_INVALID with everything that does not fit, one line each: missing needs (who needs them, who could

@@ -1,7 +1,6 @@
 /* Negotiation with a package; see package.h. */
-#include "config/scope.h"
 #include "package.h"
-
+#include "config/scope.h"
 
 #include <string.h>
 
@@ -21,8 +20,8 @@ static sl_status check_version(const sl_package *p, const char *path, sl_error *
                        path, p->abi_major, p->abi_minor, SL_ABI_MAJOR, SL_ABI_MINOR);
     if (p->abi_tag != SL_ABI_TAG)
         return sl_fail(err, SL_E_VERSION,
-                       "%s: ABI tag is 0x%08x, expected 0x%08x (pointer width, byte order and array sizes differ)", path,
-                       p->abi_tag, SL_ABI_TAG);
+                       "%s: ABI tag is 0x%08x, expected 0x%08x (pointer width, byte order and array sizes differ)",
+                       path, p->abi_tag, SL_ABI_TAG);
     return SL_OK;
 }
 
@@ -34,18 +33,20 @@ static sl_status check_params(const sl_plugin *p, const char *path, sl_error *er
     for (int i = 0; p->params[i] != NULL; i++) {
         const sl_param_def *d = p->params[i];
         if (i == MAX_PARAMS)
-            return sl_fail(err, SL_E_DATA, "%s: plugin %s has more than %d parameters; is the list NULL-terminated?", path,
-                           p->id, MAX_PARAMS);
+            return sl_fail(err, SL_E_DATA, "%s: plugin %s has more than %d parameters; is the list NULL-terminated?",
+                           path, p->id, MAX_PARAMS);
         if (d->struct_size < SL_SIZE(sl_param_def))
-            return sl_fail(err, SL_E_VERSION, "%s: parameter %d of plugin %s has struct_size %llu, expected at least %llu",
-                           path, i, p->id, (unsigned long long)d->struct_size,
-                           (unsigned long long)SL_SIZE(sl_param_def));
+            return sl_fail(err, SL_E_VERSION,
+                           "%s: parameter %d of plugin %s has struct_size %llu, expected at least %llu", path, i, p->id,
+                           (unsigned long long)d->struct_size, (unsigned long long)SL_SIZE(sl_param_def));
         if (d->name == NULL || !sli_is_plugin_id(d->name))
-            return sl_fail(err, SL_E_DATA, "%s: parameter %d of plugin %s has the name '%s', expected lower case letters, "
-                           "digits and underscores", path, i, p->id, d->name != NULL ? d->name : "NULL");
+            return sl_fail(err, SL_E_DATA,
+                           "%s: parameter %d of plugin %s has the name '%s', expected lower case letters, "
+                           "digits and underscores",
+                           path, i, p->id, d->name != NULL ? d->name : "NULL");
         if (d->type < SL_PARAM_INT || d->type > SL_PARAM_FLOAT_LIST)
-            return sl_fail(err, SL_E_DATA, "%s: parameter %s of plugin %s has the unknown type %u", path, d->name, p->id,
-                           d->type);
+            return sl_fail(err, SL_E_DATA, "%s: parameter %s of plugin %s has the unknown type %u", path, d->name,
+                           p->id, d->type);
         if (is_empty(d->doc))
             return sl_fail(err, SL_E_DATA, "%s: parameter %s of plugin %s has no description", path, d->name, p->id);
         if (d->type == SL_PARAM_ENUM && (d->choices == NULL || d->choices[0] == NULL))
@@ -66,8 +67,8 @@ static sl_status check_roles(const sl_plugin *p, const char *path, sl_error *err
         char known[256] = "";
         for (const sli_role *k = sli_roles; k->name != NULL; k++)
             strcat(strcat(known, k == sli_roles ? "" : ", "), k->name);
-        return sl_fail(err, SL_E_VERSION, "%s: plugin %s has the unknown role '%s', expected one of %s", path, p->id, *r,
-                       known);
+        return sl_fail(err, SL_E_VERSION, "%s: plugin %s has the unknown role '%s', expected one of %s", path, p->id,
+                       *r, known);
     }
     return SL_OK;
 }
@@ -79,25 +80,27 @@ static sl_status check_plugin(const sl_plugin *p, int index, const char *path, s
         return sl_fail(err, SL_E_VERSION, "%s: sl_plugin %d has struct_size %llu, expected at least %llu", path, index,
                        (unsigned long long)p->struct_size, (unsigned long long)SL_SIZE(sl_plugin));
     if (p->id == NULL || !sli_is_plugin_id(p->id))
-        return sl_fail(err, SL_E_DATA, "%s: plugin %d has the id '%s', expected lower case letters, digits and underscores",
-                       path, index, p->id != NULL ? p->id : "NULL");
+        return sl_fail(err, SL_E_DATA,
+                       "%s: plugin %d has the id '%s', expected lower case letters, digits and underscores", path,
+                       index, p->id != NULL ? p->id : "NULL");
     SL_TRY(check_roles(p, path, err));
     const struct {
         const char *name;
         int missing;
-    } wanted[] = {{"version", is_empty(p->version)},     {"summary", is_empty(p->summary)},
-                  {"create()", p->create == NULL},       {"destroy()", p->destroy == NULL},
-                  {"activate()", p->activate == NULL},   {"deactivate()", p->deactivate == NULL},
+    } wanted[] = {{"version", is_empty(p->version)},   {"summary", is_empty(p->summary)},
+                  {"create()", p->create == NULL},     {"destroy()", p->destroy == NULL},
+                  {"activate()", p->activate == NULL}, {"deactivate()", p->deactivate == NULL},
                   {"query()", p->query == NULL}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (wanted[i].missing)
             return sl_fail(err, SL_E_DATA, "%s: plugin %s lacks the mandatory %s", path, p->id, wanted[i].name);
     if (p->must_understand != 0)
-        return sl_fail(err, SL_E_VERSION, "%s: plugin %s needs a newer host: must_understand is 0x%llx, this host knows no bit",
-                       path, p->id, (unsigned long long)p->must_understand);
+        return sl_fail(err, SL_E_VERSION,
+                       "%s: plugin %s needs a newer host: must_understand is 0x%llx, this host knows no bit", path,
+                       p->id, (unsigned long long)p->must_understand);
     if ((p->devices & (SL_ON_CPU | SL_ON_CUDA)) == 0)
-        return sl_fail(err, SL_E_DATA, "%s: plugin %s names no device that this host knows (devices = 0x%x)", path, p->id,
-                       p->devices);
+        return sl_fail(err, SL_E_DATA, "%s: plugin %s names no device that this host knows (devices = 0x%x)", path,
+                       p->id, p->devices);
     return check_params(p, path, err);
 }
 
@@ -108,8 +111,8 @@ sl_status sli_package_check(const sl_package *package, const char *path, sl_erro
         return sl_fail(err, SL_E_VERSION, "%s: not a sluice package: sl_package has struct_size %llu", path,
                        (unsigned long long)package->struct_size);
     if (package->magic != SL_PACKAGE_MAGIC)
-        return sl_fail(err, SL_E_VERSION, "%s: not a sluice package: magic is 0x%08x, expected 0x%08x", path, package->magic,
-                       SL_PACKAGE_MAGIC);
+        return sl_fail(err, SL_E_VERSION, "%s: not a sluice package: magic is 0x%08x, expected 0x%08x", path,
+                       package->magic, SL_PACKAGE_MAGIC);
     if (SL_HAS(package, sl_package, abi_tag)) /* versions explain a wrong size better than the size does */
         SL_TRY(check_version(package, path, err));
     if (package->struct_size < SL_SIZE(sl_package))

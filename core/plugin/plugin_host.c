@@ -1,7 +1,6 @@
 /* The host's base, and its small services: threads, cpu, metrics, log. See plugin_host.h. */
 #include "host_impl.h"
 
-#include <stdarg.h>
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,10 +8,10 @@
 
 #include "plugin/build_info.h"
 
-/* ---- log ---------------------------------------------------------------------------------------------------------------- */
+/* ---- log --------------------------------------------------------------------------------------------------------- */
 
 static void emit(const sli_host *host, uint32_t level, const char *text) {
-    static const char *const names[SLI_LOG_LEVELS] = {"debug", "info", "warning", "error", "plugin misbehaved",
+    static const char *const names[SLI_LOG_LEVELS] = {"debug",          "info", "warning", "error", "plugin misbehaved",
                                                       "host misbehaved"};
     const sli_host_options *o = &host->context->options;
     if (level < o->min_level)
@@ -40,7 +39,7 @@ void sli_host_fault(sli_host *host, sli_fault kind, const char *fmt, ...) {
     emit(host, SL_LOG_PLUGIN_MISBEHAVED, line);
 }
 
-/* ---- threads, cpu --------------------------------------------------------------------------------------------------------- */
+/* ---- threads, cpu ------------------------------------------------------------------------------------------------ */
 
 static int32_t n_workers(const sl_host *host) { return sli_pool_workers(sli_host_pool(host)); }
 
@@ -62,7 +61,7 @@ static uint32_t isa(const sl_host *host) { return sli_host_isa(host); }
 
 static const sl_cpu cpu_service = {SL_SIZE(sl_cpu), isa};
 
-/* ---- metrics -------------------------------------------------------------------------------------------------------------- */
+/* ---- metrics ----------------------------------------------------------------------------------------------------- */
 
 /* Counters of one id add up over its instances; names are static texts, mostly the same pointer. */
 static sli_metric *find_metric(sli_host *host, const char *name) {
@@ -86,8 +85,8 @@ static void metrics_add(const sl_host *pub, const char *name, double value) {
         m->value = 0;
     }
     if (m == NULL)
-        sli_host_fault(host, SLI_FAULT_METRICS, "no room for the counter %s: %d are the most", name != NULL ? name : "NULL",
-                       SLI_MAX_METRICS);
+        sli_host_fault(host, SLI_FAULT_METRICS, "no room for the counter %s: %d are the most",
+                       name != NULL ? name : "NULL", SLI_MAX_METRICS);
     else
         m->value += value;
 }
@@ -108,7 +107,7 @@ void sli_host_reset_metrics(sli_host_context *c) {
         c->metrics[i].value = 0;
 }
 
-/* ---- services --------------------------------------------------------------------------------------------------------------- */
+/* ---- services ---------------------------------------------------------------------------------------------------- */
 
 static const void *query(const sl_host *host, const char *id) {
     const sli_host_context *c = sli_host_of(host)->context;
@@ -129,7 +128,7 @@ sl_status sli_host_provide(sli_host_context *c, const char *id, const void *tabl
     return SL_OK;
 }
 
-/* ---- context, hosts ---------------------------------------------------------------------------------------------------------- */
+/* ---- context, hosts ---------------------------------------------------------------------------------------------- */
 
 sl_status sli_host_context_create(const sli_host_options *options, sli_host_context **out, sl_error *err) {
     assert(options->pool != NULL);
@@ -139,9 +138,9 @@ sl_status sli_host_context_create(const sli_host_options *options, sli_host_cont
     c->options = *options;
     pthread_mutex_init(&c->lock, NULL);
     sli_lanes_init(c);
-    const sli_service own[] = {{SL_MEM_ID, &sli_mem_service}, {SL_SCRATCH_ID, &sli_scratch_service},
+    const sli_service own[] = {{SL_MEM_ID, &sli_mem_service},     {SL_SCRATCH_ID, &sli_scratch_service},
                                {SL_THREADS_ID, &threads_service}, {SL_CPU_ID, &cpu_service},
-                               {SL_EXEC_ID, &sli_exec_service}, {SL_METRICS_ID, &metrics_service}};
+                               {SL_EXEC_ID, &sli_exec_service},   {SL_METRICS_ID, &metrics_service}};
     memcpy(c->services, own, sizeof own);
     c->n_services = sizeof own / sizeof *own;
     *out = c;
@@ -182,8 +181,14 @@ sl_status sli_host_create(sli_host_context *context, const char *id, void *user,
         sli_free(h);
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the host of plugin %s", id);
     }
-    h->pub = (sl_host){.struct_size = SL_SIZE(sl_host), .name = "sluice", .version = SLI_VERSION,
-                       .abi_major = SL_ABI_MAJOR, .abi_minor = SL_ABI_MINOR, .impl = h, .query = query, .log = log_line};
+    h->pub = (sl_host){.struct_size = SL_SIZE(sl_host),
+                       .name = "sluice",
+                       .version = SLI_VERSION,
+                       .abi_major = SL_ABI_MAJOR,
+                       .abi_minor = SL_ABI_MINOR,
+                       .impl = h,
+                       .query = query,
+                       .log = log_line};
     h->context = context;
     h->id = copy;
     h->user = user;
@@ -208,7 +213,7 @@ sli_pool *sli_host_pool(const sl_host *host) { return sli_host_of(host)->context
 uint32_t sli_host_isa(const sl_host *host) { return sli_host_of(host)->context->options.isa; }
 void sli_host_set_activating(const sl_host *host, int yes) { sli_host_of(host)->activating = yes; }
 
-/* ---- states ------------------------------------------------------------------------------------------------------------------- */
+/* ---- states ------------------------------------------------------------------------------------------------------ */
 
 void sli_host_step_begin(sli_host_context *c) {
     assert(!c->in_step);
@@ -230,9 +235,12 @@ void sli_host_before_call(sli_host_context *c) {
 }
 
 void sli_host_read_faults(const sli_host_context *c, sli_host_faults *out) {
-    *out = (sli_host_faults){.allocs_in_step = c->faults[SLI_FAULT_ALLOC_IN_STEP], .wrong_state = c->faults[SLI_FAULT_STATE],
-                             .overruns = c->faults[SLI_FAULT_OVERRUN], .bad_pointers = c->faults[SLI_FAULT_POINTER],
-                             .leaks = c->faults[SLI_FAULT_LEAK], .metrics_dropped = c->faults[SLI_FAULT_METRICS]};
+    *out = (sli_host_faults){.allocs_in_step = c->faults[SLI_FAULT_ALLOC_IN_STEP],
+                             .wrong_state = c->faults[SLI_FAULT_STATE],
+                             .overruns = c->faults[SLI_FAULT_OVERRUN],
+                             .bad_pointers = c->faults[SLI_FAULT_POINTER],
+                             .leaks = c->faults[SLI_FAULT_LEAK],
+                             .metrics_dropped = c->faults[SLI_FAULT_METRICS]};
 }
 
 int64_t sli_host_bytes(const sl_host *host) { return sli_host_of(host)->bytes; }

@@ -9,22 +9,28 @@
 #include "sluice/quant.h"
 #include "sluice/speculation.h"
 
-#define SLOT(T, f) {#f, offsetof(T, f)}
-#define END {NULL, 0}
+#define SLOT(T, f)                                                                                                     \
+    { #f, offsetof(T, f) }
+#define END                                                                                                            \
+    { NULL, 0 }
 
 static const sli_role_slot attention_slots[] = {SLOT(sl_attention, caps), END};
 static const sli_role_slot store_slots[] = {
-    SLOT(sl_kv_store, layout), SLOT(sl_kv_store, quote),  SLOT(sl_kv_store, open),     SLOT(sl_kv_store, close),
-    SLOT(sl_kv_store, grow),     SLOT(sl_kv_store, reserve), SLOT(sl_kv_store, append), SLOT(sl_kv_store, view),     SLOT(sl_kv_store, commit),
-    SLOT(sl_kv_store, truncate), SLOT(sl_kv_store, length), END};
+    SLOT(sl_kv_store, layout), SLOT(sl_kv_store, quote),    SLOT(sl_kv_store, open),   SLOT(sl_kv_store, close),
+    SLOT(sl_kv_store, grow),   SLOT(sl_kv_store, reserve),  SLOT(sl_kv_store, append), SLOT(sl_kv_store, view),
+    SLOT(sl_kv_store, commit), SLOT(sl_kv_store, truncate), SLOT(sl_kv_store, length), END};
 static const sli_role_slot policy_slots[] = {SLOT(sl_kv_policy, wants), SLOT(sl_kv_policy, choose),
                                              SLOT(sl_kv_policy, schedule), END};
 static const sli_role_slot codec_slots[] = {SLOT(sl_kv_codec, encode), SLOT(sl_kv_codec, decode), END};
 static const sli_role_slot prompt_slots[] = {SLOT(sl_kv_prompt, begin), END};
 static const sli_role_slot speculation_slots[] = {SLOT(sl_speculation, caps), SLOT(sl_speculation, propose), END};
-static const sli_role_slot quant_slots[] = {
-    SLOT(sl_quant, claim), SLOT(sl_quant, pack_size), SLOT(sl_quant, pack_into),
-    SLOT(sl_quant, bind),  SLOT(sl_quant, unbind),    SLOT(sl_quant, matmul), END};
+static const sli_role_slot quant_slots[] = {SLOT(sl_quant, claim),
+                                            SLOT(sl_quant, pack_size),
+                                            SLOT(sl_quant, pack_into),
+                                            SLOT(sl_quant, bind),
+                                            SLOT(sl_quant, unbind),
+                                            SLOT(sl_quant, matmul),
+                                            END};
 
 const sli_role sli_roles[] = {
     {"attention", "attention", SL_ATTENTION_ID, SL_FIELD_END(sl_attention, caps), attention_slots, 1},
@@ -70,13 +76,14 @@ static int is_null_slot(const void *table, size_t offset) {
 
 sl_status sli_role_check(const sli_role *role, const char *who, const void *table, sl_error *err) {
     if (table == NULL)
-        return sl_fail(err, SL_E_VERSION, "%s: query(\"%s\") answered NULL, but the plugin says that it has the role %s", who,
+        return sl_fail(err, SL_E_VERSION,
+                       "%s: query(\"%s\") answered NULL, but the plugin says that it has the role %s", who,
                        role->interface, role->name);
     uint64_t size;
     memcpy(&size, table, sizeof size);
     if (size < role->min_size)
-        return sl_fail(err, SL_E_VERSION, "%s: the table %s has %llu bytes, expected at least %llu", who, role->interface,
-                       (unsigned long long)size, (unsigned long long)role->min_size);
+        return sl_fail(err, SL_E_VERSION, "%s: the table %s has %llu bytes, expected at least %llu", who,
+                       role->interface, (unsigned long long)size, (unsigned long long)role->min_size);
     for (const sli_role_slot *s = role->slots; s->name != NULL; s++)
         if (is_null_slot(table, s->offset))
             return sl_fail(err, SL_E_VERSION, "%s: the mandatory function %s of %s is NULL", who, s->name,

@@ -10,15 +10,15 @@ typedef struct sli_role_slot {
 } sli_role_slot;
 
 typedef struct sli_role {
-    const char *name;      /* "kvcache.store" */
-    const char *family;    /* "kvcache": the prefix of file names */
-    const char *interface; /* "sl.kv.store/1": what query() must answer */
-    uint64_t min_size;     /* bytes that the table must have: the end of its last mandatory slot */
+    const char *name;           /* "kvcache.store" */
+    const char *family;         /* "kvcache": the prefix of file names */
+    const char *interface;      /* "sl.kv.store/1": what query() must answer */
+    uint64_t min_size;          /* bytes that the table must have: the end of its last mandatory slot */
     const sli_role_slot *slots; /* mandatory; the last row has no name */
-    int exclusive;         /* 1: at most one plugin in this role for a layer and stage */
+    int exclusive;              /* 1: at most one plugin in this role for a layer and stage */
 } sli_role;
 
-extern const sli_role sli_roles[];    /* the last row has no name */
+extern const sli_role sli_roles[];       /* the last row has no name */
 extern const char *const sli_families[]; /* "attention", "kvcache", "speculation", "quant", NULL */
 
 const sli_role *sli_role_find(const char *name); /* NULL: unknown */

@@ -20,8 +20,8 @@ sl_status sl_host_require(const sl_host *host, const char *plugin, const char *i
     *out = sl_host_service(host, id, min_size);
     if (*out != NULL)
         return SL_OK;
-    return sl_fail(err, SL_E_NOT_FOUND, "%s: this host does not offer %s with at least %llu bytes of functions", plugin, id,
-                   (unsigned long long)min_size);
+    return sl_fail(err, SL_E_NOT_FOUND, "%s: this host does not offer %s with at least %llu bytes of functions", plugin,
+                   id, (unsigned long long)min_size);
 }
 
 void sl_logf(const sl_host *host, uint32_t level, const char *fmt, ...) {

@@ -9,8 +9,8 @@
  * [setup] */
 const void *sl_host_service(const sl_host *host, const char *id, uint64_t min_size);
 
-/* The same for services that cannot be done without: writes the table to *out (a pointer to a table pointer), or answers
- * SL_E_NOT_FOUND with a text that names plugin and service. [setup] */
+/* The same for services that cannot be done without: writes the table to *out (a pointer to a table pointer), or
+ * answers SL_E_NOT_FOUND with a text that names plugin and service. [setup] */
 sl_status sl_host_require(const sl_host *host, const char *plugin, const char *id, uint64_t min_size, const void **out,
                           sl_error *err);
 

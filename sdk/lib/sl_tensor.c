@@ -73,11 +73,17 @@ sl_status sl_tensor_bytes(const sl_tensor *t, int64_t *bytes) {
     return SL_OK;
 }
 
-sl_status sl_tensor_make(sl_tensor *out, void *data, sl_dtype dtype, uint32_t device, uint32_t ndim, const int64_t *shape) {
+sl_status sl_tensor_make(sl_tensor *out, void *data, sl_dtype dtype, uint32_t device, uint32_t ndim,
+                         const int64_t *shape) {
     if (ndim > SL_MAX_DIMS || sl_dtype_bits(dtype) == 0)
         return SL_E_INVALID;
-    sl_tensor t = {.struct_size = SL_SIZE(sl_tensor), .data = data, .align = alignment_of(data), .dtype = dtype,
-                   .ndim = ndim, .device = device, .flags = sl_dtype_bits(dtype) < 8 ? SL_TENSOR_PACKED : 0};
+    sl_tensor t = {.struct_size = SL_SIZE(sl_tensor),
+                   .data = data,
+                   .align = alignment_of(data),
+                   .dtype = dtype,
+                   .ndim = ndim,
+                   .device = device,
+                   .flags = sl_dtype_bits(dtype) < 8 ? SL_TENSOR_PACKED : 0};
     int64_t bytes;
     for (uint32_t d = 0; d < ndim; d++)
         t.shape[d] = shape[d];

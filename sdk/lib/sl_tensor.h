@@ -16,8 +16,10 @@ int sl_mul_ok(int64_t a, int64_t b, int64_t *out);
 int sl_add_ok(int64_t a, int64_t b, int64_t *out);
 
 /* A contiguous view of ndim (0 .. SL_MAX_DIMS) dimensions over data. `align` is what the address itself shows, at most
- * 4096. SL_E_INVALID: unknown dtype, too many dimensions, a negative one; SL_E_RANGE: the elements cannot be counted. */
-sl_status sl_tensor_make(sl_tensor *out, void *data, sl_dtype dtype, uint32_t device, uint32_t ndim, const int64_t *shape);
+ * 4096. SL_E_INVALID: unknown dtype, too many dimensions, a negative one; SL_E_RANGE: the elements cannot be counted.
+ */
+sl_status sl_tensor_make(sl_tensor *out, void *data, sl_dtype dtype, uint32_t device, uint32_t ndim,
+                         const int64_t *shape);
 
 /* Number of elements. SL_E_RANGE on overflow, SL_E_INVALID on a negative dimension or too many of them. */
 sl_status sl_tensor_count(const sl_tensor *t, int64_t *n);

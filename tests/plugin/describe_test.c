@@ -36,7 +36,8 @@ static void describes_a_package_in_a_child(void **state) {
     assert_string_equal(json_string_value(json_array_get(json_object_get(d, "provides"), 0)), "org.example.sample/1");
     assert_int_equal(json_array_size(json_object_get(d, "wants")), 0);
     assert_int_equal(json_array_size(json_object_get(d, "devices")), 1);
-    json_t *params = json_object_get(d, "params"), *mode = json_array_get(params, 0), *budget = json_array_get(params, 1);
+    json_t *params = json_object_get(d, "params"), *mode = json_array_get(params, 0),
+           *budget = json_array_get(params, 1);
     assert_int_equal(json_array_size(params), 2);
     assert_string_equal(text_of(mode, "type"), "enum");
     assert_int_equal(json_array_size(json_object_get(mode, "choices")), 6);
@@ -95,7 +96,10 @@ static void finds_who_provides_a_capability(void **state) {
 static void shows_texts_that_are_not_utf8(void **state) {
     (void)state;
     static const char *const roles[] = {"quant", NULL};
-    const sl_plugin odd = {.struct_size = SL_SIZE(sl_plugin), .id = "odd", .roles = roles, .summary = "caf\xe9",
+    const sl_plugin odd = {.struct_size = SL_SIZE(sl_plugin),
+                           .id = "odd",
+                           .roles = roles,
+                           .summary = "caf\xe9",
                            .devices = SL_ON_CPU | SL_ON_CUDA};
     json_t *d = sli_plugin_json(&odd, "0.1", "x.so");
     assert_string_equal(text_of(d, "summary"), "caf?");

@@ -23,8 +23,13 @@ static void keep_line(void *user, uint32_t level, const char *who, const char *t
 static void begin(fixture *f, int validate) {
     memset(f, 0, sizeof *f);
     assert_int_equal(sli_pool_create(3, &f->pool, NULL), SL_OK);
-    sli_host_options options = {.pool = f->pool, .isa = SL_ISA_AVX2, .validate = validate, .log = keep_line, .log_user = f,
-                                .min_level = SL_LOG_INFO, .engine = f};
+    sli_host_options options = {.pool = f->pool,
+                                .isa = SL_ISA_AVX2,
+                                .validate = validate,
+                                .log = keep_line,
+                                .log_user = f,
+                                .min_level = SL_LOG_INFO,
+                                .engine = f};
     assert_int_equal(sli_host_context_create(&options, &f->context, NULL), SL_OK);
     assert_int_equal(sli_host_create(f->context, "sample", &f->lines, &f->host, NULL), SL_OK);
 }
@@ -162,7 +167,10 @@ static void scratch_grows_at_activate_only(void **state) {
     sli_host_set_activating(f.host, 1);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CUDA, 10, 10), SL_E_UNIMPLEMENTED);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, -1, 10), SL_E_INVALID);
-    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, INT64_MAX - 100, 0), SL_E_NO_MEMORY);
+    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, INT64_MAX - 10, 0), SL_E_INVALID);
+    sli_ledger_fail_after(0);
+    assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 1000, 0), SL_E_NO_MEMORY);
+    sli_ledger_fail_after(-1);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 0, INT64_MAX / 2), SL_E_NO_MEMORY);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 1000, 200), SL_OK);
     assert_int_equal(scratch->reserve(f.host, SL_DEVICE_CPU, 500, 100), SL_OK); /* the largest need counts */
@@ -283,8 +291,15 @@ static void products_go_through_the_operations(void **state) {
     begin(&f, 0);
     const sl_exec *exec = sl_host_service(f.host, SL_EXEC_ID, SL_SIZE(sl_exec));
     const sl_lane *lane = exec->lane(f.host, SL_DEVICE_CPU, 0);
-    sl_gemm_desc desc = {.struct_size = SL_SIZE(sl_gemm_desc), .n = 2, .k = 3, .max_rows = 2, .x_dtype = SL_F32,
-                         .w_dtype = SL_F32, .y_dtype = SL_F32, .compute = SL_F32, .epilogue = SL_EPILOGUE_BIAS};
+    sl_gemm_desc desc = {.struct_size = SL_SIZE(sl_gemm_desc),
+                         .n = 2,
+                         .k = 3,
+                         .max_rows = 2,
+                         .x_dtype = SL_F32,
+                         .w_dtype = SL_F32,
+                         .y_dtype = SL_F32,
+                         .compute = SL_F32,
+                         .epilogue = SL_EPILOGUE_BIAS};
     sl_gemm_impl *gemm = NULL;
     SL_ERROR(err);
     assert_int_equal(exec->gemm_create(f.host, lane, &desc, &gemm, &err), SL_E_UNIMPLEMENTED);
@@ -294,7 +309,8 @@ static void products_go_through_the_operations(void **state) {
     assert_int_equal(exec->gemm_create(f.host, lane, &desc, &gemm, &err), SL_OK);
     const float x[] = {1, 2, 3, 9, 4, 5, 6, 9}, w[] = {1, 0, 0, 0, 1, 1}, bias[] = {10, 20};
     float y[4];
-    sl_gemm_run run = {.struct_size = SL_SIZE(sl_gemm_run), .x = x, .w = w, .y = y, .bias = bias, .rows = 2, .ldx = 4, .ldy = 2};
+    sl_gemm_run run = {
+        .struct_size = SL_SIZE(sl_gemm_run), .x = x, .w = w, .y = y, .bias = bias, .rows = 2, .ldx = 4, .ldy = 2};
     assert_int_equal(exec->gemm(lane, gemm, &run), SL_OK);
     assert_true(y[0] == 11 && y[1] == 25 && y[2] == 14 && y[3] == 31);
     run.rows = 3;
@@ -360,7 +376,7 @@ static void metrics_and_logs(void **state) {
     sli_host_reset_metrics(f.context);
     sli_host_metric(f.context, 0, &who, &name, &value);
     assert_true(value == 0);
-    static char names[400][8];
+    static char names[400][16];
     for (int i = 0; i < 400; i++) {
         snprintf(names[i], sizeof names[i], "m%d", i);
         metrics->add(f.host, names[i], 1);

@@ -1,4 +1,5 @@
-/* The life of an instance, with a real package: order, messages, clean-up after each failure, what a checking host sees. */
+/* The life of an instance, with a real package: order, messages, clean-up after each failure, what a checking host
+ * sees. */
 #include "sl_test.h"
 
 #include <limits.h>
@@ -53,13 +54,21 @@ static sl_status create(const sl_plugin *p, int mode, sli_instance **out, sl_err
     const sl_param_value *const values[] = {&value};
     const sl_params params = {SL_SIZE(sl_params), values, 1};
     const uint32_t stages[1] = {SL_STAGE_ALL};
-    const sl_scope scope = {.struct_size = SL_SIZE(sl_scope), .layer_stages = stages, .n_layers = 1,
-                            .role = "attention", .section = "attention.decode"};
+    const sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
+                            .layer_stages = stages,
+                            .n_layers = 1,
+                            .role = "attention",
+                            .section = "attention.decode"};
     return sli_instance_create(context, p, NULL, &params, &scope, &lines, out, err);
 }
 
-static const sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = 100, .max_rows = 10, .max_seqs = 1,
-                                 .max_tree = 1, .n_workers = 2, .compute = SL_F32};
+static const sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                                 .max_context = 100,
+                                 .max_rows = 10,
+                                 .max_seqs = 1,
+                                 .max_tree = 1,
+                                 .n_workers = 2,
+                                 .compute = SL_F32};
 
 static void lives_in_order(void **state) {
     (void)state;
@@ -119,7 +128,8 @@ static void failures_leave_nothing_behind(void **state) {
     assert_int_equal(after.total, before.total);
 
     assert_int_equal(create(incomplete, MODE_PLAIN, &i, &err), SL_E_VERSION);
-    assert_string_equal(err_text_, "[attention.decode]: interface: the mandatory function caps of sl.attention/1 is NULL");
+    assert_string_equal(err_text_,
+                        "[attention.decode]: interface: the mandatory function caps of sl.attention/1 is NULL");
     assert_null(i);
 
     assert_int_equal(create(good, MODE_FAIL_ACTIVATE, &i, &err), SL_OK);

@@ -16,7 +16,7 @@ static char *package(const char *name) {
     return path;
 }
 
-/* ---- negotiation --------------------------------------------------------------------------------------------------------- */
+/* ---- negotiation ------------------------------------------------------------------------------------------------- */
 
 typedef struct wrong {
     const char *file;
@@ -51,8 +51,8 @@ static void refuses_each_wrong_package_with_its_own_message(void **state) {
         const sli_package *out = NULL;
         SL_ERROR(err);
         sl_status s = sli_package_open(package(wrongs[i].file), 0, &out, &err);
-        if (s != wrongs[i].code || strstr(err_text_, wrongs[i].says) == NULL || strstr(err_text_, wrongs[i].also) == NULL ||
-            strstr(err_text_, wrongs[i].file) == NULL || out != NULL)
+        if (s != wrongs[i].code || strstr(err_text_, wrongs[i].says) == NULL ||
+            strstr(err_text_, wrongs[i].also) == NULL || strstr(err_text_, wrongs[i].file) == NULL || out != NULL)
             fail_msg("%s: status %d, message: %s", wrongs[i].file, s, err_text_);
         assert_int_equal(err.code, s);
     }
@@ -92,7 +92,7 @@ static void missing_and_odd_files(void **state) {
     assert_non_null(strstr(err_text_, "not a regular file"));
 }
 
-/* ---- roles and ids --------------------------------------------------------------------------------------------------------- */
+/* ---- roles and ids ----------------------------------------------------------------------------------------------- */
 
 static void id_and_role_must_fit(void **state) {
     (void)state;
@@ -108,16 +108,16 @@ static void id_and_role_must_fit(void **state) {
     assert_non_null(strstr(err_text_, "neither the id"));
 }
 
-/* ---- discovery --------------------------------------------------------------------------------------------------------------- */
+/* ---- discovery --------------------------------------------------------------------------------------------------- */
 
 typedef struct tree {
     char root[64];
     char ini[128], base[128];
 } tree;
 
-static void make_dir(const char *fmt, const char *a) {
+static void make_dir(const char *root, const char *name) {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, fmt, a);
+    snprintf(path, sizeof path, "%s/%s", root, name);
     assert_int_equal(mkdir(path, 0755), 0);
 }
 
@@ -125,11 +125,11 @@ static int make_tree(void **state) {
     static tree t;
     strcpy(t.root, "/tmp/sluice_tree_XXXXXX");
     assert_non_null(mkdtemp(t.root));
-    make_dir("%s/ini", t.root);
-    make_dir("%s/base", t.root);
-    make_dir("%s/base/plugins", t.root);
-    make_dir("%s/base/plugins/attention", t.root);
-    make_dir("%s/base/plugins/attention/good", t.root);
+    make_dir(t.root, "ini");
+    make_dir(t.root, "base");
+    make_dir(t.root, "base/plugins");
+    make_dir(t.root, "base/plugins/attention");
+    make_dir(t.root, "base/plugins/attention/good");
     snprintf(t.ini, sizeof t.ini, "%s/ini", t.root);
     snprintf(t.base, sizeof t.base, "%s/base", t.root);
     unsetenv("SLUICE_PLUGIN_PATH");
@@ -159,8 +159,10 @@ static void not_found_lists_every_place(void **state) {
     sl_error err = {SL_SIZE(sl_error), SL_OK, sizeof text, text};
     setenv("SLUICE_PLUGIN_PATH", "/nonexistent/one:/nonexistent/two", 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "no_such", &plugin, &err), SL_E_NOT_FOUND);
-    static const char *const places[] = {"ini/attention_no_such.so: No such file", "ini/attention/no_such/attention_no_such.so",
-                                         "/nonexistent/one/attention_no_such.so", "/nonexistent/two/attention_no_such.so",
+    static const char *const places[] = {"ini/attention_no_such.so: No such file",
+                                         "ini/attention/no_such/attention_no_such.so",
+                                         "/nonexistent/one/attention_no_such.so",
+                                         "/nonexistent/two/attention_no_such.so",
                                          "base/plugins/attention/no_such/attention_no_such.so",
                                          "sluice/plugins-0/attention_no_such.so"};
     const char *at = text;
@@ -193,7 +195,7 @@ static void first_place_wins(void **state) {
     /* The environment comes before the build tree: an unusable file there is an error, not skipped. */
     char env[256];
     snprintf(env, sizeof env, "%s/env", t->root);
-    make_dir("%s/env", t->root);
+    make_dir(t->root, "env");
     place("attention_magic", env, "attention_good.so");
     setenv("SLUICE_PLUGIN_PATH", env, 1);
     assert_int_equal(sli_plugin_open(&search, "attention", "good", &plugin, &err), SL_E_VERSION);

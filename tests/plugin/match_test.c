@@ -6,7 +6,8 @@
 #include "sluice/kv.h"
 
 #define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define PLUGIN(...) {.struct_size = SL_SIZE(sl_plugin), .devices = SL_ON_CPU, __VA_ARGS__}
+#define PLUGIN(...)                                                                                                    \
+    { .struct_size = SL_SIZE(sl_plugin), .devices = SL_ON_CPU, __VA_ARGS__ }
 
 static sl_status match(const sli_pick *picks, int n, char text[1024]) {
     sl_error err = {SL_SIZE(sl_error), SL_OK, 1024, text};
@@ -16,9 +17,9 @@ static sl_status match(const sli_pick *picks, int n, char text[1024]) {
 
 static void host_offers_what_the_headers_promise(void **state) {
     (void)state;
-    static const char *const always[] = {"sl.model/1",   "sl.mem/1",      "sl.scratch/1", "sl.threads/1", "sl.cpu/1",
-                                         "sl.exec/1",    "sl.ops/1",      "sl.artifact/1", "sl.rng/1",    "sl.metrics/1",
-                                         "sl.sample/1",  "sl.work/1"};
+    static const char *const always[] = {"sl.model/1", "sl.mem/1",     "sl.scratch/1", "sl.threads/1",
+                                         "sl.cpu/1",   "sl.exec/1",    "sl.ops/1",     "sl.artifact/1",
+                                         "sl.rng/1",   "sl.metrics/1", "sl.sample/1",  "sl.work/1"};
     for (size_t i = 0; i < sizeof always / sizeof *always; i++)
         assert_true(sli_match_has(NULL, 0, NULL, 0, always[i]));
     assert_false(sli_match_has(NULL, 0, NULL, 0, "sl.select/1"));
@@ -31,9 +32,11 @@ static const char *knows_one(void *user, const char *capability) {
 
 static void lists_every_missing_need(void **state) {
     (void)state;
-    const sl_plugin a = PLUGIN(.id = "alpha", .roles = LIST("attention"), .needs = LIST("sl.mem/1", "sl.kv.gather/1", "x.y/1"));
+    const sl_plugin a =
+        PLUGIN(.id = "alpha", .roles = LIST("attention"), .needs = LIST("sl.mem/1", "sl.kv.gather/1", "x.y/1"));
     const sl_plugin b = PLUGIN(.id = "beta", .roles = LIST("kvcache.store"), .provides = LIST("sl.kv.fork/1"));
-    const sl_plugin c = PLUGIN(.id = "gamma", .roles = LIST("kvcache.store"), .provides = LIST("sl.kv.gather/1", "x.y/1"));
+    const sl_plugin c =
+        PLUGIN(.id = "gamma", .roles = LIST("kvcache.store"), .provides = LIST("sl.kv.gather/1", "x.y/1"));
     const sli_pick bad[] = {{.plugin = &a, .role = "attention", .section = "attention"},
                             {.plugin = &b, .role = "kvcache.store", .section = "kvcache"}};
     const sli_pick good[] = {bad[0], {.plugin = &c, .role = "kvcache.store", .section = "kvcache"}};
@@ -41,8 +44,9 @@ static void lists_every_missing_need(void **state) {
     sl_error err = {SL_SIZE(sl_error), SL_OK, sizeof text, text};
     assert_int_equal(match(good, 2, text), SL_OK);
     assert_int_equal(sli_match(bad, 2, NULL, knows_one, "gamma (kvcache_gamma.so)", &err), SL_E_INVALID);
-    assert_string_equal(text, "[attention] alpha needs sl.kv.gather/1, which nothing here provides; gamma (kvcache_gamma.so) "
-                              "would\n[attention] alpha needs x.y/1, which neither this host nor a chosen plugin provides");
+    assert_string_equal(text,
+                        "[attention] alpha needs sl.kv.gather/1, which nothing here provides; gamma (kvcache_gamma.so) "
+                        "would\n[attention] alpha needs x.y/1, which neither this host nor a chosen plugin provides");
     /* A store of the other model does not count. */
     sli_pick apart[] = {good[0], good[1]};
     apart[1].model = 1;
@@ -51,7 +55,8 @@ static void lists_every_missing_need(void **state) {
 
 static void partners_by_name(void **state) {
     (void)state;
-    const sl_plugin a = PLUGIN(.id = "alpha", .roles = LIST("attention"), .needs = LIST("kvcache.store=beta", "kvcache=beta"));
+    const sl_plugin a =
+        PLUGIN(.id = "alpha", .roles = LIST("attention"), .needs = LIST("kvcache.store=beta", "kvcache=beta"));
     const sl_plugin b = PLUGIN(.id = "beta", .roles = LIST("kvcache.store", "kvcache.policy"));
     const sl_plugin c = PLUGIN(.id = "bet", .roles = LIST("kvcache.store"));
     sli_pick picks[] = {{.plugin = &a, .role = "attention", .section = "attention"},
@@ -69,8 +74,8 @@ static void partners_by_name(void **state) {
 
 static void devices_and_roles_must_fit(void **state) {
     (void)state;
-    const sl_plugin cuda = {.struct_size = SL_SIZE(sl_plugin), .id = "fast", .roles = LIST("attention"),
-                            .devices = SL_ON_CUDA};
+    const sl_plugin cuda = {
+        .struct_size = SL_SIZE(sl_plugin), .id = "fast", .roles = LIST("attention"), .devices = SL_ON_CUDA};
     sli_pick pick = {.plugin = &cuda, .role = "attention", .section = "attention.prefill"};
     char text[1024];
     assert_int_equal(match(&pick, 1, text), SL_E_INVALID);
@@ -108,7 +113,8 @@ static void one_selector_a_layer(void **state) {
 
 static void one_store_but_many_policies(void **state) {
     (void)state;
-    const sl_plugin a = PLUGIN(.id = "alpha", .roles = LIST("kvcache.store", "kvcache.policy"), .provides = LIST("sl.select/1"));
+    const sl_plugin a =
+        PLUGIN(.id = "alpha", .roles = LIST("kvcache.store", "kvcache.policy"), .provides = LIST("sl.select/1"));
     const sl_plugin b = PLUGIN(.id = "beta", .roles = LIST("kvcache.store", "kvcache.policy"));
     sli_pick picks[] = {{.plugin = &a, .role = "kvcache.store", .section = "kvcache"},
                         {.plugin = &b, .role = "kvcache.store", .section = "kvcache.layers 0-1"}};
@@ -128,9 +134,12 @@ static void one_store_but_many_policies(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(host_offers_what_the_headers_promise), cmocka_unit_test(lists_every_missing_need),
-        cmocka_unit_test(partners_by_name),                     cmocka_unit_test(devices_and_roles_must_fit),
-        cmocka_unit_test(one_selector_a_layer),                 cmocka_unit_test(one_store_but_many_policies),
+        cmocka_unit_test(host_offers_what_the_headers_promise),
+        cmocka_unit_test(lists_every_missing_need),
+        cmocka_unit_test(partners_by_name),
+        cmocka_unit_test(devices_and_roles_must_fit),
+        cmocka_unit_test(one_selector_a_layer),
+        cmocka_unit_test(one_store_but_many_policies),
     };
     return cmocka_run_group_tests_name("match", tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 enum { MOST = 5000 };
 
 typedef struct seen {
-    int count[MOST];      /* written by one worker an index */
+    int count[MOST]; /* written by one worker an index */
     int32_t worker[MOST];
     _Atomic int ranges, bad;
     int64_t n, grain;

@@ -7,7 +7,8 @@
 static void reads_parameters(void **state) {
     (void)state;
     const double list[] = {1, 2, 3};
-#define VALUE(...) &(const sl_param_value){.struct_size = SL_SIZE(sl_param_value), __VA_ARGS__}
+#define VALUE(...)                                                                                                     \
+    &(const sl_param_value) { .struct_size = SL_SIZE(sl_param_value), __VA_ARGS__ }
     const sl_param_value *const values[] = {
         VALUE(.name = "bits", .integer = 4, .real = 4, .is_set = 1),
         VALUE(.name = "ratio", .real = 0.25, .is_set = 1),

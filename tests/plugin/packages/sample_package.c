@@ -1,5 +1,5 @@
-/* A package of one attention plugin that is right in everything but what a BAD_* switch says. The loader's tests are made
- * of it: each switch is a .so of its own. */
+/* A package of one attention plugin that is right in everything but what a BAD_* switch says. The loader's tests are
+ * made of it: each switch is a .so of its own. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,9 +89,10 @@ static const void *query(sl_instance *self, const char *id) {
 }
 
 static const char *const modes[] = {"plain", "leak", "overrun", "fail_create", "fail_activate", "keep", NULL};
-static const sl_param_def mode = {SL_SIZE(sl_param_def), "mode", "what goes wrong", "plain", modes, 0, -1, SL_PARAM_ENUM, 0};
-static const sl_param_def budget = {SL_SIZE(sl_param_def), "budget", "tokens kept", "64", NULL, 1, 4096, SL_PARAM_INT,
-                                    SL_PARAM_EXPERT};
+static const sl_param_def mode = {SL_SIZE(sl_param_def), "mode", "what goes wrong", "plain", modes, 0, -1,
+                                  SL_PARAM_ENUM,         0};
+static const sl_param_def budget = {SL_SIZE(sl_param_def), "budget",       "tokens kept", "64", NULL, 1, 4096,
+                                    SL_PARAM_INT,          SL_PARAM_EXPERT};
 static const sl_param_def *const params[] = {&mode, &budget, NULL};
 #ifdef BAD_ROLE
 static const char *const roles[] = {"atention", NULL};
