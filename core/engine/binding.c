@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "plugin/describe.h"
 #include "plugin/loader.h"
 #include "plugin/match.h"
 #include "plugin/roles.h"
@@ -94,7 +95,8 @@ static sl_status match_all(const sli_binding *b, sl_error *err) {
                               .section = b->list[i].choice->section->name,
                               .layer_stages = b->list[i].choice->scope.match != NULL ? NULL : b->list[i].layer_stages,
                               .n_layers = b->args.info->n_layers, .model = b->args.prefix[0] != '\0', .device = SL_DEVICE_CPU};
-    return sli_match(picks, b->n, b->args.host_capabilities, NULL, NULL, err);
+    sli_provider_search providers = {.search = b->args.search};
+    return sli_match(picks, b->n, b->args.host_capabilities, sli_provider_scan, &providers, err);
 }
 
 sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_error *err) {
