@@ -28,8 +28,9 @@ static sl_status check(const sl_tree *t, int32_t root, int32_t vocab, sl_error *
     if (t->n_forced < 0 || t->n_forced >= t->n_nodes)
         return sl_fail(err, SL_E_RANGE, "draft tree of %d nodes has %d forced ones", t->n_nodes, t->n_forced);
     if (t->token[0] != root || t->parent[0] != -1)
-        return sl_fail(err, SL_E_INVALID, "draft node 0 is token %d with parent %d, expected the committed token %d and -1",
-                       t->token[0], t->parent[0], root);
+        return sl_fail(err, SL_E_INVALID,
+                       "draft node 0 is token %d with parent %d, expected the committed token %d and -1", t->token[0],
+                       t->parent[0], root);
     for (int32_t i = 0; i <= t->n_forced; i++)
         if (is_pseudo(t, i))
             return sl_fail(err, SL_E_INVALID, "draft node %d is a committed token and cannot be a pseudo node", i);
@@ -37,18 +38,20 @@ static sl_status check(const sl_tree *t, int32_t root, int32_t vocab, sl_error *
         if (t->parent[i] < 0 || t->parent[i] >= i)
             return sl_fail(err, SL_E_INVALID, "draft node %d has parent %d, expected 0 to %d", i, t->parent[i], i - 1);
         if (t->token[i] < 0 || t->token[i] >= vocab)
-            return sl_fail(err, SL_E_RANGE, "draft node %d has token %d, outside of the vocabulary [0, %d)", i, t->token[i],
-                           vocab);
+            return sl_fail(err, SL_E_RANGE, "draft node %d has token %d, outside of the vocabulary [0, %d)", i,
+                           t->token[i], vocab);
         if (i <= t->n_forced && t->parent[i] != i - 1)
-            return sl_fail(err, SL_E_INVALID, "forced draft node %d has parent %d, expected %d", i, t->parent[i], i - 1);
+            return sl_fail(err, SL_E_INVALID, "forced draft node %d has parent %d, expected %d", i, t->parent[i],
+                           i - 1);
         if (i > t->n_forced && t->parent[i] < t->n_forced)
-            return sl_fail(err, SL_E_INVALID, "draft node %d has parent %d, which stands in front of the committed token %d",
-                           i, t->parent[i], t->n_forced);
+            return sl_fail(err, SL_E_INVALID,
+                           "draft node %d has parent %d, which stands in front of the committed token %d", i,
+                           t->parent[i], t->n_forced);
         if (kind_of(t, i) > SL_DRAFT_NOREP)
             return sl_fail(err, SL_E_INVALID, "draft node %d has the unknown kind %u", i, kind_of(t, i));
         if (is_pseudo(t, t->parent[i]) && !is_pseudo(t, i))
-            return sl_fail(err, SL_E_INVALID, "draft node %d hangs on the pseudo node %d and could never be accepted", i,
-                           t->parent[i]);
+            return sl_fail(err, SL_E_INVALID, "draft node %d hangs on the pseudo node %d and could never be accepted",
+                           i, t->parent[i]);
         if (is_trial(t, i) && kind_of(t, i) != SL_DRAFT_DET)
             SL_TRY(check_q(t, i, err));
     }
@@ -72,8 +75,8 @@ static sl_status group(const sl_tree *t, int32_t *group_of, sl_error *err) {
             continue;
         for (int32_t j = 1; j < i; j++)
             if (group_of[j] == group_of[i] && t->token[j] == t->token[i])
-                return sl_fail(err, SL_E_INVALID, "draft nodes %d and %d are token %d, drawn twice without replacement", j, i,
-                               t->token[i]);
+                return sl_fail(err, SL_E_INVALID, "draft nodes %d and %d are token %d, drawn twice without replacement",
+                               j, i, t->token[i]);
     }
     return SL_OK;
 }
@@ -120,7 +123,11 @@ sl_status sli_tree_build(const sl_tree *draft, int32_t root, int32_t vocab, sli_
         }
     }
     out->trial_begin[n_rows] = n;
-    out->rows = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = out->token, .parent = out->parent, .n_nodes = n_rows,
-                          .n_forced = draft->n_forced, .row_type = out->row_type};
+    out->rows = (sl_tree){.struct_size = SL_SIZE(sl_tree),
+                          .token = out->token,
+                          .parent = out->parent,
+                          .n_nodes = n_rows,
+                          .n_forced = draft->n_forced,
+                          .row_type = out->row_type};
     return SL_OK;
 }

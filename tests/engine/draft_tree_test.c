@@ -4,7 +4,9 @@
 
 #include "base/ledger.h"
 
-static sl_status build(const sl_tree *draft, sli_tree *out, sl_error *err) { return sli_tree_build(draft, 5, 100, out, err); }
+static sl_status build(const sl_tree *draft, sli_tree *out, sl_error *err) {
+    return sli_tree_build(draft, 5, 100, out, err);
+}
 
 #define N(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 
@@ -40,14 +42,16 @@ static void duplicates_share_rows(void **state) {
     const int32_t token[] = {5, 0, 0, 0, 1, 0, 8, 9, 8}, parent[] = {-1, 0, 0, 0, 0, 0, 2, 5, 1};
     const uint32_t kind[] = {0, 0, 1, 1, 0, 0, 0, 0, 0};
     const sl_draft_q *q[9] = {&q_half};
-    const sl_tree draft = {.struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .kind = kind, .q = q, .n_nodes = 9};
+    const sl_tree draft = {
+        .struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .kind = kind, .q = q, .n_nodes = 9};
     assert_int_equal(build(&draft, &t, &err), SL_OK);
     const int32_t row_of[] = {0, 1, 1, 1, 2, 1, 3, 4, 3}, node_of[] = {0, 1, 4, 6, 7}, begin[] = {0, 4, 6, 6, 6, 6};
     assert_int_equal(t.rows.n_nodes, 5);
     assert_memory_equal(t.row_of, row_of, sizeof row_of);
     assert_memory_equal(t.node_of, node_of, sizeof node_of);
     assert_memory_equal(t.trial_begin, begin, sizeof begin);
-    const sli_trial expected[] = {{1, 0, 0, NULL}, {1, 1, 1, &q_half}, {1, 1, 1, &q_half}, {2, 0, 2, NULL}, {3, 0, 0, NULL}, {4, 0, 0, NULL}};
+    const sli_trial expected[] = {{1, 0, 0, NULL}, {1, 1, 1, &q_half}, {1, 1, 1, &q_half},
+                                  {2, 0, 2, NULL}, {3, 0, 0, NULL},    {4, 0, 0, NULL}};
     for (int i = 0; i < 6; i++) {
         assert_int_equal(t.trial[i].row, expected[i].row);
         assert_int_equal(t.trial[i].kind, expected[i].kind);
@@ -77,9 +81,10 @@ static void pseudo_nodes_are_rows_and_nothing_else(void **state) {
 static void refuses_what_is_no_tree(void **state) {
     (void)state;
     static const int32_t ok_token[] = {5, 1, 2, 1}, ok_parent[] = {-1, 0, 0, 0}, wrong_root[] = {4, 1, 2, 1},
-                         big[] = {5, 1, 100, 1}, negative[] = {5, -1, 2, 1}, later[] = {-1, 0, 2, 0}, no_root[] = {0, 0, 0, 0},
-                         below[] = {-1, -1, 0, 0};
-    static const uint32_t unknown[] = {0, 0, 3, 0}, drawn[] = {0, 0, 1, 0}, twice[] = {0, 2, 2, 2}, pseudo_root[] = {2, 1, 1, 1};
+                         big[] = {5, 1, 100, 1}, negative[] = {5, -1, 2, 1}, later[] = {-1, 0, 2, 0},
+                         no_root[] = {0, 0, 0, 0}, below[] = {-1, -1, 0, 0};
+    static const uint32_t unknown[] = {0, 0, 3, 0}, drawn[] = {0, 0, 1, 0}, twice[] = {0, 2, 2, 2},
+                          pseudo_root[] = {2, 1, 1, 1};
     static const sl_draft_q *const q[] = {&q_half, NULL, NULL, NULL}, *const none[] = {NULL, &q_half, NULL, NULL};
     static const uint32_t pseudo_parent[] = {1, 2, 1, 1};
     static const int32_t chain[] = {-1, 0, 1, 2};
@@ -100,8 +105,10 @@ static void refuses_what_is_no_tree(void **state) {
          "draft node 0 is token 4 with parent -1, expected the committed token 5 and -1"},
         {ok_token, no_root, NULL, NULL, 4, 0, NULL, SL_E_INVALID,
          "draft node 0 is token 5 with parent 0, expected the committed token 5 and -1"},
-        {big, ok_parent, NULL, NULL, 4, 0, NULL, SL_E_RANGE, "draft node 2 has token 100, outside of the vocabulary [0, 100)"},
-        {negative, ok_parent, NULL, NULL, 4, 0, NULL, SL_E_RANGE, "draft node 1 has token -1, outside of the vocabulary [0, 100)"},
+        {big, ok_parent, NULL, NULL, 4, 0, NULL, SL_E_RANGE,
+         "draft node 2 has token 100, outside of the vocabulary [0, 100)"},
+        {negative, ok_parent, NULL, NULL, 4, 0, NULL, SL_E_RANGE,
+         "draft node 1 has token -1, outside of the vocabulary [0, 100)"},
         {ok_token, later, NULL, NULL, 4, 0, NULL, SL_E_INVALID, "draft node 2 has parent 2, expected 0 to 1"},
         {ok_token, below, NULL, NULL, 4, 0, NULL, SL_E_INVALID, "draft node 1 has parent -1, expected 0 to 0"},
         {ok_token, ok_parent, unknown, NULL, 4, 0, NULL, SL_E_INVALID, "draft node 2 has the unknown kind 3"},
@@ -122,7 +129,8 @@ static void refuses_what_is_no_tree(void **state) {
     for (int i = 0; i < N(bad); i++) {
         SL_ERROR(err);
         sli_tree t;
-        const sl_tree draft = {SL_SIZE(sl_tree), bad[i].token, bad[i].parent, bad[i].kind, bad[i].q, bad[i].n, bad[i].n_forced, bad[i].type};
+        const sl_tree draft = {SL_SIZE(sl_tree), bad[i].token, bad[i].parent,   bad[i].kind,
+                               bad[i].q,         bad[i].n,     bad[i].n_forced, bad[i].type};
         assert_int_equal(build(&draft, &t, &err), bad[i].code);
         assert_string_equal(err.text, bad[i].text);
     }
@@ -144,7 +152,8 @@ static void refuses_a_q_that_cannot_be(void **state) {
         {{SL_SIZE(sl_draft_q), NULL, nan, 2}, "draft node 0: q has the weight nan for token 1"},
         {{SL_SIZE(sl_draft_q), NULL, zero, 2}, "draft node 0: the weights of q have the sum 0"},
         {{SL_SIZE(sl_draft_q), NULL, five, 5}, "draft node 0: q has 5 entries, expected 1 to 4"},
-        {{SL_SIZE(sl_draft_q), up, half, 2}, "draft node 0: its child 1 has probability 0 in the q it is said to be drawn from"},
+        {{SL_SIZE(sl_draft_q), up, half, 2},
+         "draft node 0: its child 1 has probability 0 in the q it is said to be drawn from"},
     };
     toy t;
     toy_open(&t, 4);
@@ -158,7 +167,8 @@ static void refuses_a_q_that_cannot_be(void **state) {
             const int32_t token[] = {3, 1}, parent[] = {-1, 0};
             const uint32_t kinds[] = {0, kind};
             const sl_draft_q *const q[] = {&bad[i].q, NULL};
-            const sl_tree draft = {.struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .kind = kinds, .q = q, .n_nodes = 2};
+            const sl_tree draft = {
+                .struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .kind = kinds, .q = q, .n_nodes = 2};
             assert_int_equal(sli_tree_build(&draft, 3, 4, &tree, &err), SL_OK);
             toy_rows rows = {&t, &tree, {0}};
             const sli_verify_job job = {&tree, &how, &random, token, 1, toy_logits, &rows, SLI_FORM_A};
@@ -203,7 +213,8 @@ static void forced_nodes_lead_the_path(void **state) {
     sli_tree tree;
     /* Committed: 4 2 2 3; 2, 2 and 3 are still without K/V. The draft goes on with 4 0 2. */
     const int32_t committed[] = {4, 2, 2, 3}, token[] = {2, 2, 3, 1, 4, 0, 2}, parent[] = {-1, 0, 1, 2, 2, 4, 5};
-    const sl_tree draft = {.struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .n_nodes = 7, .n_forced = 2};
+    const sl_tree draft = {
+        .struct_size = SL_SIZE(sl_tree), .token = token, .parent = parent, .n_nodes = 7, .n_forced = 2};
     assert_int_equal(sli_tree_build(&draft, 2, 5, &tree, &err), SL_OK);
     toy_rows rows = {&t, &tree, {0}};
     const sli_sampling greedy = {.temperature = 0};
@@ -248,8 +259,10 @@ static void draws_are_counted_and_put_back(void **state) {
     assert_int_equal(d.count, 9);
     const double nothing[2] = {0, 0}, negative[2] = {1, -1};
     const int32_t down[2] = {4, 4};
-    const sl_draft_q bad[] = {{SL_SIZE(sl_draft_q), NULL, nothing, 2}, {SL_SIZE(sl_draft_q), NULL, negative, 2},
-                              {SL_SIZE(sl_draft_q), down, half, 2}, {SL_SIZE(sl_draft_q), NULL, half, 0}};
+    const sl_draft_q bad[] = {{SL_SIZE(sl_draft_q), NULL, nothing, 2},
+                              {SL_SIZE(sl_draft_q), NULL, negative, 2},
+                              {SL_SIZE(sl_draft_q), down, half, 2},
+                              {SL_SIZE(sl_draft_q), NULL, half, 0}};
     for (int i = 0; i < N(bad); i++)
         assert_int_equal(sli_draft_draw_one(&d, &bad[i], token, &err), SL_E_DATA);
     assert_int_equal(d.count, 9);

@@ -1,5 +1,6 @@
-/* toy.h - a target and a drafter that are tables (order-1 Markov), drafts of any shape from them, and a source of random
- * choices that goes through all outcomes, so that the law of what a step emits can be computed and not only sampled. */
+/* toy.h - a target and a drafter that are tables (order-1 Markov), drafts of any shape from them, and a source of
+ * random choices that goes through all outcomes, so that the law of what a step emits can be computed and not only
+ * sampled. */
 #ifndef SLUICE_TEST_TOY_H
 #define SLUICE_TEST_TOY_H
 
@@ -46,16 +47,16 @@ typedef struct toy_group {
 
 /* What a plan may do beyond its groups. Those from DROP_DUPLICATES on break the law. */
 enum {
-    TOY_ADAPTIVE = 1,          /* draws again only while what it drew was unlikely: allowed */
-    TOY_RANDOM = 2,            /* DET tokens are random ones */
-    TOY_EMPTY = 4,             /* proposes nothing */
-    TOY_SAME_KEY = 8,          /* DET: draws from q with the very numbers that the target will be drawn with */
+    TOY_ADAPTIVE = 1, /* draws again only while what it drew was unlikely: allowed */
+    TOY_RANDOM = 2,   /* DET tokens are random ones */
+    TOY_EMPTY = 4,    /* proposes nothing */
+    TOY_SAME_KEY = 8, /* DET: draws from q with the very numbers that the target will be drawn with */
     TOY_DROP_DUPLICATES = 16,
-    TOY_DECLARE_REP = 32,      /* calls its draws without replacement REP */
-    TOY_TOP_AS_REP = 64,       /* calls the k best REP */
-    TOY_DROP_LIGHT = 128,      /* prunes drawn tokens with q <= 0.2 */
-    TOY_SORT = 256,            /* sorts its draws by q, best first */
-    TOY_KEY_BY_POSITION = 512  /* keys its draws by the token's position instead of the step's */
+    TOY_DECLARE_REP = 32,     /* calls its draws without replacement REP */
+    TOY_TOP_AS_REP = 64,      /* calls the k best REP */
+    TOY_DROP_LIGHT = 128,     /* prunes drawn tokens with q <= 0.2 */
+    TOY_SORT = 256,           /* sorts its draws by q, best first */
+    TOY_KEY_BY_POSITION = 512 /* keys its draws by the token's position instead of the step's */
 };
 
 typedef struct toy_plan {
@@ -141,14 +142,14 @@ static inline void toy_propose(toy *t, const toy_plan *plan, int32_t root, sli_d
         d->q[i] = &t->q_of[d->token[i]];
         if (d->depth[i] == TOY_LEVELS)
             continue;
-        for (const toy_group *g = plan->level[d->depth[i]]; g < plan->level[d->depth[i]] + TOY_GROUPS && g->k > 0; g++) {
+        for (const toy_group *g = plan->level[d->depth[i]]; g < plan->level[d->depth[i]] + TOY_GROUPS && g->k > 0;
+             g++) {
             int32_t token[SL_MAX_TREE_NODES];
             if (plan->quirks & TOY_KEY_BY_POSITION) {
                 draws->position = first + (uint32_t)d->depth[i];
                 draws->count = 0;
             }
-            int32_t k =
-                toy_children(t, plan, g, d->token[i], first + (uint32_t)d->depth[i], draws, seed, token);
+            int32_t k = toy_children(t, plan, g, d->token[i], first + (uint32_t)d->depth[i], draws, seed, token);
             for (int32_t j = 0; j < k && n < SL_MAX_TREE_NODES; j++, n++) {
                 d->token[n] = token[j];
                 d->parent[n] = i;
@@ -158,7 +159,11 @@ static inline void toy_propose(toy *t, const toy_plan *plan, int32_t root, sli_d
         }
     }
     d->q[0] = &t->q_of[root];
-    d->tree = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = d->parent, .kind = d->kind, .q = d->q,
+    d->tree = (sl_tree){.struct_size = SL_SIZE(sl_tree),
+                        .token = d->token,
+                        .parent = d->parent,
+                        .kind = d->kind,
+                        .q = d->q,
                         .n_nodes = n};
 }
 
@@ -330,9 +335,10 @@ static inline void toy_law(toy_run *run, int32_t *history, int64_t n, double law
     assert_true(fabs(total - 1) < 1e-12);
 }
 
-/* Distance in total variation between the law of the first n_tokens (1 or 2) tokens over as many steps as they need, and
- * that of plain sampling. */
-static inline double toy_error(toy_run *run, const int32_t *context, int64_t n, int n_tokens, double *accepted, int *bad_keys) {
+/* Distance in total variation between the law of the first n_tokens (1 or 2) tokens over as many steps as they need,
+ * and that of plain sampling. */
+static inline double toy_error(toy_run *run, const int32_t *context, int64_t n, int n_tokens, double *accepted,
+                               int *bad_keys) {
     int32_t history[TOY_HISTORY], vocab = run->toy->vocab;
     double law[TOY_V][TOY_V + 1], second[TOY_V][TOY_V + 1], p[TOY_V], p2[TOY_V], tv = 0, unused;
     *bad_keys = 0;
@@ -399,9 +405,13 @@ static inline void toy_fill_random(toy *t, uint64_t seed, double spread, const s
     }
 }
 
-#define DET(n) {SL_DRAFT_DET, n, NULL}
-#define DET_LIST(n, list) {SL_DRAFT_DET, n, list}
-#define REP(n) {SL_DRAFT_REP, n, NULL}
-#define NOREP(n) {SL_DRAFT_NOREP, n, NULL}
+#define DET(n)                                                                                                         \
+    { SL_DRAFT_DET, n, NULL }
+#define DET_LIST(n, list)                                                                                              \
+    { SL_DRAFT_DET, n, list }
+#define REP(n)                                                                                                         \
+    { SL_DRAFT_REP, n, NULL }
+#define NOREP(n)                                                                                                       \
+    { SL_DRAFT_NOREP, n, NULL }
 
 #endif

@@ -1,9 +1,10 @@
-/* Speculative decoding with real seeds against the exact law: chi-square of the first two tokens, for every kind of tree.
+/* Speculative decoding with real seeds against the exact law: chi-square of the first two tokens, for every kind of
+ * tree.
  *
- * A test fails below a p-value of 1e-6. The non-centrality of an error of total variation TV is at least 4 N TV^2, so with
- * 63 degrees of freedom an error of TV is found in 99.9 % of runs from N = 37 / TV^2: 0.43 % at N = 2e6 (the long run),
- * 2.7 % at N = 5e4 (each of the 45 others). What can be computed exactly is in verify_law_test; this one proves that the
- * numbers are keyed and used as they should be. Seeds are fixed: the result is the same in every run. */
+ * A test fails below a p-value of 1e-6. The non-centrality of an error of total variation TV is at least 4 N TV^2, so
+ * with 63 degrees of freedom an error of TV is found in 99.9 % of runs from N = 37 / TV^2: 0.43 % at N = 2e6 (the long
+ * run), 2.7 % at N = 5e4 (each of the 45 others). What can be computed exactly is in verify_law_test; this one proves
+ * that the numbers are keyed and used as they should be. Seeds are fixed: the result is the same in every run. */
 #include "toy.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -20,8 +21,8 @@ static double bound(int freedom) {
     return freedom * pow(1 - v + 4.7534 * sqrt(v), 3);
 }
 
-/* Chi-square of counts against probabilities, over its bound; cells that expect less than 10 are pooled. A count where the
- * probability is 0 is infinitely bad. */
+/* Chi-square of counts against probabilities, over its bound; cells that expect less than 10 are pooled. A count where
+ * the probability is 0 is infinitely bad. */
 static double badness(const double *count, const double *probability, int n_cells, double total) {
     double chi2 = 0, pooled_p = 0, pooled = 0;
     int freedom = -1;
@@ -66,7 +67,8 @@ static double measure(toy_run *run, sli_sampling *how, int n) {
     return badness(count, probability, vocab * vocab, n);
 }
 
-static const sli_sampling settings[] = {{.temperature = 0.7}, {.temperature = 1, .top_k = 3}, {.temperature = 1, .top_p = 0.9}};
+static const sli_sampling settings[] = {
+    {.temperature = 0.7}, {.temperature = 1, .top_k = 3}, {.temperature = 1, .top_p = 0.9}};
 
 static const toy_plan plans[] = {
     {.name = "chain 1", .level = {{REP(1)}}},
@@ -106,7 +108,8 @@ static void every_tree_has_the_law_of_plain_sampling(void **state) {
 
 static void a_long_run(void **state) {
     (void)state;
-    static const toy_plan plan = {.name = "as deep and wide as it draws", .level = {{REP(2)}, {REP(2)}}, .quirks = TOY_ADAPTIVE};
+    static const toy_plan plan = {
+        .name = "as deep and wide as it draws", .level = {{REP(2)}, {REP(2)}}, .quirks = TOY_ADAPTIVE};
     toy t;
     toy_open(&t, 8);
     toy_fill_random(&t, 77, 0.8, NULL);
@@ -121,7 +124,9 @@ static void a_long_run(void **state) {
 
 /* ---- numbers that are not independent must be caught ------------------------------------------------------------- */
 
-static double shared_number(void *ctx, uint32_t position) { return sli_rng_uniform(((sli_seed *)ctx)->seed, 0, position, 0, 0); }
+static double shared_number(void *ctx, uint32_t position) {
+    return sli_rng_uniform(((sli_seed *)ctx)->seed, 0, position, 0, 0);
+}
 static int accept_shared(void *ctx, uint32_t position, uint32_t child, double p, double q) {
     (void)child;
     return sli_accepts(shared_number(ctx, position), p, q);
@@ -162,7 +167,7 @@ static void numbers_used_twice_are_caught(void **state) {
         sli_random random = cases[i].random;
         random.ctx = &how.seed;
         toy_run run = {&t, &cases[i].plan, &how, &random, sli_verify, SLI_FORM_A, 1};
-        double bad = measure(&run, &how, 100000 / SHARE);
+        double bad = measure(&run, &how, 200000);
         if ((bad >= 1) != cases[i].caught)
             fail_msg("%s: chi-square is %g of its bound", cases[i].plan.name, bad);
     }

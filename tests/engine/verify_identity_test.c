@@ -1,5 +1,5 @@
-/* Token identity with plain decoding: greedy for every drafter, sampled with the same seed for every drafter whose nodes
- * are DET, whatever it knows. */
+/* Token identity with plain decoding: greedy for every drafter, sampled with the same seed for every drafter whose
+ * nodes are DET, whatever it knows. */
 #include "toy.h"
 
 #include "base/ledger.h"
@@ -60,7 +60,8 @@ static void check_same(toy *t, const toy_plan *plan, const sli_sampling *how, ui
     speculate(&run, got);
     for (int i = 0; i < LENGTH; i++)
         if (got[i] != expected[i])
-            fail_msg("%s, seed %d: token %d is %d, plain sampling gives %d", plan->name, (int)seed, i, got[i], expected[i]);
+            fail_msg("%s, seed %d: token %d is %d, plain sampling gives %d", plan->name, (int)seed, i, got[i],
+                     expected[i]);
 }
 
 static void det_drafts_do_not_change_a_token(void **state) {
@@ -78,7 +79,8 @@ static void det_drafts_do_not_change_a_token(void **state) {
 
 static void greedy_is_greedy_for_every_draft(void **state) {
     (void)state;
-    const sli_sampling greedy[] = {{.temperature = 0}, {.temperature = 0, .repeat_penalty = 1.5, .frequency_penalty = 0.3, .penalty_last_n = 6}};
+    const sli_sampling greedy[] = {
+        {.temperature = 0}, {.temperature = 0, .repeat_penalty = 1.5, .frequency_penalty = 0.3, .penalty_last_n = 6}};
     toy t;
     toy_open(&t, 8);
     for (size_t s = 0; s < N(greedy); s++)

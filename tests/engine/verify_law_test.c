@@ -116,12 +116,15 @@ static void emits_the_joint_law_over_steps(void **state) {
 
 /* Made of verify.c by mutate.sh. */
 #define MUTANTS(X)                                                                                                     \
-    X(residual_keeps_q_sum) X(q_never_renormalised) X(token_from_p) X(match_drawn_again) X(match_for_each_child)       \
-    X(bonus_not_tempered) X(refused_det_stays) X(target_not_renormalised)
+    X(residual_keeps_q_sum)                                                                                            \
+    X(q_never_renormalised)                                                                                            \
+    X(token_from_p) X(match_drawn_again) X(match_for_each_child) X(bonus_not_tempered) X(refused_det_stays)            \
+        X(target_not_renormalised)
 #define DECLARE(name) toy_verify sli_verify_##name;
 MUTANTS(DECLARE)
 
-/* tv: the distance from p that this mistake makes, found by enumeration; where it is published, the same to its digits. */
+/* tv: the distance from p that this mistake makes, found by enumeration; where it is published, the same to its digits.
+ */
 static const struct {
     toy_plan plan;
     toy_verify *verify;
@@ -172,7 +175,8 @@ static void catches_broken_joint_laws(void **state) {
     for (int i = 0; i < 2; i++) {
         const toy_plan chain = {"chain of 1", {{REP(1)}}, 0, NULL}, matched = {"DET 1", {{DET(1)}}, 0, NULL};
         toy_fill_random(&t, 101, 1.2, NULL);
-        toy_run run = {&t, i == 0 ? &chain : &matched, &settings[1], NULL, sli_verify_bonus_not_tempered, SLI_FORM_A, 1};
+        toy_run run = {&t, i == 0 ? &chain : &matched, &settings[1], NULL, sli_verify_bonus_not_tempered, SLI_FORM_A,
+                       1};
         assert_true(toy_error(&run, context, 3, 2, &accepted, &bad_keys) > 0.02);
     }
     /* Draft draws keyed by the token's position come again in the next step. */
