@@ -132,6 +132,7 @@ int cmd_run(int argc, char **argv) {
     }
     if (status >= 0) {
         putchar('\n');
+        fflush(stdout);
         if (!quiet)
             summary(engine);
     }

@@ -74,7 +74,8 @@ awk -v files="$tmp/files" -v made="$tmp/made" -v order="$tmp/order" '
     }' "$tmp/includes" >>"$tmp/faults"
 
 # ---- core and cli name no plugin -----------------------------------------------------------------------------------
-ids=$(sed -n 's|^plugins/\([a-z0-9_]*\)/\([a-z0-9_]*\)/meson\.build$|\2|p' "$tmp/files" | paste -sd'|')
+# "none" is a word of the INI as well: `[speculation] plugin = none` means that nothing is drafted.
+ids=$(sed -n 's|^plugins/\([a-z0-9_]*\)/\([a-z0-9_]*\)/meson\.build$|\2|p' "$tmp/files" | grep -vx none | paste -sd'|')
 if [ -n "$ids" ]; then
     grep -E '^(core|cli)/' "$tmp/sources" | grep -vE '_(test|bench|fuzz)\.' >"$tmp/neutral" || true
     while read -r file; do

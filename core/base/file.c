@@ -10,8 +10,11 @@
 
 static sl_status fail_errno(sl_error *err, const char *path, const char *what) {
     int e = errno;
-    return sl_fail(err, e == ENOENT ? SL_E_NOT_FOUND : e == ENOMEM ? SL_E_NO_MEMORY : SL_E_IO, "%s: cannot %s: %s", path,
-                   what, strerror(e));
+    return sl_fail(err,
+                   e == ENOENT   ? SL_E_NOT_FOUND
+                   : e == ENOMEM ? SL_E_NO_MEMORY
+                                 : SL_E_IO,
+                   "%s: cannot %s: %s", path, what, strerror(e));
 }
 
 /* Opens a regular file for reading. O_NONBLOCK: a FIFO without a writer must not hang before it is refused. */
@@ -47,7 +50,7 @@ static sl_status read_all(int fd, const char *path, char *to, size_t want, size_
 
 sl_status sli_file_read(const char *path, size_t max_bytes, char **data, size_t *size, sl_error *err) {
     int fd;
-    size_t want;
+    size_t want = 0;
     SL_TRY(open_regular(path, &fd, &want, err));
     char *to = NULL;
     sl_status s;
@@ -68,7 +71,7 @@ sl_status sli_file_read(const char *path, size_t max_bytes, char **data, size_t 
 sl_status sli_file_map(const char *path, sli_map *out, sl_error *err) {
     *out = (sli_map){NULL, 0};
     int fd;
-    size_t size;
+    size_t size = 0;
     SL_TRY(open_regular(path, &fd, &size, err));
     sl_status s = SL_OK;
     if (size > 0) {

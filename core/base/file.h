@@ -5,8 +5,8 @@
 #include "base/ledger.h"
 #include "sl_error.h"
 
-/* Reads a whole regular file of at most max_bytes. *data is followed by a NUL byte that *size does not count; the caller
- * frees it with sli_free. SL_E_NOT_FOUND: there is no such file; SL_E_IO; SL_E_RANGE: larger; SL_E_NO_MEMORY. */
+/* Reads a whole regular file of at most max_bytes. *data is followed by a NUL byte that *size does not count; the
+ * caller frees it with sli_free. SL_E_NOT_FOUND: there is no such file; SL_E_IO; SL_E_RANGE: larger; SL_E_NO_MEMORY. */
 sl_status sli_file_read(const char *path, size_t max_bytes, char **data, size_t *size, sl_error *err);
 
 /* A file mapped read-only. The file must not be shortened while it is mapped (a read past its end is a SIGBUS). */

@@ -50,7 +50,7 @@ sl_status sli_json_array(const sli_json *at, const char *key, sli_json_need need
 json_t *sli_json_get(const sli_json *at, const char *key);
 
 /* Fails with: <file>: "<key>": expected <expected>, found <value>. value may be NULL (missing). Returns SL_E_DATA. */
-sl_status sli_json_fail(const sli_json *at, const char *key, const json_t *value, sl_error *err, const char *expected, ...)
-    SL_PRINTF(5, 6);
+sl_status sli_json_fail(const sli_json *at, const char *key, const json_t *value, sl_error *err, const char *expected,
+                        ...) SL_PRINTF(5, 6);
 
 #endif

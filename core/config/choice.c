@@ -69,7 +69,7 @@ static sl_status name_plugin(builder *b, sli_choice *choice, const sli_key *key)
     choice->where = key->where;
     choice->is_path = looks_like_path(key->value);
     if (choice->is_path) {
-        choice->plugin = sli_path_join(b->pool, key->dir, key->value);
+        choice->plugin = sli_arena_path_join(b->pool, key->dir, key->value);
         choice->id = id_of_path(b->pool, key->value, choice->scope.family);
         return choice->plugin != NULL && choice->id != NULL ? SL_OK : no_memory(b->err);
     }

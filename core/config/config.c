@@ -111,7 +111,7 @@ static sl_status split_plugin_dirs(loaded *c, sl_error *err) {
         if (len == 0)
             return sl_fail(err, SL_E_INVALID, "key \"path\" in [plugins] (%s): element %d is empty", key->where, n + 1);
         char *one = sli_arena_text(pool, p, len);
-        if (one == NULL || (dirs[n++] = sli_path_join(pool, key->dir, one)) == NULL)
+        if (one == NULL || (dirs[n++] = sli_arena_path_join(pool, key->dir, one)) == NULL)
             return no_memory(err);
         if (p[len] == 0)
             break;

@@ -80,7 +80,7 @@ char *sli_path_folder(sli_arena *pool, const char *path) {
     return sli_arena_text(pool, path, n);
 }
 
-char *sli_path_join(sli_arena *pool, const char *dir, const char *path) {
+char *sli_arena_path_join(sli_arena *pool, const char *dir, const char *path) {
     if (path[0] == '/' || dir[0] == 0)
         return sli_arena_text(pool, path, strlen(path));
     return sli_arena_printf(pool, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", path);

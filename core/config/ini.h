@@ -59,6 +59,6 @@ sl_status sli_section_put(sli_arena *pool, sli_section *section, const sli_key *
 
 /* Folder of a path: "" for a bare name, "/" for "/x". Joined path: path itself when absolute or dir is "". */
 char *sli_path_folder(sli_arena *pool, const char *path);
-char *sli_path_join(sli_arena *pool, const char *dir, const char *path);
+char *sli_arena_path_join(sli_arena *pool, const char *dir, const char *path);
 
 #endif

@@ -130,7 +130,7 @@ static sl_status bind_string(const job *j, const char *text) {
 }
 
 static sl_status bind_path(const job *j, const char *text) {
-    char *path = sli_path_join(j->pool, j->dir, text);
+    char *path = sli_arena_path_join(j->pool, j->dir, text);
     if (path == NULL)
         return no_memory(j->err);
     j->out->text = path;

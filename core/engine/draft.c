@@ -51,9 +51,9 @@ void sli_draft_buffers_destroy(sli_draft_buffers *d) {
 static void describe(const sluice_engine *e, const sluice_session *s, int32_t max_nodes, sl_spec_seq *out) {
     const sli_request *r = s->request;
     int64_t room = r->n_limit - s->n; /* tokens that may still be generated */
-    *out = (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq), .token = s->tokens, .n = s->n, .seed = r->sampling.seed,
+    *out = (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq), .token = s->tokens, .n = s->n, .seed = r->sampling.seed.seed,
                          .temperature = r->sampling.temperature, .n_prompt = (int32_t)s->n_prompt, .seq = s->id,
-                         .sample = r->sampling.sample};
+                         .sample = r->sampling.seed.sample};
     out->max_depth = (int32_t)(room - 1 < SL_MAX_TREE_NODES - 1 ? room - 1 : SL_MAX_TREE_NODES - 1);
     if (out->max_depth < 0)
         out->max_depth = 0;
@@ -73,25 +73,15 @@ static int32_t budget(sluice_engine *e, int n, int n_other_rows) {
     return b.nodes < 1 ? 1 : b.nodes > most ? most : b.nodes;
 }
 
-/* A tree as the core needs it, or an error that names the fault. */
-static sl_status check_tree(const sluice_engine *e, const sl_spec_seq *seq, const sl_tree *t, sl_error *err) {
-    if (t->n_nodes < 1 || t->n_nodes > seq->max_nodes)
-        return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of %d nodes to sequence %d, which may have %d", t->n_nodes,
-                       seq->seq, seq->max_nodes);
-    if (t->token[0] != seq->token[seq->n - 1] || t->parent[0] != -1)
-        return sl_fail(err, SL_E_INVALID, "the drafter's tree for sequence %d does not begin with its last token", seq->seq);
-    int32_t depth[SL_MAX_TREE_NODES] = {0};
-    for (int32_t i = 1; i < t->n_nodes; i++) {
-        if (t->parent[i] < 0 || t->parent[i] >= i)
-            return sl_fail(err, SL_E_INVALID, "draft node %d of sequence %d has parent %d", i, seq->seq, t->parent[i]);
-        if (t->token[i] < 0 || t->token[i] >= e->target.info->vocab)
-            return sl_fail(err, SL_E_RANGE, "draft node %d of sequence %d has token %d, outside of the vocabulary [0, %d)",
-                           i, seq->seq, t->token[i], e->target.info->vocab);
-        depth[i] = depth[t->parent[i]] + 1;
-        if (depth[i] > seq->max_depth)
-            return sl_fail(err, SL_E_RANGE, "draft node %d of sequence %d is %d tokens deep, %d are allowed", i, seq->seq,
-                           depth[i], seq->max_depth);
-    }
+/* Makes a drafter's tree ready for the step, or says what is wrong with it. */
+static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_spec_seq *seq, const sl_tree *t, sl_error *err) {
+    if (t->n_nodes > seq->max_nodes)
+        return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of %d nodes, %d are allowed", t->n_nodes, seq->max_nodes);
+    SL_TRY(sli_tree_build(t, s->tokens[s->n - 1], e->target.info->vocab, s->draft, err));
+    for (int32_t i = 0; i < s->draft->rows.n_nodes; i++)
+        if (s->draft->depth[i] > seq->max_depth)
+            return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of depth %d, %d is allowed", s->draft->depth[i], seq->max_depth);
+    s->tree = s->draft->rows.n_nodes > 1 ? &s->draft->rows : NULL;
     return SL_OK;
 }
 
@@ -106,7 +96,8 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     for (int i = 0; i < n; i++) {
         describe(e, sessions[i], nodes, &d->seqs[i]);
         d->seq_ptrs[i] = &d->seqs[i];
-        sessions[i]->request->draws = 0;
+        sli_request *r = sessions[i]->request;
+        r->draws = (sli_draft_draw){.random = &r->random, .position = (uint32_t)sessions[i]->n};
     }
     sl_propose io = {.struct_size = SL_SIZE(sl_propose), .seqs = d->seq_ptrs, .n_seqs = n};
     if (nodes <= 1)
@@ -131,8 +122,9 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
         const sl_tree *t = io.trees[i];
         if (t == NULL || t->n_nodes == 1)
             continue;
-        SL_TRY(check_tree(e, &d->seqs[i], t, err));
-        sessions[i]->tree = t;
+        sl_status s = take_tree(e, sessions[i], &d->seqs[i], t, err);
+        if (s < 0)
+            return sl_fail_within(err, s, "drafter, sequence %d", sessions[i]->id);
     }
     d->draft_seconds = sli_now() - begin;
     return SL_OK;

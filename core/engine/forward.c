@@ -94,7 +94,7 @@ static void tell(const sli_pass *pass, uint32_t point, int32_t layer, const floa
 /* ---- attention ----------------------------------------------------------------------------------------------------- */
 
 /* Attends to a view whose segments may be public, opaque, or both; two parts are joined by their log-sum-exp. */
-static sl_status attend(sli_network *net, const sli_layer *layer, const sli_attender *attender, sl_attend *args) {
+static sl_status attend(sli_network *net, const sli_net_layer *layer, const sli_attender *attender, sl_attend *args) {
     const sli_store *store = layer->store;
     uint32_t kinds = args->view->kinds;
     if (kinds == SL_SEGMENT_OPAQUE)
@@ -116,13 +116,13 @@ static sl_status attend(sli_network *net, const sli_layer *layer, const sli_atte
     second.o.data = net->o2;
     second.lse = net->lse2;
     SL_TRY(store->api->attend(store->self, &second));
-    sl_op_lse_merge merge = {SL_SIZE(sl_op_lse_merge), net->lane, args->o, args->lse, &second.o, second.lse};
+    sl_op_lse_merge merge = {.struct_size = SL_SIZE(sl_op_lse_merge), .lane = net->lane, .o = &args->o, .lse = args->lse, .o2 = &second.o, .lse2 = second.lse};
     return net->ops->lse_merge(net->host, &merge);
 }
 
 /* Select, locate and attend for rows of one stage. */
 static sl_status attend_part(sli_network *net, int32_t l, const part *p) {
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     const sli_attender *attender = layer->attender[p->stage];
     const sl_attn_caps *caps = &layer->caps[p->stage];
@@ -167,7 +167,7 @@ static sl_status attend_part(sli_network *net, int32_t l, const part *p) {
 }
 
 static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, const part *p) {
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     int64_t n = p->rows.n, H = info->n_heads, K = info->n_kv_heads, D = info->head_dim, Dv = info->v_head_dim;
     sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = net->lane, .rows = &p->rows,
@@ -183,7 +183,7 @@ static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, 
  * plugin that caps how many rows it takes at once gets them sequence by sequence, block by block. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     int64_t block = layer->layout.row_block;
     for (int s = 0; s < SLI_STAGES; s++)
         if (layer->caps[s].row_block > 0 && (block == 0 || layer->caps[s].row_block < block))
@@ -221,14 +221,14 @@ static sl_status rotate(sli_network *net, const sl_batch *b, const sl_layer_info
 }
 
 static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t l) {
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     const sl_batch *b = pass->batch;
     int64_t n = b->n_rows, E = net->info->hidden, H = info->n_heads, K = info->n_kv_heads, D = info->head_dim;
 
     SL_TRY(norm_rows(net, net->x, &layer->norm_attn, net->xn, n, 1, E));
     tell(pass, SL_TAP_ATTN_IN, l, net->xn, E);
-    SL_TRY(multiply_all(net, &layer->linear[SLI_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E, NULL));
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E, NULL));
     if (!(layer->layout.flags & SL_KV_FUSES_ROPE)) {
         if (layer->q_norm.data != NULL) {
             SL_TRY(norm_rows(net, net->q, &layer->q_norm, net->q, n, H, D));
@@ -243,19 +243,19 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
     tell(pass, SL_TAP_Q, l, net->q, H * D);
     tell(pass, SL_TAP_K, l, net->k, K * D);
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
-    return multiply_all(net, &layer->linear[SLI_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim, net->x);
+    return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim, net->x);
 }
 
 static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
-    sli_layer *layer = &net->layers[l];
+    sli_net_layer *layer = &net->layers[l];
     int64_t n = pass->batch->n_rows, E = net->info->hidden, F = layer->info->ffn;
     SL_TRY(norm_rows(net, net->x, &layer->norm_ffn, net->xn, n, 1, E));
     tell(pass, SL_TAP_FFN_IN, l, net->xn, E);
-    SL_TRY(multiply_all(net, &layer->linear[SLI_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0};
     SL_TRY(net->ops->act_mul(net->host, &act));
-    return multiply_all(net, &layer->linear[SLI_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
+    return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
 }
 
 /* ---- the pass ------------------------------------------------------------------------------------------------------ */
@@ -279,8 +279,7 @@ static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *er
 }
 
 sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *err) {
-    const sl_batch *b = pass->batch;
-    assert(b->n_rows > 0 && b->n_rows <= net->limits.max_rows);
+    assert(pass->batch->n_rows > 0 && pass->batch->n_rows <= net->limits.max_rows);
     SL_TRY(embed_rows(net, pass, err));
     if (pass->enter_layer == 0)
         tell(pass, SL_TAP_EMBED, -1, net->x, net->info->hidden);

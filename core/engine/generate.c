@@ -14,26 +14,43 @@ static void end_request(sluice_session *s) {
     sli_request *r = s->request;
     if (r == NULL)
         return;
-    sli_stop_close(r->stop);
+    sli_stop_destroy(r->stop);
     sli_token_stream_close(r->stream);
-    sli_text_free(&r->text);
+    sli_output_free(&r->text);
+    sli_free(r->bias_id);
     sli_free(r->bias);
     sli_free(r);
     s->request = NULL;
 }
 
-static sl_status check_sampling(const sluice_engine *e, const sluice_sampling *p, sl_error *err) {
-    for (int32_t i = 0; i < p->n_bias; i++)
-        if (p->bias_id[i] < 0 || p->bias_id[i] >= e->target.info->vocab)
-            return sl_fail(err, SL_E_RANGE, "sampling.logit_bias: token id %d is outside of the vocabulary [0, %d)", p->bias_id[i],
-                           e->target.info->vocab);
+static sl_status copy_sampling(const sluice_engine *e, const sluice_sampling *p, sli_request *r, sl_error *err) {
+    r->sampling = (sli_sampling){.temperature = p->temperature, .top_k = p->top_k, .top_p = p->top_p, .min_p = p->min_p,
+                                 .repeat_penalty = p->repeat_penalty, .presence_penalty = p->presence_penalty,
+                                 .frequency_penalty = p->frequency_penalty, .penalty_last_n = p->penalty_last_n, .n_bias = p->n_bias,
+                                 .bias_id = p->bias_id, .bias = p->bias, .seed = {p->seed, p->sample, (uint32_t)(p->race != 0)}};
+    SL_TRY(sli_sampling_check(&r->sampling, e->target.info->vocab, err));
+    if (p->n_bias > 0) {
+        r->bias_id = sli_calloc(SLI_TAG_MISC, (size_t)p->n_bias, sizeof *r->bias_id);
+        r->bias = sli_calloc(SLI_TAG_MISC, (size_t)p->n_bias, sizeof *r->bias);
+        if (r->bias_id == NULL || r->bias == NULL)
+            return sl_fail(err, SL_E_NO_MEMORY, "no memory for logit biases");
+        memcpy(r->bias_id, p->bias_id, sizeof *r->bias_id * (size_t)p->n_bias);
+        memcpy(r->bias, p->bias, sizeof *r->bias * (size_t)p->n_bias);
+        r->sampling.bias_id = r->bias_id;
+        r->sampling.bias = r->bias;
+    }
+    r->random = sli_random_seeded(&r->sampling.seed);
     return SL_OK;
 }
 
 static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice_sampling *p, int index, sl_error *err) {
-    if (s->n == s->n_kv)
+    if (s->n == 0)
         return sl_fail(err, SL_E_STATE, "session %d has no token to continue from", index);
-    SL_TRY(check_sampling(e, p, err));
+    if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
+        SL_TRY(sli_network_seq_truncate(&e->target, s->id, s->n - 1, err));
+        s->n_kv = s->n - 1;
+        sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, s->n_kv);
+    }
     sli_request *r = s->request = sli_alloc(SLI_TAG_MISC, sizeof *r);
     if (r == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
@@ -41,18 +58,11 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     r->ignore_eos = p->ignore_eos;
     int64_t room = e->limits.max_context - s->n;
     r->n_limit = s->n + (p->max_tokens < 0 || p->max_tokens > room ? room : p->max_tokens);
-    if (p->n_bias > 0) {
-        r->bias = sli_calloc(SLI_TAG_MISC, (size_t)p->n_bias, sizeof *r->bias);
-        if (r->bias == NULL)
-            return sl_fail(err, SL_E_NO_MEMORY, "no memory for logit biases");
-        for (int32_t i = 0; i < p->n_bias; i++)
-            r->bias[i] = (sli_logit_bias){p->bias_id[i], p->bias[i]};
-    }
-    sli_request_sampling(r, p);
+    SL_TRY(copy_sampling(e, p, r, err));
     SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
     if (p->n_stop > 0)
-        SL_TRY(sli_stop_open(p->stop, p->n_stop, &r->stop, err));
-    if (sli_text_reserve(&r->text, 64 * 1024) < 0)
+        SL_TRY(sli_stop_create(p->stop, p->n_stop, &r->stop, err));
+    if (sli_output_reserve(&r->text, 64 * 1024) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     int64_t rows = r->n_limit + e->limits.max_tree;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));
@@ -61,7 +71,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     return SL_OK;
 }
 
-/* A request that may generate nothing ends at once, but its prompt is computed. */
+/* A request ends when its limit is reached; one that may generate nothing ends at once, its prompt still pending. */
 static void end_if_full(sluice_session *s, sluice_chunk_fn fn, void *user) {
     sli_request *r = s->request;
     if (r->finish != SLUICE_RUNNING || s->n < r->n_limit)

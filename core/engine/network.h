@@ -39,8 +39,8 @@ typedef struct sli_group {
     sl_linear_group desc;
     const sli_quantizer *quantizer;
     sl_quant_handle *handle;
-    void *blob;      /* NULL: used in place */
-    int64_t blob_bytes;
+    void *blob;             /* NULL: used in place */
+    int64_t released_bytes; /* of the checkpoint's tensors that the blob stands for: their pages were given back */
     sl_quant_claim claim;
     sl_linear linear[3];
     const sl_linear *linears[3];
@@ -53,17 +53,15 @@ typedef struct sli_slot {
     int32_t which;
 } sli_slot;
 
-enum { SLI_Q, SLI_K, SLI_V, SLI_O, SLI_GATE, SLI_UP, SLI_DOWN, SLI_LINEARS };
-
-typedef struct sli_layer {
+typedef struct sli_net_layer {
     const sl_layer_info *info;
     sl_tensor norm_attn, norm_ffn, q_norm, k_norm; /* f32; q_norm.data NULL: none */
-    sli_slot linear[SLI_LINEARS];
+    sli_slot linear[SLI_ROLE_COUNT]; /* by role: SLI_ROLE_Q ... SLI_ROLE_DOWN */
     const sli_attender *attender[SLI_STAGES];
     sl_attn_caps caps[SLI_STAGES];
     const sli_store *store;
     sl_kv_layout layout;
-} sli_layer;
+} sli_net_layer;
 
 typedef struct sli_network {
     const sl_host *host;
@@ -74,7 +72,7 @@ typedef struct sli_network {
     sl_limits limits;
     uint32_t act; /* SL_ACT_* */
 
-    sli_layer *layers;     /* [n_layers] */
+    sli_net_layer *layers;     /* [n_layers] */
     sli_group *groups;     /* [n_groups] all bound groups */
     int32_t n_groups;
     sli_slot head;
@@ -110,6 +108,21 @@ typedef struct sli_pass {
     int32_t exit_layer;           /* one past the last; 0: all */
     uint32_t overwrite;           /* rows replace committed ones */
 } sli_pass;
+
+/* Who serves what, as the configuration says. */
+typedef struct sli_network_plan {
+    void *user;
+    sl_status (*quantizer)(void *user, int32_t layer, const char *tensor, const sli_quantizer **out, sl_error *err);
+    const sli_attender *(*attender)(void *user, int32_t layer, uint32_t stage);
+    const sli_store *(*store)(void *user, int32_t layer);
+    void (*progress)(void *user, int64_t done, int64_t total); /* weights packed, in bytes of the checkpoint */
+} sli_network_plan;
+
+/* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane, model,
+ * info, limits, and the lists of quantizers, attenders and stores, all of them active. On failure sli_network_destroy
+ * is still to be called. [setup] */
+sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_error *err);
+void sli_network_destroy(sli_network *net);
 
 /* Residual rows of the batch are in net->x afterwards. Nothing is committed. */
 sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *err);

@@ -13,6 +13,14 @@
 
 /* ---- life -------------------------------------------------------------------------------------------------------------- */
 
+static void free_session(sluice_session *s) {
+    if (s == NULL)
+        return;
+    sli_free(s->tokens);
+    sli_free(s->draft);
+    sli_free(s);
+}
+
 static sl_status new_session(sluice_engine *e, sluice_session **out, sl_error *err) {
     int32_t id = 0;
     while (id < e->max_sessions && e->by_id[id] != NULL)
@@ -20,10 +28,12 @@ static sl_status new_session(sluice_engine *e, sluice_session **out, sl_error *e
     if (id == e->max_sessions)
         return sl_fail(err, SL_E_RANGE, "all %d sessions are in use (engine.max_seqs)", e->max_sessions);
     sluice_session *s = sli_alloc(SLI_TAG_MISC, sizeof *s);
-    if (s != NULL)
+    if (s != NULL) {
         s->tokens = sli_calloc(SLI_TAG_MISC, (size_t)e->limits.max_context + 1, sizeof *s->tokens);
-    if (s == NULL || s->tokens == NULL) {
-        sli_free(s);
+        s->draft = sli_alloc(SLI_TAG_MISC, sizeof *s->draft);
+    }
+    if (s == NULL || s->tokens == NULL || s->draft == NULL) {
+        free_session(s);
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a session");
     }
     s->engine = e;
@@ -36,11 +46,6 @@ static void adopt(sluice_engine *e, sluice_session *s) {
     e->by_id[s->id] = s;
     s->next = e->sessions;
     e->sessions = s;
-}
-
-static void free_session(sluice_session *s) {
-    sli_free(s->tokens);
-    sli_free(s);
 }
 
 static sl_status open_caches(sluice_engine *e, sluice_session *s, int32_t parent, int64_t n, int64_t n_draft, sl_error *err) {

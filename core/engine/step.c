@@ -62,7 +62,7 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
     sli_request *r = s->request;
     const char *text = NULL;
     size_t length = 0;
-    sli_text_clear(&r->text);
+    sli_output_clear(&r->text);
     for (*kept = 0; *kept < n && r->finish == SLUICE_RUNNING;) {
         int32_t token = tokens[(*kept)++];
         s->tokens[s->n++] = token;
@@ -71,7 +71,7 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
             break;
         }
         SL_TRY(sli_token_stream_push(r->stream, token, &text, &length, err));
-        int hit = sli_text_push(&r->text, r->stop, text, length);
+        int hit = sli_output_push(&r->text, r->stop, text, length);
         if (hit < 0)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for the text of a step");
         if (hit)
@@ -81,7 +81,7 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
     }
     if (r->finish != SLUICE_RUNNING && r->finish != SLUICE_FINISH_STOP) {
         SL_TRY(sli_token_stream_flush(r->stream, &text, &length, err));
-        if (sli_text_push(&r->text, r->stop, text, length) < 0 || sli_text_end(&r->text, r->stop) < 0)
+        if (sli_output_push(&r->text, r->stop, text, length) < 0 || sli_output_end(&r->text, r->stop) < 0)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for the text of a step");
     }
     sluice_chunk chunk = {.index = r->index, .n_tokens = *kept, .tokens = s->tokens + s->n - *kept, .text = r->text.data,

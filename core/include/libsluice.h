@@ -145,7 +145,7 @@ typedef struct sluice_chunk {
 /* Return 0 to go on, anything else to cancel that session. */
 typedef int (*sluice_chunk_fn)(void *user, const sluice_chunk *chunk);
 
-/* Runs the sessions together until each has finished. sampling: [n], or one for all when shared != 0. */
+/* Runs the sessions together until each has finished. A session needs at least one token. sampling: [n], or one for all when shared != 0. */
 int sluice_generate(sluice_engine *engine, sluice_session *const *sessions, int n, const sluice_sampling *sampling,
                     int shared, sluice_chunk_fn fn, void *user, sluice_error *err);
 

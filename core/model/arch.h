@@ -6,35 +6,35 @@
 #include "model/model_desc.h"
 
 typedef enum {
-    SLI_EMBED,      /* [vocab, hidden] */
-    SLI_HEAD,       /* [vocab, hidden]; the embedding itself when tied */
-    SLI_FINAL_NORM, /* [hidden] */
-    SLI_NORM_ATTN,  /* [hidden], before attention */
-    SLI_NORM_FFN,   /* [hidden], before the feed-forward block */
-    SLI_Q,          /* [n_q * head_dim, hidden] */
-    SLI_K,          /* [n_kv * head_dim, hidden] */
-    SLI_V,
-    SLI_O, /* [hidden, n_q * head_dim] */
-    SLI_Q_BIAS,
-    SLI_K_BIAS,
-    SLI_V_BIAS,
-    SLI_O_BIAS,
-    SLI_Q_NORM, /* [head_dim] */
-    SLI_K_NORM,
-    SLI_GATE, /* [ffn, hidden] */
-    SLI_UP,
-    SLI_DOWN, /* [hidden, ffn] */
-    SLI_GATE_BIAS,
-    SLI_UP_BIAS,
-    SLI_DOWN_BIAS,
+    SLI_ROLE_EMBED,      /* [vocab, hidden] */
+    SLI_ROLE_HEAD,       /* [vocab, hidden]; the embedding itself when tied */
+    SLI_ROLE_FINAL_NORM, /* [hidden] */
+    SLI_ROLE_NORM_ATTN,  /* [hidden], before attention */
+    SLI_ROLE_NORM_FFN,   /* [hidden], before the feed-forward block */
+    SLI_ROLE_Q,          /* [n_q * head_dim, hidden] */
+    SLI_ROLE_K,          /* [n_kv * head_dim, hidden] */
+    SLI_ROLE_V,
+    SLI_ROLE_O, /* [hidden, n_q * head_dim] */
+    SLI_ROLE_Q_BIAS,
+    SLI_ROLE_K_BIAS,
+    SLI_ROLE_V_BIAS,
+    SLI_ROLE_O_BIAS,
+    SLI_ROLE_Q_NORM, /* [head_dim] */
+    SLI_ROLE_K_NORM,
+    SLI_ROLE_GATE, /* [ffn, hidden] */
+    SLI_ROLE_UP,
+    SLI_ROLE_DOWN, /* [hidden, ffn] */
+    SLI_ROLE_GATE_BIAS,
+    SLI_ROLE_UP_BIAS,
+    SLI_ROLE_DOWN_BIAS,
     SLI_ROLE_COUNT
-} sli_role;
+} sli_weight_role;
 
 typedef enum { SLI_DIM_NONE, SLI_DIM_VOCAB, SLI_DIM_HIDDEN, SLI_DIM_Q, SLI_DIM_KV, SLI_DIM_HEAD, SLI_DIM_FFN } sli_dim;
 
 /* Where one role's tensor is found. */
 typedef struct sli_weight_row {
-    sli_role role;
+    sli_weight_role role;
     uint32_t when;    /* 0: always there; else there when the model has this SLI_HAS_* */
     sli_dim shape[2]; /* SLI_DIM_NONE in the second place: a vector */
     const char *name; /* '*' stands for the layer's number; without one the tensor is the model's, not a layer's */
@@ -59,7 +59,7 @@ struct sli_arch {
     int32_t default_positions;
     sli_window_rule window;
     int32_t default_window;
-    int32_t default_window_from; /* first layer with a window */
+    int32_t default_window_from;      /* first layer with a window */
     int32_t default_bos, default_eos; /* -1: none */
 };
 

@@ -9,9 +9,9 @@
 #include "base/printable.h"
 #include "model/arch.h"
 #include "model/hf_rope.h"
-#include "model/rope.h"
+#include "model/rope_table.h"
 
-enum { OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED };
+static const sli_json_need OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED;
 
 /* Larger ones are damage, not models; products of two stay far inside int64. */
 enum { MAX_LAYERS = 4096, MAX_HEADS = 1 << 16, MAX_WIDTH = 1 << 24, MAX_VOCAB = 1 << 27, MAX_HEAD_DIM = 1 << 14 };
@@ -26,7 +26,7 @@ void sli_model_desc_free(sli_model_desc *desc) {
 
 static sl_status read_i32(const sli_json *at, const char *key, sli_json_need need, int32_t min, int32_t max,
                           int32_t *out, sl_error *err) {
-    int64_t wide;
+    int64_t wide = 0;
     sl_status s = sli_json_int(at, key, need, min, max, &wide, err);
     if (s == SL_OK)
         *out = (int32_t)wide;
@@ -41,21 +41,32 @@ static sl_status refuse(const sli_json *at, const char *key, sl_error *err, cons
 
 /* ---- what is refused ------------------------------------------------------------------------------------------- */
 
-/* Keys of other architectures that change the result. Missing, null and false are fine, and so is the neutral number. */
+/* Keys of other architectures that change the result. Missing, null and false are fine, and so is the neutral number.
+ */
 static const struct {
     const char *key;
     double neutral;
 } foreign[] = {
-    {"add_cross_attention", 0},  {"alibi", 0},
-    {"attention_chunk_size", 0}, {"attention_multiplier", 1},
-    {"attn_logit_softcapping", 0}, {"clip_qkv", 0},
-    {"embedding_multiplier", 1}, {"final_logit_softcapping", 0},
-    {"is_encoder_decoder", 0},   {"logit_scale", 1},
-    {"logits_scaling", 1},       {"n_routed_experts", 0},
-    {"num_experts", 0},          {"num_local_experts", 0},
-    {"qk_layernorm", 0},         {"residual_multiplier", 1},
-    {"rope_local_base_freq", 0}, {"scale_depth", 1},
-    {"scale_emb", 1},            {"text_config", 0},
+    {"add_cross_attention", 0},
+    {"alibi", 0},
+    {"attention_chunk_size", 0},
+    {"attention_multiplier", 1},
+    {"attn_logit_softcapping", 0},
+    {"clip_qkv", 0},
+    {"embedding_multiplier", 1},
+    {"final_logit_softcapping", 0},
+    {"is_encoder_decoder", 0},
+    {"logit_scale", 1},
+    {"logits_scaling", 1},
+    {"n_routed_experts", 0},
+    {"num_experts", 0},
+    {"num_local_experts", 0},
+    {"qk_layernorm", 0},
+    {"residual_multiplier", 1},
+    {"rope_local_base_freq", 0},
+    {"scale_depth", 1},
+    {"scale_emb", 1},
+    {"text_config", 0},
     {"use_qk_norm", 0},
 };
 
@@ -119,7 +130,7 @@ static sl_status make_layers(sli_model_desc *d, sl_error *err) {
 }
 
 static sl_status read_heads(const sli_json *config, sli_model_desc *d, sl_error *err) {
-    int32_t n_q, n_kv, ffn;
+    int32_t n_q = 0, n_kv = 0, ffn = 0;
     SL_TRY(read_i32(config, "num_attention_heads", REQ, 1, MAX_HEADS, &n_q, err));
     /* The class default holds for a key left out; an explicit null means "as many as query heads". */
     int given = json_object_get(config->value, "num_key_value_heads") != NULL;
@@ -141,7 +152,8 @@ static sl_status read_heads(const sli_json *config, sli_model_desc *d, sl_error 
         d->head_dim = d->hidden / n_q;
     }
     if (d->head_dim % 2 != 0)
-        return sl_fail(err, SL_E_DATA, "%s: heads of %d dimensions, expected an even number", config->file, d->head_dim);
+        return sl_fail(err, SL_E_DATA, "%s: heads of %d dimensions, expected an even number", config->file,
+                       d->head_dim);
     d->attn_scale = 1 / sqrt((double)d->head_dim);
     SL_TRY(make_layers(d, err));
     for (int32_t l = 0; l < d->n_layers; l++) {

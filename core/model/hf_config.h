@@ -1,7 +1,7 @@
 /* config.json and generation_config.json of a Hugging Face checkpoint -> sli_model_desc.
  *
- * Missing keys take the defaults of the reference's configuration classes. A key that would change the result and is not
- * implemented is refused by its name; keys that only concern training or other programs are not looked at. */
+ * Missing keys take the defaults of the reference's configuration classes. A key that would change the result and is
+ * not implemented is refused by its name; keys that only concern training or other programs are not looked at. */
 #ifndef SLUICE_CORE_HF_CONFIG_H
 #define SLUICE_CORE_HF_CONFIG_H
 

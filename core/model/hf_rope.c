@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED };
+static const sli_json_need OPT = SLI_JSON_OPTIONAL, REQ = SLI_JSON_REQUIRED;
 
 static const double MAX_THETA = 1e30, MAX_FACTOR = 1e9, MAX_CONTEXT = 1e12; /* well inside fp32 */
 

@@ -15,13 +15,14 @@
 struct sli_model {
     sli_model_desc desc;
     sli_safetensors *files;
-    const sli_named_tensor **weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
+    const sli_named_tensor *
+        *weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
     int64_t params, bytes, unused;
 };
 
 enum { NAME_BYTES = 128, SHAPE_BYTES = 128 };
 
-static size_t slot_of(const sli_model *m, int32_t layer, sli_role role) {
+static size_t slot_of(const sli_model *m, int32_t layer, sli_weight_role role) {
     assert(layer >= -1 && layer < m->desc.n_layers && role < SLI_ROLE_COUNT);
     (void)m;
     return (size_t)(layer + 1) * SLI_ROLE_COUNT + role;
@@ -56,12 +57,12 @@ static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_we
     const sli_named_tensor *t = sli_safetensors_find(m->files, name);
     if (t == NULL)
         return sl_fail(err, SL_E_DATA, "%s: no tensor \"%s\" of shape %s in the checkpoint%s", dir, name, want_text,
-                       row->role == SLI_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
+                       row->role == SLI_ROLE_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
     if (t->tensor.ndim != ndim || memcmp(t->tensor.shape, want, ndim * sizeof *want) != 0) {
         write_shape(got_text, t->tensor.shape, t->tensor.ndim);
-        return sl_fail(err, SL_E_DATA, "%s: tensor \"%s\": expected shape %s (%s%s%s), found %s", t->file, name, want_text,
-                       sli_dim_text(row->shape[0]), ndim > 1 ? ", " : "", ndim > 1 ? sli_dim_text(row->shape[1]) : "",
-                       got_text);
+        return sl_fail(err, SL_E_DATA, "%s: tensor \"%s\": expected shape %s (%s%s%s), found %s", t->file, name,
+                       want_text, sli_dim_text(row->shape[0]), ndim > 1 ? ", " : "",
+                       ndim > 1 ? sli_dim_text(row->shape[1]) : "", got_text);
     }
     if (t->tensor.dtype != SL_F32 && t->tensor.dtype != SL_F16 && t->tensor.dtype != SL_BF16)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: tensor \"%s\": expected dtype F32, F16 or BF16, found %s", t->file,
@@ -87,7 +88,7 @@ static sl_status take_all(sli_model *m, const char *dir, sl_error *err) {
                 SL_TRY(take(m, dir, layer, row, err));
         }
     if (m->desc.tied)
-        m->weights[slot_of(m, -1, SLI_HEAD)] = m->weights[slot_of(m, -1, SLI_EMBED)];
+        m->weights[slot_of(m, -1, SLI_ROLE_HEAD)] = m->weights[slot_of(m, -1, SLI_ROLE_EMBED)];
     return SL_OK;
 }
 
@@ -126,12 +127,12 @@ void sli_model_close(sli_model *m) {
 
 const sli_model_desc *sli_model_describe(const sli_model *m) { return &m->desc; }
 
-const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_role role) {
+const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_weight_role role) {
     const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
     return t != NULL ? &t->tensor : NULL;
 }
 
-const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_role role) {
+const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_weight_role role) {
     const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
     return t != NULL ? t->name : NULL;
 }

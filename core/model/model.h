@@ -17,13 +17,13 @@ void sli_model_close(sli_model *model); /* NULL is legal; all that was borrowed 
 
 const sli_model_desc *sli_model_describe(const sli_model *model);
 
-/* The weight of a role; layer -1 for SLI_EMBED, SLI_HEAD and SLI_FINAL_NORM, else 0 .. n_layers-1. Contiguous, read-only,
- * shapes as in arch.h. NULL when the model has no such weight (a bias, a norm of q). A tied head is the embedding's
- * tensor.   [any] */
-const sl_tensor *sli_model_weight(const sli_model *model, int32_t layer, sli_role role);
+/* The weight of a role; layer -1 for SLI_ROLE_EMBED, SLI_ROLE_HEAD and SLI_ROLE_FINAL_NORM, else 0 .. n_layers-1.
+ * Contiguous, read-only, shapes as in arch.h. NULL when the model has no such weight (a bias, a norm of q). A tied head
+ * is the embedding's tensor.   [any] */
+const sl_tensor *sli_model_weight(const sli_model *model, int32_t layer, sli_weight_role role);
 
 /* Its name in the checkpoint, as "model.layers.3.mlp.down_proj.weight"; NULL as above. */
-const char *sli_model_weight_name(const sli_model *model, int32_t layer, sli_role role);
+const char *sli_model_weight_name(const sli_model *model, int32_t layer, sli_weight_role role);
 
 int64_t sli_model_params(const sli_model *model);         /* elements of all weights, a tied head counted once */
 int64_t sli_model_bytes(const sli_model *model);          /* their bytes in the checkpoint */

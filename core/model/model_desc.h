@@ -39,13 +39,13 @@ typedef struct sli_rope {
     sli_rope_scaling scaling;
     int32_t dim; /* rotary dimensions, even, = head_dim */
     double theta;
-    double factor;                             /* linear, llama3, yarn */
-    double original_max;                       /* llama3, yarn: trained context in tokens */
-    double low_freq_factor, high_freq_factor;  /* llama3 */
-    double beta_fast, beta_slow;               /* yarn, in rotations */
-    int truncate;                              /* yarn: round the ramp's ends to whole dimensions */
-    float attention_factor;                    /* cos and sin are multiplied by it */
-    float *inv_freq;                           /* [dim/2] radians a token; owned by the desc */
+    double factor;                            /* linear, llama3, yarn */
+    double original_max;                      /* llama3, yarn: trained context in tokens */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    double beta_fast, beta_slow;              /* yarn, in rotations */
+    int truncate;                             /* yarn: round the ramp's ends to whole dimensions */
+    float attention_factor;                   /* cos and sin are multiplied by it */
+    float *inv_freq;                          /* [dim/2] radians a token; owned by the desc */
 } sli_rope;
 
 /* Defaults that generation_config.json recommends; NaN and -1 where it says nothing. */
@@ -86,6 +86,7 @@ typedef struct sli_model_desc {
     sli_generation generation;
 } sli_model_desc;
 
-void sli_model_desc_free(sli_model_desc *desc); /* frees what it owns and zeroes it; all-zero and half-built are legal */
+void sli_model_desc_free(
+    sli_model_desc *desc); /* frees what it owns and zeroes it; all-zero and half-built are legal */
 
 #endif

@@ -61,17 +61,17 @@ sl_status sli_model_verify(const sli_model *m, void (*found)(void *user, const s
     const sli_model_desc *d = sli_model_describe(m);
     int64_t n_bad = 0;
     for (int32_t layer = -1; layer < d->n_layers; layer++)
-        for (sli_role role = 0; role < SLI_ROLE_COUNT; role++) {
+        for (sli_weight_role role = 0; role < SLI_ROLE_COUNT; role++) {
             const sl_tensor *t = sli_model_weight(m, layer, role);
-            if (t == NULL || (role == SLI_HEAD && d->tied)) /* a tied head was seen as the embedding */
+            if (t == NULL || (role == SLI_ROLE_HEAD && d->tied)) /* a tied head was seen as the embedding */
                 continue;
             sli_bad_weight bad = scan(sli_model_weight_name(m, layer, role), t);
             if (bad.count == 0)
                 continue;
             if (n_bad++ == 0)
                 sl_fail(err, SL_E_DATA,
-                        "tensor \"%s\": NaN or Inf at element %" PRId64 ", and %" PRId64 " such elements in all", bad.name,
-                        bad.index, bad.count);
+                        "tensor \"%s\": NaN or Inf at element %" PRId64 ", and %" PRId64 " such elements in all",
+                        bad.name, bad.index, bad.count);
             if (found != NULL)
                 found(user, &bad);
         }

@@ -63,7 +63,8 @@ sl_status sli_safetensors_open(const char *path, sli_safetensors **out, sl_error
     return finish(st, sli_shard_open(&st->shards[0], path, err), out);
 }
 
-sl_status sli_safetensors_parse(const char *name, const void *bytes, size_t size, sli_safetensors **out, sl_error *err) {
+sl_status sli_safetensors_parse(const char *name, const void *bytes, size_t size, sli_safetensors **out,
+                                sl_error *err) {
     *out = NULL;
     sli_safetensors *st = NULL;
     SL_TRY(make(1, &st, err));
@@ -187,4 +188,8 @@ const sli_named_tensor *sli_safetensors_at(const sli_safetensors *st, size_t i) 
 
 const sli_named_tensor *sli_safetensors_find(const sli_safetensors *st, const char *name) {
     return sli_tensors_find(st->tensors, st->n_tensors, name);
+}
+
+const char *sli_safetensors_metadata(const sli_safetensors *st, const char *key) {
+    return st->n_shards > 0 ? json_string_value(json_object_get(st->shards[0].metadata, key)) : NULL;
 }

@@ -1,4 +1,5 @@
-/* Checkpoints in safetensors form: one file, or shards with an index. Files are memory-mapped and tensors used in place.
+/* Checkpoints in safetensors form: one file, or shards with an index. Files are memory-mapped and tensors used in
+ * place.
  *
  * Everything in a file is checked before anything is given out, by the rules of the format's reference reader: the
  * header fits the file and is JSON without duplicate names, dtypes are known, sizes agree with shape and dtype, and the
@@ -35,6 +36,8 @@ void sli_safetensors_close(sli_safetensors *st); /* NULL is legal */
 /* Tensors in order of their names. */
 size_t sli_safetensors_count(const sli_safetensors *st);
 const sli_named_tensor *sli_safetensors_at(const sli_safetensors *st, size_t i);
+/* A text of the (first) file's __metadata__; NULL: there is none. */
+const char *sli_safetensors_metadata(const sli_safetensors *st, const char *key);
 const sli_named_tensor *sli_safetensors_find(const sli_safetensors *st, const char *name); /* NULL: not there */
 
 #endif

@@ -78,7 +78,8 @@ static sl_status read_offsets(const json_t *pair, int64_t limit, int64_t *begin,
     *begin = json_integer_value(b);
     *end = json_integer_value(e);
     if (*end > limit)
-        return sl_fail(err, SL_E_DATA, "bytes %lld to %lld of the data, but the file has only %lld: truncated or damaged",
+        return sl_fail(err, SL_E_DATA,
+                       "bytes %lld to %lld of the data, but the file has only %lld: truncated or damaged",
                        (long long)*begin, (long long)*end, (long long)limit);
     return SL_OK;
 }
@@ -121,8 +122,8 @@ static sl_status check_cover(const shard *s, const unsigned char *data, sl_error
         const sli_named_tensor *t = &s->tensors[i];
         int64_t begin = (const unsigned char *)t->tensor.data - data;
         if (begin != at) {
-            sl_fail(err, SL_E_DATA, "starts at byte %lld of the data, expected %lld: %s", (long long)begin, (long long)at,
-                    begin < at ? "it overlaps another tensor" : "there is a gap before it");
+            sl_fail(err, SL_E_DATA, "starts at byte %lld of the data, expected %lld: %s", (long long)begin,
+                    (long long)at, begin < at ? "it overlaps another tensor" : "there is a gap before it");
             return fail_tensor(s, t->name, SL_E_DATA, err);
         }
         at = begin + t->bytes;
@@ -134,7 +135,8 @@ static sl_status check_cover(const shard *s, const unsigned char *data, sl_error
     return SL_OK;
 }
 
-/* Kernels load whole elements: a tensor that does not lie on a multiple of its element's size moves to our own memory. */
+/* Kernels load whole elements: a tensor that does not lie on a multiple of its element's size moves to our own memory.
+ */
 static sl_status realign(shard *s, sl_error *err) {
     size_t need = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -161,15 +163,17 @@ static sl_status realign(shard *s, sl_error *err) {
     return SL_OK;
 }
 
-static sl_status check_metadata(const shard *s, const json_t *meta, sl_error *err) {
+static sl_status take_metadata(shard *s, json_t *meta, sl_error *err) {
     const char *key;
     json_t *value;
     if (!json_is_object(meta))
         return sl_fail(err, SL_E_DATA, "%s: \"__metadata__\" is not an object", s->file);
-    json_object_foreach((json_t *)(uintptr_t)meta, key, value) if (!json_is_string(value)) {
+    json_object_foreach(meta, key, value) if (!json_is_string(value)) {
         char shown[SLI_PRINTABLE_BYTES];
-        return sl_fail(err, SL_E_DATA, "%s: \"__metadata__\": \"%s\" is not a string", s->file, sli_printable(shown, key));
+        return sl_fail(err, SL_E_DATA, "%s: \"__metadata__\": \"%s\" is not a string", s->file,
+                       sli_printable(shown, key));
     }
+    s->metadata = json_incref(meta);
     return SL_OK;
 }
 
@@ -184,7 +188,7 @@ static sl_status cut(shard *s, json_t *header, size_t header_bytes, sl_error *er
     json_t *entry;
     json_object_foreach(header, key, entry) {
         if (strcmp(key, "__metadata__") == 0) {
-            SL_TRY(check_metadata(s, entry, err));
+            SL_TRY(take_metadata(s, entry, err));
             continue;
         }
         sli_named_tensor *t = &s->tensors[s->n];
@@ -211,14 +215,15 @@ static sl_status read_header(shard *s, sl_error *err) {
     for (int i = LENGTH_BYTES; i-- > 0;)
         n = n << 8 | s->bytes[i];
     if (n > MAX_HEADER_BYTES)
-        return sl_fail(err, SL_E_DATA, "%s: header of %llu bytes, expected at most %d: not a safetensors file, or damaged",
-                       s->file, (unsigned long long)n, MAX_HEADER_BYTES);
+        return sl_fail(err, SL_E_DATA,
+                       "%s: header of %llu bytes, expected at most %d: not a safetensors file, or damaged", s->file,
+                       (unsigned long long)n, MAX_HEADER_BYTES);
     if (n > s->size - LENGTH_BYTES)
         return sl_fail(err, SL_E_DATA, "%s: header of %llu bytes in a file of %zu: truncated or damaged", s->file,
                        (unsigned long long)n, s->size);
     sli_json header;
-    sl_status status = sli_json_parse("header", (const char *)s->bytes + LENGTH_BYTES, (size_t)n, JSON_REJECT_DUPLICATES,
-                                      &header, err);
+    sl_status status = sli_json_parse("header", (const char *)s->bytes + LENGTH_BYTES, (size_t)n,
+                                      JSON_REJECT_DUPLICATES, &header, err);
     if (status < 0) {
         sl_fail_within(err, status, "%s", s->file);
         return status;
@@ -245,6 +250,7 @@ sl_status sli_shard_open(shard *s, const char *path, sl_error *err) {
 
 void sli_shard_close(shard *s) {
     sli_free(s->aligned);
+    json_decref(s->metadata);
     sli_free(s->tensors);
     sli_free(s->names);
     sli_free(s->file);

@@ -13,6 +13,7 @@ typedef struct shard {
     sli_named_tensor *tensors; /* [n] sorted by name; owned */
     size_t n;
     char *names;   /* the names, one after the other; owned */
+    struct json_t *metadata; /* the header's __metadata__: an object of texts, NULL: none; owned */
     void *aligned; /* copies of tensors whose place in the file is not aligned to their element; owned, or NULL */
 } shard;
 

@@ -170,10 +170,10 @@ static void paths(void **state) {
     assert_string_equal(sli_path_folder(&pool, "run.ini"), "");
     assert_string_equal(sli_path_folder(&pool, "/run.ini"), "/");
     assert_string_equal(sli_path_folder(&pool, "a/b/run.ini"), "a/b");
-    assert_string_equal(sli_path_join(&pool, "", "x"), "x");
-    assert_string_equal(sli_path_join(&pool, "a", "x"), "a/x");
-    assert_string_equal(sli_path_join(&pool, "/", "x"), "/x");
-    assert_string_equal(sli_path_join(&pool, "a", "/x"), "/x");
+    assert_string_equal(sli_arena_path_join(&pool, "", "x"), "x");
+    assert_string_equal(sli_arena_path_join(&pool, "a", "x"), "a/x");
+    assert_string_equal(sli_arena_path_join(&pool, "/", "x"), "/x");
+    assert_string_equal(sli_arena_path_join(&pool, "a", "/x"), "/x");
     sli_arena_free(&pool);
 }
 

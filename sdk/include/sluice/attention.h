@@ -43,7 +43,7 @@ typedef struct sl_attn_plan {
     int64_t max_context;      /* in: longest sequence, new rows included */
     int32_t max_rows;         /* in: most new rows of one sequence */
     int32_t variant;          /* out: which of its graphs the step needs, 0 .. 3 */
-    const int32_t *row_order; /* out: [n_seqs] order in which sequences are laid out; NULL: as given */
+    const int32_t *row_order; /* out: [n_seqs] order in which sequences are laid out ("sl.order/1"); NULL: as given */
     int64_t scratch_bytes;    /* out */
     const float *row_scale;   /* out: [batch n_rows] factor on the scores of each row in its layers, lives for the step
                                  ("sl.rowscale/1"); NULL: 1 */

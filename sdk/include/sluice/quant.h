@@ -104,7 +104,7 @@ typedef struct sl_quant {
     uint64_t struct_size;
     /* SL_OK, or an error whose text says which shape does not fit. [setup] */
     sl_status (*claim)(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err);
-    /* Optional. [setup & !active] */
+    /* Optional ("sl.rewrite/1"). [setup & !active] */
     sl_status (*rewrite)(sl_instance *self, const sl_quant_rewrite **out, sl_error *err);
     /* Bytes of the packed group; 0: the checkpoint's own tensors are used in place. [setup] */
     sl_status (*pack_size)(sl_instance *self, const sl_linear_group *group, int64_t *bytes, sl_error *err);
@@ -114,13 +114,13 @@ typedef struct sl_quant {
     sl_status (*bind)(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
                       sl_error *err);
     void (*unbind)(sl_instance *self, sl_quant_handle *handle);
-    /* Maps that must act on the group's input or on q and k; NULL-terminated. Optional. [setup] */
+    /* Maps that must act on the group's input or on q and k; NULL-terminated. Optional ("sl.maps/1"). [setup] */
     const sl_map *const *(*maps)(sl_instance *self, const sl_linear_group *group);
     /* Work on an input that all linears of the group share (quantising it, rotating it). Optional. [step] [capture] */
     sl_status (*prepare)(sl_quant_handle *handle, const sl_quant_input *in, const sl_quant_prepared **out);
     /* y = epilogue(W x). [step] [capture] */
     sl_status (*matmul)(sl_quant_handle *handle, const sl_quant_matmul *args);
-    /* Rows grouped by expert: offsets [n_groups + 1] on the device. Optional. */
+    /* Rows grouped by expert: offsets [n_groups + 1] on the device. Optional ("sl.quant.grouped/1"). */
     sl_status (*matmul_grouped)(sl_quant_handle *const *handles, int32_t n_groups, const int32_t *offsets,
                                 const sl_quant_matmul *args);
     /* A whole FFN block: y = residual + down(act(gate x) * up x). Optional. */

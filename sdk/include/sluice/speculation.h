@@ -12,7 +12,7 @@ SL_BEGIN
 
 typedef struct sl_spec_caps {
     uint64_t struct_size;
-    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants; NULL */
+    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants ("sl.taps/1"); NULL */
     int32_t n_taps;
     int32_t max_nodes;         /* largest tree, root included */
     int32_t topk;              /* observe wants the k best ids of every verified row, rejected ones included; 0: none */
@@ -106,12 +106,12 @@ typedef struct sl_speculation {
     /* Optional: the engine's limit is used. [step & active] */
     sl_status (*budget)(sl_instance *self, sl_spec_budget *io);
     sl_status (*propose)(sl_instance *self, sl_propose *io, sl_error *err);
-    /* Its own rule of acceptance; only with lossless = 0. Optional. [step & active] */
+    /* Its own rule of acceptance; only with lossless = 0. Optional ("sl.accept/1"). [step & active] */
     sl_status (*accept)(sl_instance *self, sl_accept *io);
     /* Optional. [step & active] */
     sl_status (*observe)(sl_instance *self, const sl_observe *seen);
     /* Which layers run for which rows (SkipDecode, FFN-SkipLLM): attn and ffn are [n_layers, n_rows], preset to 1.
-     * Optional. [step & active] */
+     * Optional ("sl.rows.plan/1"). [step & active] */
     sl_status (*plan_rows)(sl_instance *self, const sl_batch *batch, uint32_t *attn, uint32_t *ffn);
 } sl_speculation;
 SL_ABI_STRUCT(sl_speculation, plan_rows);

@@ -1,0 +1,5 @@
+/* Attention for avx512. */
+#include "kernels_fill.h"
+#include "vec_avx512.h"
+
+#include "attend_vec.h"

@@ -1,0 +1,5 @@
+/* bf16 x bf16 for avx512, without vdpbf16ps. */
+#include "kernels_fill.h"
+#include "vec_avx512.h"
+
+#include "gemm_bf16x_vec.h"

@@ -1,0 +1,21 @@
+/* What the vector vocabularies share before the vectors: element kinds and compiler words. */
+#ifndef SLUICE_KERNELS_VEC_KINDS_H
+#define SLUICE_KERNELS_VEC_KINDS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define V_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define V_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define V_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* Element kinds; always compile-time constants after inlining. */
+enum { KIND_F32, KIND_F16, KIND_BF16, KIND_Q8, KIND_Q4 };
+
+V_INLINE int kind_bytes(int kind) { return kind == KIND_F32 ? 4 : 2; }
+
+#endif

@@ -1,0 +1,5 @@
+/* RMS norm for avx2. */
+#include "kernels_fill.h"
+#include "vec_avx2.h"
+
+#include "norm_vec.h"

@@ -1,0 +1,5 @@
+/* RMS norm for avx512. */
+#include "kernels_fill.h"
+#include "vec_avx512.h"
+
+#include "norm_vec.h"

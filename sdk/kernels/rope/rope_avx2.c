@@ -1,0 +1,5 @@
+/* Rotary embedding for avx2. */
+#include "kernels_fill.h"
+#include "vec_avx2.h"
+
+#include "rope_vec.h"
