@@ -15,7 +15,7 @@ typedef struct sli_dist {
     const int32_t *id;    /* [n] ascending; NULL: ids are 0 .. n - 1 */
     const double *weight; /* [n] finite, not negative */
     int64_t n;
-    double sum;           /* sli_dist_sum of the above, > 0 */
+    double sum; /* sli_dist_sum of the above, > 0 */
 } sli_dist;
 
 double sli_dist_sum(const int32_t *id, const double *weight, int64_t n);
@@ -27,8 +27,8 @@ int64_t sli_dist_find(const int32_t *id, int64_t n, int32_t token);
  * [0, 1). Never an id of weight 0. */
 int32_t sli_dist_draw(const sli_dist *d, double u);
 
-/* Race: argmin of -ln(1 - u_v) / weight_v over the ids v, u_v = uniform(seed, sample, position, purpose, child = v); ties
- * go to the lowest id. The same law as sli_dist_draw without a sum that depends on order. */
+/* Race: argmin of -ln(1 - u_v) / weight_v over the ids v, u_v = uniform(seed, sample, position, purpose, child = v);
+ * ties go to the lowest id. The same law as sli_dist_draw without a sum that depends on order. */
 int32_t sli_dist_race(const sli_dist *d, uint64_t seed, uint32_t sample, uint32_t position, uint32_t purpose);
 
 #endif

@@ -14,11 +14,12 @@
 
 struct sli_sampler {
     int32_t vocab;
-    float *z;        /* [vocab] the row after penalties and bias */
-    int32_t *id;     /* [vocab] kept tokens */
-    double *weight;  /* [vocab] theirs */
-    int32_t *count;  /* [vocab] occurrences in the window of the penalties; all zero between calls */
-    int32_t *list;   /* [vocab] tokens with a count; heaps of the selections */
+    float *z;       /* [vocab] the row after penalties and bias */
+    int32_t *id;    /* [vocab] kept tokens */
+    double *weight; /* [vocab] theirs */
+    double *by_id;  /* [vocab] the same by token; only what the selection at hand has set */
+    int32_t *count; /* [vocab] occurrences in the window of the penalties; all zero between calls */
+    int32_t *list;  /* [vocab] tokens with a count; tokens that a selection looks at */
 };
 
 sl_status sli_sampler_create(int32_t vocab, sli_sampler **out, sl_error *err) {
@@ -30,9 +31,10 @@ sl_status sli_sampler_create(int32_t vocab, sli_sampler **out, sl_error *err) {
         s->z = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->z);
         s->id = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->id);
         s->weight = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->weight);
+        s->by_id = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->by_id);
         s->count = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->count);
         s->list = sli_calloc(SLI_TAG_SCRATCH, (size_t)vocab, sizeof *s->list);
-        if (s->z && s->id && s->weight && s->count && s->list) {
+        if (s->z && s->id && s->weight && s->by_id && s->count && s->list) {
             *out = s;
             return SL_OK;
         }
@@ -47,6 +49,7 @@ void sli_sampler_destroy(sli_sampler *s) {
     sli_free(s->z);
     sli_free(s->id);
     sli_free(s->weight);
+    sli_free(s->by_id);
     sli_free(s->count);
     sli_free(s->list);
     sli_free(s);
@@ -95,7 +98,8 @@ static sl_status check_row(const sli_row *row, int32_t vocab, float *zmax, sl_er
         return SL_OK;
     for (int32_t i = 0; i < vocab; i++)
         if (isnan(row->logits[i]) || row->logits[i] == INFINITY)
-            return sl_fail(err, SL_E_DATA, "logits row %d: token %d has the value %g", row->number, i, (double)row->logits[i]);
+            return sl_fail(err, SL_E_DATA, "logits row %d: token %d has the value %g", row->number, i,
+                           (double)row->logits[i]);
     assert(0);
     return SL_E_INTERNAL;
 }
@@ -157,16 +161,16 @@ static const float *adjusted(sli_sampler *s, const sli_sampling *how, const sli_
 /* The order of the selections: larger logit first, then lower id. */
 static int precedes(const float *z, int32_t a, int32_t b) { return z[a] > z[b] || (z[a] == z[b] && a < b); }
 
-/* A heap of token ids whose root precedes all others (last = 0) or is preceded by all others (last = 1). */
-static void sift_down(int32_t *heap, int32_t n, int32_t at, const float *z, int last) {
+/* A heap of token ids whose root is preceded by all others. */
+static void sift_down(int32_t *heap, int32_t n, int32_t at, const float *z) {
     int32_t moved = heap[at];
     for (;;) {
         int32_t child = 2 * at + 1;
         if (child >= n)
             break;
-        if (child + 1 < n && precedes(z, heap[child + 1], heap[child]) != last)
+        if (child + 1 < n && precedes(z, heap[child], heap[child + 1]))
             child++;
-        if (precedes(z, heap[child], moved) == last)
+        if (!precedes(z, moved, heap[child]))
             break;
         heap[at] = heap[child];
         at = child;
@@ -174,43 +178,96 @@ static void sift_down(int32_t *heap, int32_t n, int32_t at, const float *z, int 
     heap[at] = moved;
 }
 
-static void heapify(int32_t *heap, int32_t n, const float *z, int last) {
-    for (int32_t i = n / 2; i-- > 0;)
-        sift_down(heap, n, i, z, last);
-}
-
-/* The last of the k tokens that precede all others. 0 < k < vocab. */
-static int32_t last_of_top_k(const float *z, int32_t vocab, int32_t k, int32_t *heap) {
+/* The last of the k tokens that precede all others, for small k. 0 < k < vocab. */
+static int32_t last_of_few(const float *z, int32_t vocab, int32_t k, int32_t *heap) {
     for (int32_t i = 0; i < k; i++)
         heap[i] = i;
-    heapify(heap, k, z, 1);
+    for (int32_t i = k / 2; i-- > 0;)
+        sift_down(heap, k, i, z);
     for (int32_t i = k; i < vocab; i++)
         if (z[i] > z[heap[0]]) { /* of equal ones the lower id, which is already there, stays */
             heap[0] = i;
-            sift_down(heap, k, 0, z, 1);
+            sift_down(heap, k, 0, z);
         }
     return heap[0];
 }
 
+/* Puts the median of the first, middle and last of list[lo .. hi] into the middle and returns it. */
+static int32_t pivot_of(const float *z, int32_t *list, int32_t lo, int32_t hi) {
+    int32_t at[3] = {lo, lo + (hi - lo) / 2, hi};
+    for (int i = 0; i < 3; i++) {
+        int32_t *x = &list[at[i == 1 ? 1 : 0]], *y = &list[at[i == 1 ? 2 : 1]];
+        if (precedes(z, *y, *x)) {
+            int32_t t = *x;
+            *x = *y;
+            *y = t;
+        }
+    }
+    return list[at[1]];
+}
+
+/* The token at which the mass of the list, summed in the order of the selections, reaches what is wanted; -1: nowhere.
+ * Quickselect. weight is by token id; NULL: 1 each. The list is reordered. */
+static int32_t where_mass_reaches(const float *z, const double *weight, int32_t *list, int32_t n, double wanted) {
+    double before = 0; /* mass of what precedes list[lo] */
+    int32_t lo = 0, hi = n - 1;
+    while (lo <= hi) {
+        int32_t pivot = pivot_of(z, list, lo, hi), i = lo, j = hi;
+        while (i <= j) {
+            while (precedes(z, list[i], pivot))
+                i++;
+            while (precedes(z, pivot, list[j]))
+                j--;
+            if (i <= j) {
+                int32_t t = list[i];
+                list[i++] = list[j];
+                list[j--] = t;
+            }
+        }
+        /* list[lo .. j] <= list[j + 1 .. i - 1] (at most the pivot) <= list[i .. hi] */
+        double left = 0;
+        for (int32_t k = lo; k <= j; k++)
+            left += weight != NULL ? weight[list[k]] : 1;
+        if (j >= lo && before + left >= wanted) {
+            if (lo == j)
+                return list[lo];
+            hi = j;
+            continue;
+        }
+        before += left;
+        lo = j + 1;
+        if (i - lo == 1) {
+            before += weight != NULL ? weight[list[lo]] : 1;
+            if (before >= wanted)
+                return list[lo];
+            lo = i;
+        }
+    }
+    return -1;
+}
+
+enum { FEW = 1024 };
+
+static int32_t last_of_top_k(const float *z, int32_t vocab, int32_t k, int32_t *list) {
+    if (k <= FEW)
+        return last_of_few(z, vocab, k, list);
+    for (int32_t i = 0; i < vocab; i++)
+        list[i] = i;
+    return where_mass_reaches(z, NULL, list, vocab, k);
+}
+
 /* The last token of the shortest prefix with the wanted share of the mass; -1: all of them. Tokens so light that all of
- * them together cannot fill half of what top_p leaves over are never looked at, so the heap is small. */
-static int32_t last_of_top_p(const sli_sampler *s, const float *z, int32_t n, double top_p, int32_t *heap) {
-    double sum = sli_dist_sum(s->id, s->weight, n), wanted = top_p * sum, mass = 0;
+ * them together cannot fill half of what top_p leaves over are never looked at, so the list is short. */
+static int32_t last_of_top_p(const sli_sampler *s, const float *z, int32_t n, double top_p, int32_t *list) {
+    double sum = sli_dist_sum(s->id, s->weight, n);
     double light = 0.5 * (1 - top_p) * sum / n;
     int32_t left = 0;
     for (int32_t i = 0; i < n; i++)
-        if (s->weight[i] >= light)
-            heap[left++] = s->id[i];
-    heapify(heap, left, z, 0);
-    while (left > 0) {
-        int32_t t = heap[0];
-        mass += s->weight[sli_dist_find(s->id, n, t)];
-        if (mass >= wanted)
-            return t;
-        heap[0] = heap[--left];
-        sift_down(heap, left, 0, z, 0);
-    }
-    return -1;
+        if (s->weight[i] >= light) {
+            list[left++] = s->id[i];
+            s->by_id[s->id[i]] = s->weight[i];
+        }
+    return where_mass_reaches(z, s->by_id, list, left, top_p * sum);
 }
 
 /* The tokens up to and including `last` in the order of the selections, and their weights, in ascending id. */
@@ -252,7 +309,7 @@ sl_status sli_sampler_dist(sli_sampler *s, const sli_sampling *how, const sli_ro
         s->id[0] = first_equal(z, zmax);
         s->weight[0] = 1;
     } else {
-        int cut_k = how->top_k > 0 && how->top_k < s->vocab, cut_p = how->top_p > 0 && how->top_p < 1;
+        int cut_k = how->top_k > 0 && how->top_k<s->vocab, cut_p = how->top_p> 0 && how->top_p < 1;
         n = weigh(s, z, cut_k ? last_of_top_k(z, s->vocab, how->top_k, s->list) : -1, zmax, how->temperature);
         n = filter(s, z, n, cut_p ? last_of_top_p(s, z, n, how->top_p, s->list) : -1, how->min_p);
     }

@@ -22,8 +22,9 @@ typedef struct sli_sampler sli_sampler;
 sl_status sli_sampler_create(int32_t vocab, sli_sampler **out, sl_error *err);
 void sli_sampler_destroy(sli_sampler *s);
 
-/* The tokens in front of the one to be decided: the committed ones, then those of a path in a draft tree. Ids outside of
- * the vocabulary (places of embeddings) count as nothing. The position of the token to be decided is their number. */
+/* The tokens in front of the one to be decided: the committed ones, then those of a path in a draft tree. Ids outside
+ * of the vocabulary (places of embeddings) count as nothing. The position of the token to be decided is their number.
+ */
 typedef struct sli_history {
     const int32_t *committed; /* [n_committed] */
     int64_t n_committed;
@@ -53,7 +54,8 @@ typedef struct sli_logprob {
 } sli_logprob;
 
 /* Log probability under p of a token that was chosen, and the n_top most likely ones, best first (*n_found <= n_top of
- * them). Greedy: p of the same penalties and bias at temperature 1 without truncation, since its own p is a single one. */
+ * them). Greedy: p of the same penalties and bias at temperature 1 without truncation, since its own p is a single one.
+ */
 sl_status sli_sampler_logprobs(sli_sampler *s, const sli_sampling *how, const sli_row *row, sli_logprob *chosen,
                                sli_logprob *top, int32_t n_top, int32_t *n_found, sl_error *err);
 

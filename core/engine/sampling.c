@@ -30,12 +30,14 @@ sl_status sli_sampling_check(const sli_sampling *s, int32_t vocab, sl_error *err
     if (s->top_k < 0)
         return sl_fail(err, SL_E_RANGE, "top_k = %d is out of range: expected 0 (off) or more", s->top_k);
     if (s->penalty_last_n < -1)
-        return sl_fail(err, SL_E_RANGE, "penalty_last_n = %d is out of range: expected -1 (all) or more", s->penalty_last_n);
+        return sl_fail(err, SL_E_RANGE, "penalty_last_n = %d is out of range: expected -1 (all) or more",
+                       s->penalty_last_n);
     if (s->n_bias < 0 || (s->n_bias > 0 && (s->bias_id == NULL || s->bias == NULL)))
         return sl_fail(err, SL_E_INVALID, "logit_bias: %d entries without ids or values", s->n_bias);
     for (int32_t i = 0; i < s->n_bias; i++) {
         if (s->bias_id[i] < 0 || s->bias_id[i] >= vocab)
-            return sl_fail(err, SL_E_RANGE, "logit_bias: token %d is outside of the vocabulary [0, %d)", s->bias_id[i], vocab);
+            return sl_fail(err, SL_E_RANGE, "logit_bias: token %d is outside of the vocabulary [0, %d)", s->bias_id[i],
+                           vocab);
         if (isnan(s->bias[i]) || s->bias[i] == INFINITY)
             return sl_fail(err, SL_E_RANGE, "logit_bias: token %d has bias %g, expected a finite number or -inf",
                            s->bias_id[i], (double)s->bias[i]);

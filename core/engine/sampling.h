@@ -18,9 +18,9 @@ typedef struct sli_sampling {
     double frequency_penalty; /* taken off once for each occurrence; 0: off */
     int32_t penalty_last_n;   /* how many tokens the penalties look back at; 0: none, which turns them off; -1: all */
     int32_t n_bias;
-    const int32_t *bias_id;   /* [n_bias] borrowed */
-    const float *bias;        /* [n_bias] added to the logit; -INFINITY bans the token */
-    sli_seed seed;            /* seed, index of the output, draw by race or by inverse CDF */
+    const int32_t *bias_id; /* [n_bias] borrowed */
+    const float *bias;      /* [n_bias] added to the logit; -INFINITY bans the token */
+    sli_seed seed;          /* seed, index of the output, draw by race or by inverse CDF */
 } sli_sampling;
 
 /* Names the first value that is out of its range. vocab: token ids are 0 .. vocab - 1. */

@@ -25,8 +25,8 @@ void sli_stop_reset(sli_stop *s);
 /* Bytes that are held back at most. */
 size_t sli_stop_max_held(const sli_stop *s);
 
-/* Takes n bytes and writes what may be passed on to out, which has room for n + sli_stop_max_held bytes. Returns how many
- * were written. No allocation; after a hit nothing is taken or written. */
+/* Takes n bytes and writes what may be passed on to out, which has room for n + sli_stop_max_held bytes. Returns how
+ * many were written. No allocation; after a hit nothing is taken or written. */
 size_t sli_stop_push(sli_stop *s, const char *bytes, size_t n, char *out);
 
 /* At the end of the text without a hit: writes what was held back (room for sli_stop_max_held bytes). */

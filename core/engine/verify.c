@@ -103,7 +103,8 @@ static sl_status load_q(sli_verifier *v, const sli_tree *t, int32_t at, sl_error
     int32_t node = t->node_of[t->parent[trial->row]];
     v->q_group = -1;
     if (q->n < 1 || q->n > v->vocab)
-        return sl_fail(err, SL_E_DATA, "draft node %d: q has %lld entries, expected 1 to %d", node, (long long)q->n, v->vocab);
+        return sl_fail(err, SL_E_DATA, "draft node %d: q has %lld entries, expected 1 to %d", node, (long long)q->n,
+                       v->vocab);
     for (int64_t i = 0; i < q->n; i++) {
         if (q->id != NULL && (q->id[i] < 0 || q->id[i] >= v->vocab || (i > 0 && q->id[i] <= q->id[i - 1])))
             return sl_fail(err, SL_E_DATA, "draft node %d: id %d of q is not ascending within [0, %d)", node, q->id[i],
@@ -162,7 +163,8 @@ static sl_status try_child(sli_verifier *v, const sli_verify_job *job, int32_t a
         SL_TRY(load_q(v, job->tree, at, err));
     double qx = v->q_sum > 0 ? mass(v->q_id, v->q, v->q_n, v->q_sum, x) : 0;
     if (!(qx > 0))
-        return sl_fail(err, SL_E_DATA, "draft node %d: its child %d has probability 0 in the q it is said to be drawn from",
+        return sl_fail(err, SL_E_DATA,
+                       "draft node %d: its child %d has probability 0 in the q it is said to be drawn from",
                        job->tree->node_of[job->tree->parent[trial->row]], x);
     *accepted = random->accept(random->ctx, position, child, px, qx);
     if (*accepted)

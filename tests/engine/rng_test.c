@@ -1,4 +1,5 @@
-/* Philox and the numbers made of it: published known answers, the mapping to [0, 1), independence of the key's parts. */
+/* Philox and the numbers made of it: published known answers, the mapping to [0, 1), independence of the key's parts.
+ */
 #include "sl_test.h"
 
 #include "sluice/host.h"

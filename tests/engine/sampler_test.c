@@ -20,11 +20,13 @@ static int by_logit(const void *a, const void *b) {
     return x - y;
 }
 
-static float clamp_float(double z) { return z == -INFINITY ? -INFINITY : z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : (float)z; }
+static float clamp_float(double z) {
+    return z == -INFINITY ? -INFINITY : z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : (float)z;
+}
 
 /* p over the whole vocabulary, weight 0 for what is not kept. */
-static void naive(int32_t vocab, const sli_sampling *how, const float *logits, const int32_t *history, int64_t n_history,
-                  double *weight) {
+static void naive(int32_t vocab, const sli_sampling *how, const float *logits, const int32_t *history,
+                  int64_t n_history, double *weight) {
     static int32_t order[MAX_V];
     int64_t from = how->penalty_last_n < 0 || how->penalty_last_n > n_history ? 0 : n_history - how->penalty_last_n;
     for (int32_t t = 0; t < vocab; t++) {
@@ -106,7 +108,7 @@ static void fill(float *z, int32_t vocab, int temper, uint64_t *seed) {
 static void agrees_with_the_naive_pipeline(void **state) {
     (void)state;
     static float z[MAX_V];
-    static const int32_t vocabs[] = {1, 2, 3, 8, 17, 100, 1024, 1025, 3000};
+    static const int32_t vocabs[] = {1, 2, 3, 8, 17, 100, 1024, 1025, 3000, 4096};
     static const double temperatures[] = {0, 1e-300, 0.1, 0.7, 1, 5}, top_ps[] = {0, 1e-9, 0.3, 0.9, 0.999, 1},
                         min_ps[] = {0, 0.05, 1};
     uint64_t seed = 17;
@@ -122,7 +124,8 @@ static void agrees_with_the_naive_pipeline(void **state) {
             sli_sampling how = {.temperature = temperatures[(int)(test_uniform(&seed) * 6)],
                                 .top_p = top_ps[(int)(test_uniform(&seed) * 6)],
                                 .min_p = test_uniform(&seed) < 0.5 ? 0 : min_ps[(int)(test_uniform(&seed) * 3)],
-                                .bias_id = bias_id, .bias = bias};
+                                .bias_id = bias_id,
+                                .bias = bias};
             how.top_k = test_uniform(&seed) < 0.4 ? 0 : (int32_t)(test_uniform(&seed) * (vocab + 3));
             if (test_uniform(&seed) < 0.5) {
                 how.repeat_penalty = 0.5 + test_uniform(&seed);
@@ -171,11 +174,14 @@ static void edges_go_to_the_lower_id(void **state) {
     assert_int_equal(first, 0);
     assert_int_equal(kept(s, tie, (sli_sampling){0}, &first), 1);
     assert_int_equal(first, 1);
-    assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_p = 0.5}, &first), 4); /* exactly half: enough */
+    assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_p = 0.5}, &first),
+                     4); /* exactly half: enough */
     assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_p = 0.500001}, &first), 5);
     assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_p = 1e-12}, &first), 1);
-    assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_k = 4, .top_p = 0.5}, &first), 2); /* of top-k's mass */
-    assert_int_equal(kept(s, tie, (sli_sampling){.temperature = 1, .top_k = 3}, &first), 3); /* 1, 3 and of the ones 2 */
+    assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_k = 4, .top_p = 0.5}, &first),
+                     2); /* of top-k's mass */
+    assert_int_equal(kept(s, tie, (sli_sampling){.temperature = 1, .top_k = 3}, &first),
+                     3); /* 1, 3 and of the ones 2 */
     assert_int_equal(kept(s, tie, (sli_sampling){.temperature = 1, .top_k = 8}, &first), 7); /* never a banned one */
     assert_int_equal(kept(s, tie, (sli_sampling){.temperature = 1, .min_p = 1}, &first), 2);
     assert_int_equal(kept(s, equal, (sli_sampling){.temperature = 1, .top_p = 1}, &first), 8);
@@ -194,7 +200,8 @@ static void names_what_is_wrong(void **state) {
     static const struct {
         float value;
         const char *text;
-    } bad[] = {{NAN, "logits row 7: token 37 has the value nan"}, {INFINITY, "logits row 7: token 37 has the value inf"}};
+    } bad[] = {{NAN, "logits row 7: token 37 has the value nan"},
+               {INFINITY, "logits row 7: token 37 has the value inf"}};
     for (int i = 0; i < 2; i++) {
         z[37] = bad[i].value;
         assert_int_equal(sli_sampler_dist(s, &greedy, &row, &d, &err), SL_E_DATA);
@@ -208,9 +215,18 @@ static void names_what_is_wrong(void **state) {
     const int32_t id = 40, inside = 3;
     const float one = 1, nan = NAN;
     const sli_sampling wrong[] = {
-        {.temperature = -1}, {.temperature = NAN}, {.top_p = 1.5}, {.min_p = -0.1}, {.repeat_penalty = -1}, {.top_k = -1},
-        {.presence_penalty = INFINITY}, {.frequency_penalty = NAN}, {.penalty_last_n = -2}, {.n_bias = 1},
-        {.n_bias = 1, .bias_id = &id, .bias = &one}, {.n_bias = 1, .bias_id = &inside, .bias = &nan},
+        {.temperature = -1},
+        {.temperature = NAN},
+        {.top_p = 1.5},
+        {.min_p = -0.1},
+        {.repeat_penalty = -1},
+        {.top_k = -1},
+        {.presence_penalty = INFINITY},
+        {.frequency_penalty = NAN},
+        {.penalty_last_n = -2},
+        {.n_bias = 1},
+        {.n_bias = 1, .bias_id = &id, .bias = &one},
+        {.n_bias = 1, .bias_id = &inside, .bias = &nan},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         assert_true(sli_sampling_check(&wrong[i], 40, &err) < 0);
@@ -267,7 +283,8 @@ static void allocates_only_when_created(void **state) {
     }
     sli_ledger_read(&before);
     const int32_t history[3] = {1, 2, 3};
-    const sli_sampling how = {.temperature = 1, .top_k = 3000, .top_p = 0.95, .min_p = 1e-4, .repeat_penalty = 1.1, .penalty_last_n = -1};
+    const sli_sampling how = {
+        .temperature = 1, .top_k = 3000, .top_p = 0.95, .min_p = 1e-4, .repeat_penalty = 1.1, .penalty_last_n = -1};
     for (int i = 0; i < 20; i++) {
         fill(z, V, 0, &seed);
         sli_row row = {z, 0, {history, 3, NULL, 0}};
@@ -283,8 +300,10 @@ static void allocates_only_when_created(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agrees_with_the_naive_pipeline), cmocka_unit_test(edges_go_to_the_lower_id),
-        cmocka_unit_test(names_what_is_wrong),            cmocka_unit_test(logprobs_are_those_of_p),
+        cmocka_unit_test(agrees_with_the_naive_pipeline),
+        cmocka_unit_test(edges_go_to_the_lower_id),
+        cmocka_unit_test(names_what_is_wrong),
+        cmocka_unit_test(logprobs_are_those_of_p),
         cmocka_unit_test(allocates_only_when_created),
     };
     return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);

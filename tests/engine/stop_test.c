@@ -73,9 +73,9 @@ static void known_cases(void **state) {
     } cases[] = {
         {"hello\nUser: x", {"\nUser:"}, 1},
         {"aaab", {"aab"}, 1},
-        {"ababac!", {"abac", "bab"}, 2},          /* the earliest end counts */
-        {"xabc", {"bc", "abc", "c"}, 3},          /* of equal ends the longest */
-        {"almost the en", {"the end"}, 1},        /* held to the very end, then passed on */
+        {"ababac!", {"abac", "bab"}, 2},   /* the earliest end counts */
+        {"xabc", {"bc", "abc", "c"}, 3},   /* of equal ends the longest */
+        {"almost the en", {"the end"}, 1}, /* held to the very end, then passed on */
         {"\xe2\x82\xac and \xe2\x82", {"\xe2\x82\xac\xe2"}, 1},
         {"no stop strings", {NULL}, 0},
         {"###", {"#"}, 1},
