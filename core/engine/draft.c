@@ -77,6 +77,8 @@ static int32_t budget(sluice_engine *e, int n, int n_other_rows) {
 static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_spec_seq *seq, const sl_tree *t, sl_error *err) {
     if (t->n_nodes > seq->max_nodes)
         return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of %d nodes, %d are allowed", t->n_nodes, seq->max_nodes);
+    if (t->n_forced != 0)
+        return sl_fail(err, SL_E_INVALID, "the drafter forced %d nodes, but no committed token waits for its row", t->n_forced);
     SL_TRY(sli_tree_build(t, s->tokens[s->n - 1], e->target.info->vocab, s->draft, err));
     for (int32_t i = 0; i < s->draft->rows.n_nodes; i++)
         if (s->draft->depth[i] > seq->max_depth)
