@@ -18,9 +18,10 @@ V_INLINE __m256i v_mask(int64_t n) { /* n in 0..8 */
 V_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
 V_INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
 V_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-V_INLINE vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_mask(n)); }
+/* Masked accesses are slow here: take them for the last vector of a row only. */
+V_INLINE vf v_load_n(const float *p, int64_t n) { return n >= VL ? v_load(p) : _mm256_maskload_ps(p, v_mask(n)); }
 V_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
-V_INLINE void v_store_n(float *p, vf a, int64_t n) { _mm256_maskstore_ps(p, v_mask(n), a); }
+V_INLINE void v_store_n(float *p, vf a, int64_t n) { n >= VL ? v_store(p, a) : _mm256_maskstore_ps(p, v_mask(n), a); }
 V_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 V_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 V_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
