@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static sl_status vfail(sl_error *err, sl_status code, const char *fmt, va_list ap) {
+static SL_PRINTF(3, 0) sl_status vfail(sl_error *err, sl_status code, const char *fmt, va_list ap) {
     if (err == NULL)
         return code;
     err->code = code;

@@ -14,6 +14,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Skips the running test and says why; ./check shows the reason. */
+#define skip_because(...)                                                                                              \
+    do {                                                                                                               \
+        char reason_[256];                                                                                             \
+        snprintf(reason_, sizeof reason_, __VA_ARGS__);                                                                \
+        print_message("# skipped: %s\n", reason_);                                                                     \
+        skip();                                                                                                        \
+    } while (0)
+
+/* The directory of models and texts that are too large for the repository (./check --with-shared DIR); skips the test
+ * when there is none. Tests that ask for it belong to the suite `shared`. */
+static inline const char *test_shared_dir(void) {
+    const char *dir = getenv("SLUICE_SHARED");
+    if (dir == NULL || *dir == '\0')
+        skip_because("needs ./check --with-shared DIR");
+    return dir;
+}
+
+/* How much a test of many cases should do: 0 short, 1 as usual, 2 long (./check --short, --long). */
+static inline int test_length(void) {
+    const char *text = getenv("SLUICE_TEST_LENGTH");
+    return text == NULL ? 1 : strcmp(text, "short") == 0 ? 0 : strcmp(text, "long") == 0 ? 2 : 1;
+}
+
 /* A small deterministic generator (xorshift64*), uniform in [0,1) and roughly normal. */
 static inline uint64_t test_next(uint64_t *s) {
     *s ^= *s >> 12, *s ^= *s << 25, *s ^= *s >> 27;

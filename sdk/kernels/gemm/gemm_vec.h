@@ -4,19 +4,20 @@
  *     gemm_v           vector of GEMM_STEP elements           gemm_fma(acc, x, w)
  *     gemm_load_x(p), gemm_load_x_n(p, n)                     gemm_load_w(kind, row, k), gemm_load_w_n(kind, row, k, n)
  *
- * Every output has one accumulator of VL lanes that runs through k in steps of GEMM_STEP, ceil(K / GEMM_STEP) of them, the last filled
- * up with zeros; then v_sums. Both ways below keep to that, so they agree bit for bit:
- *   direct  T <= 4: weights are loaded (and converted or expanded) into registers, once
- *   panel   T > 4:  weights of GEMM_PANEL outputs go, expanded, into a buffer in L1 and meet all rows of x from there
+ * Every output has one accumulator of VL lanes that runs through k in steps of GEMM_STEP, ceil(K / GEMM_STEP) of them,
+ * the last filled up with zeros; then v_sums. Both ways below keep to that, so they agree bit for bit:
+ *
+ *     direct   T <= 4: weights are loaded (and converted or expanded) into registers, once
+ *     panel    T > 4: weights of GEMM_PANEL outputs go, expanded, into a buffer in L1 and meet all rows of x from there
  */
 enum {
-    GEMM_MR = 4,       /* rows of x in a tile */
-    GEMM_NT = VL / 4,  /* outputs in a tile of 4 rows: VL accumulators, one v_sums */
-    GEMM_N1 = 8,       /* outputs in a tile of 1 row: enough chains to cover the latency of FMA */
-    GEMM_PANEL = 8,    /* outputs in a panel */
+    GEMM_MR = 4,              /* rows of x in a tile */
+    GEMM_NT = VL / 4,         /* outputs in a tile of 4 rows: VL accumulators, one v_sums */
+    GEMM_N1 = 8,              /* outputs in a tile of 1 row: enough chains to cover the latency of FMA */
+    GEMM_PANEL = 8,           /* outputs in a panel */
     GEMM_KB = 32 * GEMM_STEP, /* elements of k in a panel: it takes 16 KB (AVX-512) or 8 KB (AVX2) of L1 */
-    GEMM_TB = 64,      /* most rows of x that a panel meets before the next one */
-    GEMM_X_BYTES = 1 << 20 /* and most bytes: they are read again for each panel, from L2 */
+    GEMM_TB = 64,             /* most rows of x that a panel meets before the next one */
+    GEMM_X_BYTES = 1 << 20    /* and most bytes: they are read again for each panel, from L2 */
 };
 
 /* The epilogue: sums of rows t.. and outputs n.., mr rows of nr of which n_valid count, into y. */
@@ -51,8 +52,8 @@ V_INLINE void gemm_emit(const slk_gemm *p, int mr, int nr, int64_t t, int64_t n,
 /* ---- direct ---------------------------------------------------------------------------------------------------- */
 
 /* acc[i * nr + j] of rows x.. and outputs w.., plain weights. */
-V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ldx, const char *w, int64_t ldw, int64_t K,
-                           vf *acc) {
+V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ldx, const char *w, int64_t ldw,
+                           int64_t K, vf *acc) {
     int64_t k = 0;
     for (; k + GEMM_STEP <= K; k += GEMM_STEP) {
         gemm_v xv[GEMM_MR];
@@ -67,7 +68,7 @@ V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ld
                 acc[i * nr + j] = gemm_fma(acc[i * nr + j], xv[i], wv);
         }
     }
-    if (k < K)
+    if (k < K) {
         V_UNROLL
         for (int j = 0; j < nr; j++) {
             const gemm_v wv = gemm_load_w_n(kind, w + j * ldw, k, K - k);
@@ -75,6 +76,7 @@ V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ld
             for (int i = 0; i < mr; i++)
                 acc[i * nr + j] = gemm_fma(acc[i * nr + j], gemm_load_x_n(x + i * ldx + k, K - k), wv);
         }
+    }
 }
 
 #if defined(GEMM_PACKED)
@@ -116,7 +118,7 @@ V_INLINE void direct_packed(int kind, int mr, int nr, const float *x, int64_t ld
                 }
             }
         }
-        for (int64_t c = 0; k + c < end; c += VL) /* the end of K inside a chunk */
+        for (int64_t c = 0; k + c < end; c += VL) { /* the end of K inside a chunk */
             V_UNROLL
             for (int j = 0; j < nr; j++) {
                 const uint8_t *row = codes + j * row_bytes;
@@ -126,6 +128,7 @@ V_INLINE void direct_packed(int kind, int mr, int nr, const float *x, int64_t ld
                 for (int i = 0; i < mr; i++)
                     acc[i * nr + j] = v_fma(v_load_n(x + i * ldx + k + c, n), wv, acc[i * nr + j]);
             }
+        }
     }
 }
 #endif
@@ -169,8 +172,8 @@ V_INLINE void direct(int kind, const slk_gemm *p, int64_t n0, int64_t n1) {
 
 /* ---- panel ----------------------------------------------------------------------------------------------------- */
 
-/* Weights of outputs n.. (nv of them, zeros up to GEMM_PANEL) and inputs [k0, k1) -> buf, for each tile of GEMM_NT outputs:
- * vectors in the order (step of k, output). */
+/* Weights of outputs n.. (nv of them, zeros up to GEMM_PANEL) and inputs [k0, k1) -> buf, for each tile of GEMM_NT
+ * outputs: vectors in the order (step of k, output). */
 V_INLINE void panel_pack(int kind, const slk_gemm *p, int64_t n, int64_t nv, int64_t k0, int64_t k1, gemm_x *buf) {
     for (int64_t j = 0; j < GEMM_PANEL; j++) {
         gemm_x *out = buf + j / GEMM_NT * GEMM_NT * GEMM_KB + j % GEMM_NT * GEMM_STEP;
@@ -224,7 +227,7 @@ V_INLINE void panel_tile(int mr, const gemm_x *x, int64_t ldx, const gemm_x *w, 
                 acc[i * GEMM_NT + j] = gemm_fma(acc[i * GEMM_NT + j], xv, wv[j]);
         }
     }
-    if (k < kn)
+    if (k < kn) {
         V_UNROLL
         for (int i = 0; i < mr; i++) {
             const gemm_v xv = gemm_load_x_n(x + i * ldx + k, kn - k);
@@ -232,6 +235,7 @@ V_INLINE void panel_tile(int mr, const gemm_x *x, int64_t ldx, const gemm_x *w, 
             for (int j = 0; j < GEMM_NT; j++)
                 acc[i * GEMM_NT + j] = gemm_fma(acc[i * GEMM_NT + j], xv, gemm_load_x(w + j * GEMM_STEP));
         }
+    }
 }
 
 /* mr rows from t against all tiles of a panel. `kept` holds the accumulators between panels of the same outputs. */
@@ -255,16 +259,20 @@ V_INLINE void panel_rows(int mr, const slk_gemm *p, int64_t t, int64_t n, int64_
 }
 
 /* One function a number of rows, shared by all kinds of weights. */
-static void panel_rows_1(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf, vf *kept) {
+static void panel_rows_1(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
     panel_rows(1, p, t, n, nv, k0, k1, buf, kept);
 }
-static void panel_rows_2(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf, vf *kept) {
+static void panel_rows_2(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
     panel_rows(2, p, t, n, nv, k0, k1, buf, kept);
 }
-static void panel_rows_3(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf, vf *kept) {
+static void panel_rows_3(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
     panel_rows(3, p, t, n, nv, k0, k1, buf, kept);
 }
-static void panel_rows_4(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf, vf *kept) {
+static void panel_rows_4(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
     panel_rows(4, p, t, n, nv, k0, k1, buf, kept);
 }
 

@@ -1,0 +1,213 @@
+/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth. Tokenising and sampling of text
+ * are not in it; tokens are random. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "commands.h"
+#include "options.h"
+
+enum { MAX_VALUES = 32 };
+
+typedef struct test {
+    int64_t n_prompt, n_gen, depth;
+} test;
+
+/* "512,1024" into numbers; -1 after printing an error. */
+static int parse_list(const char *name, const char *text, int64_t *out) {
+    int n = 0;
+    for (const char *p = text; *p != '\0' && n < MAX_VALUES;) {
+        char *end;
+        out[n++] = strtoll(p, &end, 10);
+        if (end == p || out[n - 1] < 0 || (*end != ',' && *end != '\0')) {
+            fprintf(stderr, "sluice: %s: expected numbers separated by commas, found \"%s\"\n", name, text);
+            return -1;
+        }
+        p = *end == ',' ? end + 1 : end;
+    }
+    return n;
+}
+
+static void random_tokens(int32_t *tokens, int64_t n, int32_t vocab, uint64_t seed) {
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        tokens[i] = (int32_t)((seed >> 33) % (uint64_t)vocab);
+    }
+}
+
+static int ignore_chunk(void *user, const sluice_chunk *chunk) {
+    (void)user, (void)chunk;
+    return 0;
+}
+
+/* Seconds that one repetition took; < 0: error. */
+static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_error *err) {
+    sluice_info info;
+    sluice_get_info(e, &info);
+    int64_t most = t->depth + t->n_prompt + 1;
+    int32_t *tokens = malloc(sizeof *tokens * (size_t)most);
+    float *logits = malloc(sizeof *logits * (size_t)info.vocab);
+    sluice_session *s = NULL;
+    sluice_sampling greedy;
+    sluice_default_sampling(e, &greedy);
+    greedy.temperature = 0;
+    greedy.ignore_eos = 1;
+    greedy.n_stop = 0;
+    greedy.max_tokens = (int32_t)t->n_gen;
+    double seconds = -1;
+    if (tokens != NULL && logits != NULL && sluice_session_open(e, &s, err) >= 0) {
+        random_tokens(tokens, most, info.vocab, seed);
+        int ok = t->depth == 0 || (sluice_session_append(s, tokens, t->depth, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0);
+        double begin = now();
+        if (ok && t->n_prompt > 0)
+            ok = sluice_session_append(s, tokens + t->depth, t->n_prompt, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0;
+        if (ok && t->n_gen > 0)
+            ok = sluice_session_append(s, tokens + most - 1, 1, err) >= 0 && sluice_generate(e, &s, 1, &greedy, 1, ignore_chunk, NULL, err) >= 0;
+        if (ok)
+            seconds = now() - begin;
+    }
+    sluice_session_close(s);
+    free(tokens);
+    free(logits);
+    return seconds;
+}
+
+static void name_test(const test *t, char *out, size_t cap) {
+    char depth[32] = "";
+    if (t->depth > 0)
+        snprintf(depth, sizeof depth, " @ d%lld", (long long)t->depth);
+    if (t->n_prompt > 0 && t->n_gen > 0)
+        snprintf(out, cap, "pp%lld+tg%lld%s", (long long)t->n_prompt, (long long)t->n_gen, depth);
+    else
+        snprintf(out, cap, "%s%lld%s", t->n_prompt > 0 ? "pp" : "tg", (long long)(t->n_prompt + t->n_gen), depth);
+}
+
+static json_t *reals(const double *v, int n, double scale) {
+    json_t *a = json_array();
+    for (int i = 0; i < n; i++)
+        json_array_append_new(a, scale == 1 ? json_real(v[i]) : json_integer((json_int_t)(v[i] * scale)));
+    return a;
+}
+
+static double mean(const double *v, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += v[i];
+    return sum / n;
+}
+
+static double deviation(const double *v, int n) {
+    double m = mean(v, n), sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (v[i] - m) * (v[i] - m);
+    return n > 1 ? sqrt(sum / (n - 1)) : 0;
+}
+
+/* Runs one test and returns its record. */
+static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_error *err) {
+    double seconds[100], rate[100];
+    sluice_info info;
+    sluice_get_info(e, &info);
+    if (run_once(e, t, 1, err) < 0) /* warm-up */
+        return NULL;
+    sluice_reset_stats(e);
+    for (int i = 0; i < repetitions; i++) {
+        if ((seconds[i] = run_once(e, t, 2 + (uint64_t)i, err)) < 0)
+            return NULL;
+        rate[i] = (double)(t->n_prompt + t->n_gen) / seconds[i];
+    }
+    sluice_stats stats;
+    sluice_get_stats(e, &stats);
+    json_t *r = json_object();
+    json_object_set_new(r, "build_version", json_string(sluice_version()));
+    json_object_set_new(r, "model_filename", json_string(info.model));
+    json_object_set_new(r, "model_type", json_sprintf("%s %s", info.model_type, info.dtype));
+    json_object_set_new(r, "model_size", json_integer(info.model_bytes));
+    json_object_set_new(r, "model_n_params", json_integer(info.parameters));
+    json_object_set_new(r, "n_threads", json_integer(info.threads));
+    json_object_set_new(r, "isa", json_string(info.isa));
+    json_object_set_new(r, "n_prompt", json_integer(t->n_prompt));
+    json_object_set_new(r, "n_gen", json_integer(t->n_gen));
+    json_object_set_new(r, "n_depth", json_integer(t->depth));
+    json_object_set_new(r, "avg_ns", json_integer((json_int_t)(1e9 * mean(seconds, repetitions))));
+    json_object_set_new(r, "stddev_ns", json_integer((json_int_t)(1e9 * deviation(seconds, repetitions))));
+    json_object_set_new(r, "avg_ts", json_real(mean(rate, repetitions)));
+    json_object_set_new(r, "stddev_ts", json_real(deviation(rate, repetitions)));
+    json_object_set_new(r, "samples_ns", reals(seconds, repetitions, 1e9));
+    json_object_set_new(r, "samples_ts", reals(rate, repetitions, 1));
+    json_object_set_new(r, "bytes_kv", json_integer(stats.bytes_kv));
+    json_object_set_new(r, "bytes_weights", json_integer(stats.bytes_weights));
+    json_object_set_new(r, "bytes_peak", json_integer(stats.bytes_peak));
+    json_object_set_new(r, "allocs_in_steps", json_integer(stats.allocs_in_steps));
+    return r;
+}
+
+static int by_dependence(const char *format) { return strcmp(format, "md") == 0 || strcmp(format, "json") == 0 || strcmp(format, "jsonl") == 0; }
+
+int cmd_bench(int argc, char **argv) {
+    common c = {0};
+    const char *prompt = "512", *gen = "128", *depth = "0", *format = "md";
+    int64_t repetitions = 5;
+    const option own[] = {
+        {"-p, --n-prompt", "N,N", "prompt lengths to measure; 0: none (default 512)", OPT_TEXT, NULL, &prompt},
+        {"-n, --n-gen", "N,N", "numbers of tokens to decode; 0: none (default 128)", OPT_TEXT, NULL, &gen},
+        {"-d, --n-depth", "N,N", "tokens in the context before each test (default 0)", OPT_TEXT, NULL, &depth},
+        {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL, &repetitions},
+        {"-o, --output", "FORMAT", "md, json or jsonl (default md)", OPT_TEXT, NULL, &format},
+        {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
+    };
+    int status = options_parse(argc, argv, "sluice bench [options]", own, &c, NULL, 0);
+    int64_t ps[MAX_VALUES], gs[MAX_VALUES], ds[MAX_VALUES];
+    int np = 0, ng = 0, nd = 0;
+    if (status < 0 || c.help || (np = parse_list("-p", prompt, ps)) < 0 || (ng = parse_list("-n", gen, gs)) < 0 ||
+        (nd = parse_list("-d", depth, ds)) < 0) {
+        options_free(&c);
+        return c.help ? 0 : CLI_USAGE;
+    }
+    if (repetitions < 1 || repetitions > 100 || !by_dependence(format)) {
+        fprintf(stderr, "sluice: -r takes 1 to 100, -o one of md, json, jsonl\n");
+        options_free(&c);
+        return CLI_USAGE;
+    }
+    sluice_engine *engine = NULL;
+    sluice_error err = {0};
+    sluice_options options = options_engine(&c);
+    status = sluice_open(&options, &engine, &err);
+    json_t *all = json_array();
+    if (status >= 0 && strcmp(format, "md") == 0) {
+        sluice_info info;
+        sluice_get_info(engine, &info);
+        printf("| model | params | threads | isa | test | t/s |\n|---|---|---|---|---|---|\n");
+    }
+    for (int d = 0; status >= 0 && d < nd; d++)
+        for (int i = 0; status >= 0 && i < np + ng; i++) {
+            test t = {i < np ? ps[i] : 0, i < np ? 0 : gs[i - np], ds[d]};
+            if (t.n_prompt + t.n_gen == 0)
+                continue;
+            json_t *r = measure(engine, &t, (int)repetitions, &err);
+            if (r == NULL) {
+                status = -1;
+                break;
+            }
+            char name[64];
+            name_test(&t, name, sizeof name);
+            if (strcmp(format, "md") == 0)
+                printf("| %s | %.1f M | %lld | %s | %s | %.2f ± %.2f |\n", json_string_value(json_object_get(r, "model_filename")),
+                       (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
+                       (long long)json_integer_value(json_object_get(r, "n_threads")), json_string_value(json_object_get(r, "isa")), name,
+                       json_real_value(json_object_get(r, "avg_ts")), json_real_value(json_object_get(r, "stddev_ts")));
+            else if (strcmp(format, "jsonl") == 0)
+                json_dumpf(r, stdout, JSON_COMPACT), putchar('\n');
+            fflush(stdout);
+            json_array_append_new(all, r);
+        }
+    if (status >= 0 && strcmp(format, "json") == 0)
+        json_dumpf(all, stdout, JSON_INDENT(2)), putchar('\n');
+    json_decref(all);
+    status = status < 0 ? fail(&err) : 0;
+    sluice_close(engine);
+    options_free(&c);
+    return status;
+}

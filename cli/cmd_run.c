@@ -1,0 +1,146 @@
+/* sluice run - continue a prompt. Text goes to stdout as it is made, everything else to stderr. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "options.h"
+
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+}
+
+static int on_chunk(void *user, const sluice_chunk *chunk) {
+    (void)user;
+    if (chunk->n_tokens == 0 && chunk->finish == SLUICE_RUNNING) {
+        if (isatty(STDERR_FILENO) && chunk->prompt_total > 64)
+            fprintf(stderr, "\rprompt: %lld of %lld tokens\033[K%s", (long long)chunk->prompt_done, (long long)chunk->prompt_total,
+                    chunk->prompt_done >= chunk->prompt_total ? "\r\033[K" : "");
+        return interrupted;
+    }
+    fwrite(chunk->text, 1, chunk->length, stdout);
+    fflush(stdout);
+    return interrupted;
+}
+
+static void summary(const sluice_engine *engine) {
+    sluice_stats s;
+    sluice_get_stats(engine, &s);
+    fprintf(stderr, "prompt: %lld tokens, %.1f tokens/s; decode: %lld tokens, %.1f tokens/s, %lld steps", (long long)s.prompt_tokens,
+            s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, (long long)s.tokens,
+            s.decode_seconds > 0 ? (double)s.emitted / s.decode_seconds : 0.0, (long long)s.steps);
+    if (s.drafted > 0)
+        fprintf(stderr, "; drafts: %lld of %lld accepted, %.2f tokens a step%s", (long long)s.accepted, (long long)s.drafted,
+                s.steps > 0 ? (double)s.emitted / (double)s.steps : 0.0, s.lossless ? "" : " (lossy)");
+    fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB\n", (double)s.bytes_weights / 1e6, (double)s.bytes_kv / 1e6,
+            (double)s.bytes_peak / 1e6);
+}
+
+static int write_stats(const sluice_engine *engine, const char *path) {
+    sluice_error err;
+    FILE *f = fopen(path, "wb");
+    if (f == NULL) {
+        perror(path);
+        return 1;
+    }
+    int status = sluice_stats_json(engine, write_file, f, &err) < 0 ? fail(&err) : 0;
+    if (fclose(f) != 0 && status == 0) {
+        perror(path);
+        status = 1;
+    }
+    return status;
+}
+
+/* The prompt's tokens in a fresh session. */
+static int feed(sluice_engine *engine, const char *text, size_t length, int flags, sluice_session **session, sluice_error *err) {
+    int64_t n = sluice_tokenize(engine, text, length, flags, NULL, 0, err);
+    if (n < 0)
+        return (int)n;
+    int32_t *tokens = malloc(sizeof *tokens * (size_t)(n > 0 ? n : 1));
+    if (tokens == NULL) {
+        snprintf(err->text, sizeof err->text, "out of memory");
+        return SLUICE_E_NO_MEMORY;
+    }
+    int status = (int)sluice_tokenize(engine, text, length, flags, tokens, n, err);
+    if (status >= 0 && n == 0) {
+        snprintf(err->text, sizeof err->text, "the prompt is empty, and the model has no token to begin a text with");
+        status = SLUICE_E_INVALID;
+    }
+    if (status >= 0)
+        status = sluice_session_open(engine, session, err);
+    if (status >= 0)
+        status = sluice_session_append(*session, tokens, n, err);
+    free(tokens);
+    return status < 0 ? status : SLUICE_OK;
+}
+
+int cmd_run(int argc, char **argv) {
+    common c = {0};
+    const char *prompt = NULL, *file = NULL, *stats = NULL;
+    int verify = 0, plain = 0, echo = 0, quiet = 0;
+    const option own[] = {
+        {"-p, --prompt", "TEXT", "the prompt", OPT_TEXT, NULL, &prompt},
+        {"-f, --file", "FILE", "read the prompt from a file; without -p and -f it is read from stdin", OPT_TEXT, NULL, &file},
+        {"-n, --n-predict", "N", "most tokens to generate (sampling.max_tokens)", OPT_SET, "sampling.max_tokens", NULL},
+        {"--temp", "T", "temperature; 0: greedy (sampling.temperature)", OPT_SET, "sampling.temperature", NULL},
+        {"--top-k", "N", "sampling.top_k", OPT_SET, "sampling.top_k", NULL},
+        {"--top-p", "P", "sampling.top_p", OPT_SET, "sampling.top_p", NULL},
+        {"--min-p", "P", "sampling.min_p", OPT_SET, "sampling.min_p", NULL},
+        {"-s, --seed", "N", "sampling.seed; -1: a random one, which is told", OPT_SET, "sampling.seed", NULL},
+        {"--stats", "FILE", "write statistics as JSON", OPT_TEXT, NULL, &stats},
+        {"--verify", NULL, "look for NaN and Inf in the weights first", OPT_FLAG, NULL, &verify},
+        {"--no-special", NULL, "add no beginning-of-text token and read none in the prompt", OPT_FLAG, NULL, &plain},
+        {"--echo", NULL, "print the prompt too", OPT_FLAG, NULL, &echo},
+        {"-q, --quiet", NULL, "no summary", OPT_FLAG, NULL, &quiet},
+        {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
+    };
+    int status = options_parse(argc, argv, "sluice run [-p TEXT | -f FILE] [options]", own, &c, NULL, 0);
+    if (status < 0 || c.help) {
+        options_free(&c);
+        return status < 0 ? CLI_USAGE : 0;
+    }
+    char *text = NULL;
+    size_t length = 0;
+    if (prompt != NULL)
+        length = strlen(prompt);
+    else if ((text = read_text(file != NULL ? file : "-", &length)) == NULL) {
+        options_free(&c);
+        return 1;
+    }
+    sluice_engine *engine = NULL;
+    sluice_session *session = NULL;
+    sluice_error err = {0};
+    sluice_options options = options_engine(&c);
+    status = sluice_open(&options, &engine, &err);
+    if (status >= 0 && verify)
+        status = sluice_verify_weights(engine, &err);
+    if (status >= 0)
+        status = feed(engine, prompt != NULL ? prompt : text, length, plain ? 0 : SLUICE_ADD_SPECIAL | SLUICE_PARSE_SPECIAL, &session, &err);
+    if (status >= 0) {
+        sluice_sampling sampling;
+        sluice_default_sampling(engine, &sampling);
+        if (sampling.temperature > 0 && !quiet)
+            fprintf(stderr, "seed: %llu\n", (unsigned long long)sampling.seed);
+        if (echo)
+            fwrite(prompt != NULL ? prompt : text, 1, length, stdout);
+        signal(SIGINT, on_interrupt);
+        status = sluice_generate(engine, &session, 1, &sampling, 1, on_chunk, NULL, &err);
+    }
+    if (status >= 0) {
+        putchar('\n');
+        fflush(stdout);
+        if (!quiet)
+            summary(engine);
+    }
+    status = status < 0 ? fail(&err) : 0;
+    if (status == 0 && stats != NULL)
+        status = write_stats(engine, stats);
+    sluice_close(engine);
+    free(text);
+    options_free(&c);
+    return status;
+}

@@ -1,0 +1,47 @@
+/* binding.h - the plugins of one model: which the configuration chose, loaded, matched, created and put in their places. */
+#ifndef SLUICE_CORE_BINDING_H
+#define SLUICE_CORE_BINDING_H
+
+#include "sluice/speculation.h"
+
+#include "config/config.h"
+#include "engine/network.h"
+#include "plugin/discover.h"
+#include "plugin/plugin_host.h"
+#include "plugin/instance.h"
+
+typedef struct sli_binding sli_binding;
+
+/* What a binding is made for. Everything is borrowed. */
+typedef struct sli_binding_for {
+    const sli_config *config;
+    const sli_search *search;
+    const char *prefix;          /* "" or "draft" */
+    const sl_model_info *info;
+    sli_host_context *hosts;
+    const char *const *host_capabilities; /* NULL-terminated */
+} sli_binding_for;
+
+/* Opens the packages that the configuration names, binds their parameters and matches what they declare. No plugin code
+ * runs. [setup] */
+sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_error *err);
+/* Creates the instances: artifacts are opened and checked, the model is accepted or refused. */
+sl_status sli_binding_create(sli_binding *b, sl_error *err);
+/* Activates them. limits: see sluice/plugin.h; sessions: sequences that a drafter meets. */
+sl_status sli_binding_activate(sli_binding *b, const sl_limits *limits, int64_t sessions, sl_error *err);
+void sli_binding_destroy(sli_binding *b); /* NULL is legal */
+
+/* Fills the network's lists of quantizers, attenders and stores. They live in the binding. */
+sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err);
+/* The plan of a network whose lists came from this binding. */
+sli_network_plan sli_binding_plan(sli_binding *b);
+
+/* The drafter, NULL: none. */
+sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api);
+
+void sli_binding_event(sli_binding *b, const sl_event *event);
+
+/* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */
+int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version);
+
+#endif

@@ -1,0 +1,120 @@
+/* engine.h - the engine: networks, sequences, and the step that carries them forward.
+ *
+ * A sequence is a list of tokens of which the first n_kv are in the cache. Prompt chunk, decode and verify are the same
+ * act on different rows: compute rows n_kv .., decide the next token, commit what was accepted.
+ */
+#ifndef SLUICE_CORE_ENGINE_H
+#define SLUICE_CORE_ENGINE_H
+
+#include "libsluice.h"
+#include "sluice/speculation.h"
+
+#include "config/config.h"
+#include "device/cpu/cpu_ops.h"
+#include "engine/batch.h"
+#include "engine/binding.h"
+#include "engine/model_info.h"
+#include "engine/network.h"
+#include "engine/sampler.h"
+#include "engine/draft_draw.h"
+#include "engine/draft_tree.h"
+#include "engine/output.h"
+#include "engine/verify.h"
+#include "model/tokenizer.h"
+
+/* The request that a sequence is serving. */
+typedef struct sli_request {
+    sli_sampling sampling;
+    int32_t *bias_id;            /* copies of what sampling points to */
+    float *bias;
+    sli_output text;               /* of the current step */
+    sli_stop *stop;              /* created at begin, NULL without stop strings */
+    sli_token_stream *stream;    /* created at begin */
+    int64_t n_limit;             /* total tokens at which it ends */
+    int32_t ignore_eos;
+    int32_t finish;              /* SLUICE_FINISH_*; SLUICE_RUNNING */
+    int32_t index;               /* in the caller's list */
+    sli_random random;           /* of drafts */
+    sli_draft_draw draws;        /* draws of this step's draft */
+} sli_request;
+
+enum { SLI_MAX_SESSIONS = 256 };
+
+struct sluice_session {
+    sluice_engine *engine;
+    sluice_session *next;        /* all sessions of the engine */
+    int32_t *tokens;             /* [max_context + 1] */
+    int64_t n, n_kv;
+    int64_t n_prompt;            /* rows below this token index are prompt */
+    int64_t n_draft;             /* committed rows in the draft model's cache */
+    int32_t id;                  /* sequence id: 0 .. max_seqs - 1 */
+    sli_request *request;        /* NULL: not generating */
+    /* This step's place and draft. */
+    sli_tree *draft;             /* room for the tree, ready to be verified */
+    const sl_tree *tree;         /* its rows; NULL: no draft in this step */
+    int32_t place, n_rows, n_emitted;
+    int32_t wants_next;          /* 1: a token is decided after its rows */
+    int32_t first_logits;        /* row of the logits buffer */
+};
+
+typedef struct sli_drafter {
+    sl_instance *self;           /* NULL: no drafter */
+    const sl_speculation *api;
+    sl_spec_caps caps;
+} sli_drafter;
+
+struct sluice_engine {
+    sli_config *config;
+    sli_pool *pool;
+    sli_host_context *hosts;
+    sli_binding *target_plugins, *draft_plugins;
+    sli_model_info *target_info, *draft_info;
+    sli_tokenizer *tokenizer, *draft_tokenizer; /* NULL: the model's directory has none */
+    sl_host *core_host;          /* of operations that the core itself calls */
+    uint32_t isa;                /* set of SL_ISA_* in use */
+    sli_network target, draft;   /* draft.model NULL: none */
+    sli_ops_context ops;
+    sli_drafter drafter;
+    sl_limits limits, draft_limits;
+    int64_t prefill_chunk;
+    int32_t max_sessions;        /* sequence ids below are sessions, those above scratch forks */
+    sluice_sampling defaults;    /* [sampling] */
+    int32_t *bias_id;            /* what it points to */
+    float *bias;
+
+    sluice_session **by_id;      /* [max_sessions] */
+    sluice_session *sessions;
+
+    sli_batch batch, work_batch;
+    sli_sampler *sampler;
+    sli_verifier *verifier;
+    float *logits;               /* [logit_rows, vocab] */
+    float *work_logits;          /* [logit_rows, vocab of the draft] */
+    int64_t logit_rows;
+    sluice_session **active;     /* [max_seqs] sessions of the step, in batch order */
+    int32_t *path, *path_begin, *next;
+    struct sli_draft_buffers *drafts;
+
+    sluice_stats stats;
+    uint64_t allocations_before; /* of the ledger, when the step began */
+    double step_ms, row_ms;      /* running means, for drafters that plan by time */
+};
+
+/* One step over the sessions that have a request or pending prompt tokens. *n_active = 0: nothing to do.
+ * fn is told about every token. */
+sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
+                          int *n_active, sl_error *err);
+
+/* Runs work items; results[i] belongs to works[i]. */
+sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err);
+
+/* Tells every instance of the target what happened to a sequence. */
+void sli_engine_event(sluice_engine *e, uint32_t kind, int32_t seq, int32_t other, int64_t n);
+
+/* Around each step: workers stay awake, allocations are counted. */
+void sli_engine_step_begin(sluice_engine *e);
+void sli_engine_step_end(sluice_engine *e);
+
+double sli_now(void); /* seconds, monotonic */
+
+#endif

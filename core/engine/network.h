@@ -1,0 +1,143 @@
+/* network.h - one model, bound to the plugins that serve it, and its forward pass.
+ *
+ * The network knows the order of a decoder layer and nothing else: linears are multiplied by quant handles, rows are kept
+ * by a store, attended to by an attention instance. Activations are f32. All buffers are made at load.
+ */
+#ifndef SLUICE_CORE_NETWORK_H
+#define SLUICE_CORE_NETWORK_H
+
+#include "sluice/attention.h"
+#include "sluice/kv.h"
+#include "sluice/ops.h"
+#include "sluice/quant.h"
+#include "sluice/work.h"
+
+#include "model/model.h"
+
+enum { SLI_STAGES = 3 }; /* prefill, decode, verify: bit numbers of SL_STAGE_* */
+
+/* Instances, as the forward pass sees them: an object and its table. */
+typedef struct sli_quantizer {
+    sl_instance *self;
+    const sl_quant *api;
+} sli_quantizer;
+
+typedef struct sli_attender {
+    sl_instance *self;
+    const sl_attention *api;
+    int32_t index; /* among the network's attenders */
+} sli_attender;
+
+typedef struct sli_store {
+    sl_instance *self;
+    const sl_kv_store *api;
+    const sl_selector *selector; /* NULL unless the store selects */
+} sli_store;
+
+/* A linear group bound to its quantizer: what was packed, and the biases that the epilogue adds. */
+typedef struct sli_group {
+    sl_linear_group desc;
+    const sli_quantizer *quantizer;
+    sl_quant_handle *handle;
+    void *blob;             /* NULL: used in place */
+    int64_t released_bytes; /* of the checkpoint's tensors that the blob stands for: their pages were given back */
+    sl_quant_claim claim;
+    sl_linear linear[3];
+    const sl_linear *linears[3];
+    sl_tensor bias[3]; /* f32; data NULL: none */
+} sli_group;
+
+/* Where a linear lives: its group, and which of the group it is. */
+typedef struct sli_slot {
+    sli_group *group;
+    int32_t which;
+} sli_slot;
+
+typedef struct sli_net_layer {
+    const sl_layer_info *info;
+    sl_tensor norm_attn, norm_ffn, q_norm, k_norm; /* f32; q_norm.data NULL: none */
+    sli_slot linear[SLI_ROLE_COUNT]; /* by role: SLI_ROLE_Q ... SLI_ROLE_DOWN */
+    const sli_attender *attender[SLI_STAGES];
+    sl_attn_caps caps[SLI_STAGES];
+    const sli_store *store;
+    sl_kv_layout layout;
+} sli_net_layer;
+
+typedef struct sli_network {
+    const sl_host *host;
+    const sl_ops *ops;
+    const sl_lane *lane;
+    sli_model *model;
+    const sl_model_info *info;
+    sl_limits limits;
+    uint32_t act; /* SL_ACT_* */
+
+    sli_net_layer *layers;     /* [n_layers] */
+    sli_group *groups;     /* [n_groups] all bound groups */
+    int32_t n_groups;
+    sli_slot head;
+    sl_tensor final_norm;
+    const sl_tensor *embed;
+
+    sli_quantizer *quantizers;
+    sli_attender *attenders;
+    sli_store *stores;
+    int32_t n_quantizers, n_attenders, n_stores;
+
+    /* Activations, [max_rows, ...] */
+    float *x, *xn, *q, *k, *v, *q_raw, *k_raw, *o, *gate, *up;
+    float *head_in;        /* [max_rows, hidden] gathered rows for the head */
+    int32_t *row_index;    /* [max_rows] 0, 1, 2 ... : rows of one stage are a stretch of it */
+    float *lse;            /* [max_rows, H] for merging parts */
+    float *o2, *lse2;      /* likewise, for the opaque part */
+    uint64_t step;
+} sli_network;
+
+/* Called with hidden rows of a tapped point: [n_rows, width]. */
+typedef void (*sli_tap_fn)(void *user, uint32_t point, int32_t layer, const float *rows, int32_t n_rows, int64_t width);
+
+/* What a forward pass computes. Zero means the ordinary thing: all layers, from token ids. */
+typedef struct sli_pass {
+    const sl_batch *batch;
+    const sl_tensor *hidden;      /* [n_rows, hidden] replaces the embedding of the tokens (or enters at enter_layer) */
+    const uint32_t *attn_layers;  /* [n_layers] 1: runs; NULL: all */
+    const uint32_t *ffn_layers;
+    sli_tap_fn tap;               /* NULL: nobody listens */
+    void *tap_user;
+    int32_t enter_layer;
+    int32_t exit_layer;           /* one past the last; 0: all */
+    uint32_t overwrite;           /* rows replace committed ones */
+} sli_pass;
+
+/* Who serves what, as the configuration says. */
+typedef struct sli_network_plan {
+    void *user;
+    sl_status (*quantizer)(void *user, int32_t layer, const char *tensor, const sli_quantizer **out, sl_error *err);
+    const sli_attender *(*attender)(void *user, int32_t layer, uint32_t stage);
+    const sli_store *(*store)(void *user, int32_t layer);
+    void (*progress)(void *user, int64_t done, int64_t total); /* weights packed, in bytes of the checkpoint */
+} sli_network_plan;
+
+/* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane, model,
+ * info, limits, and the lists of quantizers, attenders and stores, all of them active. On failure sli_network_destroy
+ * is still to be called. [setup] */
+sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_error *err);
+void sli_network_destroy(sli_network *net);
+
+/* Residual rows of the batch are in net->x afterwards. Nothing is committed. */
+sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *err);
+
+/* Logits [n, vocab] of residual rows: final norm and head. rows: n rows of the last pass, or NULL for 0 .. n - 1. */
+sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err);
+
+/* Prepares the step in all plugins (plan, reserve); must be followed by commit. */
+sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *err);
+sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error *err);
+
+/* Sequences, in all stores at once. */
+sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
+void sli_network_seq_close(sli_network *net, int32_t seq);
+sl_status sli_network_seq_grow(sli_network *net, int32_t seq, int64_t n_tokens, sl_error *err);
+sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_error *err);
+
+#endif

@@ -1,0 +1,115 @@
+/* Teacher forcing: computes pending tokens and looks at the logits in front of known ones. */
+#include "engine.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "api.h"
+#include "sl_error.h"
+
+/* Receives the logits after the token with that index. */
+typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, int64_t vocab);
+
+/* Computes one chunk of pending tokens. Logits are handed out for token indices >= first, as many at once as the buffer
+ * holds. */
+static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
+    int64_t rows = s->n - s->n_kv;
+    rows = rows < e->prefill_chunk ? rows : e->prefill_chunk;
+    rows = rows < e->limits.max_rows ? rows : e->limits.max_rows;
+    double begin = sli_now();
+    sli_batch_clear(&e->batch, 0, ++e->target.step);
+    sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL, NULL);
+    const sl_batch *b = &e->batch.view;
+    SL_TRY(sli_network_begin(&e->target, b, err));
+    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b}, err));
+    for (int64_t r = first > s->n_kv ? first - s->n_kv : 0; r < rows; r += e->logit_rows) {
+        int32_t n = (int32_t)(rows - r < e->logit_rows ? rows - r : e->logit_rows);
+        for (int32_t i = 0; i < n; i++)
+            e->path[i] = (int32_t)r + i;
+        SL_TRY(sli_network_head(&e->target, e->path, n, e->logits, err));
+        for (int32_t i = 0; i < n; i++)
+            fn(user, s->n_kv + r + i, e->logits + (int64_t)i * e->target.info->vocab, e->target.info->vocab);
+    }
+    for (int32_t i = 0; i < rows; i++)
+        e->path[i] = i;
+    e->path_begin[0] = 0;
+    e->path_begin[1] = (int32_t)rows;
+    e->next[0] = -1;
+    sl_commit commit = {SL_SIZE(sl_commit), b, e->path_begin, e->path, e->next};
+    SL_TRY(sli_network_commit(&e->target, &commit, err));
+    s->n_kv += rows;
+    e->stats.prompt_tokens += rows;
+    e->stats.prompt_seconds += sli_now() - begin;
+    sli_engine_event(e, SL_EVENT_CHUNK_END, s->id, -1, s->n_kv);
+    if (s->n_kv == s->n)
+        sli_engine_event(e, SL_EVENT_PREFILL_END, s->id, -1, s->n);
+    return SL_OK;
+}
+
+static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
+    sluice_engine *e = s->engine;
+    SL_TRY(sli_network_seq_grow(&e->target, s->id, s->n, err));
+    while (s->n_kv < s->n) {
+        sli_engine_step_begin(e);
+        sl_status status = chunk(e, s, first, fn, user, err);
+        sli_engine_step_end(e);
+        SL_TRY(status);
+    }
+    return SL_OK;
+}
+
+typedef struct scorer {
+    const sluice_session *s;
+    int64_t first;    /* token index of the first scored token */
+    double *logprob;
+    int32_t *best;
+} scorer;
+
+static void score_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {
+    const scorer *c = user;
+    int64_t next = token_index + 1;
+    if (next >= c->s->n)
+        return;
+    int32_t best = 0;
+    for (int64_t i = 1; i < vocab; i++)
+        if (logits[i] > logits[best])
+            best = (int32_t)i;
+    double sum = 0;
+    for (int64_t i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - logits[best]);
+    if (c->logprob != NULL)
+        c->logprob[next - c->first] = (double)logits[c->s->tokens[next]] - logits[best] - log(sum);
+    if (c->best != NULL)
+        c->best[next - c->first] = best;
+}
+
+int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
+    SLI_API(err, error);
+    int64_t first = s->n - n_scored;
+    if (n_scored < 1 || first < 1 || first - 1 < s->n_kv)
+        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "%" PRId64 " tokens cannot be scored: %" PRId64 " of %" PRId64
+                                          " are computed already, and one must stand in front", n_scored, s->n_kv, s->n), error);
+    scorer c = {s, first, logprob, best};
+    sl_status status = compute(s, first - 1, score_row, &c, &err);
+    return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
+}
+
+typedef struct copier {
+    int64_t first;
+    float *out;
+} copier;
+
+static void copy_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {
+    const copier *c = user;
+    memcpy(c->out + (token_index - c->first) * vocab, logits, sizeof *logits * (size_t)vocab);
+}
+
+int sluice_logits(sluice_session *s, int64_t n, float *logits, sluice_error *error) {
+    SLI_API(err, error);
+    if (n < 1 || s->n - n < s->n_kv)
+        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "logits of %" PRId64 " tokens: %" PRId64 " are pending", n, s->n - s->n_kv), error);
+    copier c = {s->n - n, logits};
+    sl_status status = compute(s, c.first, copy_row, &c, &err);
+    return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
+}

@@ -1,0 +1,207 @@
+/* Running work items: rows that plugins want computed. Items of one model that run alike share a batch. */
+#include "engine.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "sl_error.h"
+
+/* Sequence ids behind the sessions' own serve scratch forks. */
+static int32_t scratch_id(const sluice_engine *e, int i) { return e->max_sessions + i; }
+
+static sl_status refuse(sl_work_result *r, sl_status status) {
+    r->status = status;
+    return status;
+}
+
+/* Is the item well formed? Everything a plugin could get wrong is answered with a status, never trusted. */
+static sl_status check(const sluice_engine *e, const sl_work *w) {
+    const sli_network *net = w->model == 0 ? &e->target : &e->draft;
+    if (w->model < 0 || w->model > 1 || net->model == NULL)
+        return SL_E_NOT_FOUND;
+    if (w->seq < 0 || w->seq >= e->max_sessions || e->by_id[w->seq] == NULL)
+        return SL_E_INVALID;
+    if (w->n_rows < 1 || w->begin < 0 || w->begin + w->n_rows > net->limits.max_context)
+        return SL_E_RANGE;
+    if (w->enter_layer < 0 || w->enter_layer >= net->info->n_layers || w->exit_layer > net->info->n_layers)
+        return SL_E_RANGE;
+    if ((w->rows_kind == SL_WORK_IDS) != (w->token != NULL) || (w->enter_layer > 0 && w->rows_kind != SL_WORK_HIDDEN))
+        return SL_E_INVALID;
+    if (w->rows_kind != SL_WORK_IDS && w->embeddings == NULL)
+        return SL_E_INVALID;
+    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE || w->branch != 0)
+        return SL_E_UNIMPLEMENTED; /* reserved capabilities, see docs/abi.md */
+    if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
+        return SL_E_INVALID; /* only the verification commits rows of the target */
+    if (w->exit_layer >= 0 && w->exit_layer < net->info->n_layers && w->logits != SL_WORK_LOGITS_NONE)
+        return SL_E_INVALID;
+    return SL_OK;
+}
+
+/* Opens or cuts the cache in which the item's rows are staged; returns the sequence id in *id. */
+static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_t *id, sl_error *err) {
+    sluice_session *s = e->by_id[w->seq];
+    sli_network *net = w->model == 0 ? &e->target : &e->draft;
+    int64_t committed = w->model == 0 ? s->n_kv : s->n_draft;
+    if (w->begin > committed)
+        return SL_E_RANGE;
+    if (w->kv == SL_WORK_KV_SCRATCH) {
+        *id = scratch_id(e, i);
+        SL_TRY(sli_network_seq_open(net, *id, w->seq, w->begin, err));
+        sl_status status = sli_network_seq_grow(net, *id, w->begin + w->n_rows, err);
+        if (status < 0)
+            sli_network_seq_close(net, *id);
+        return status;
+    }
+    *id = w->seq;
+    if (w->begin < s->n_draft) {
+        SL_TRY(sli_network_seq_truncate(net, w->seq, w->begin, err));
+        s->n_draft = w->begin;
+    }
+    return SL_OK;
+}
+
+/* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. */
+static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n,
+                           const int32_t *first_logits, sl_error *err) {
+    sli_network *net = works[0]->model == 0 ? &e->target : &e->draft;
+    sli_batch *b = &e->work_batch;
+    sl_tree trees[1];
+    sli_batch_clear(b, works[0]->model, ++net->step);
+    for (int i = 0; i < n; i++) {
+        const sl_work *w = works[i];
+        const sl_tree *tree = NULL;
+        if (w->parent != NULL) { /* alone in its batch: see sli_engine_work */
+            trees[0] = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = w->token, .parent = w->parent, .n_nodes = w->n_rows};
+            tree = &trees[0];
+        }
+        uint32_t stage = tree != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
+        sli_batch_add(b, ids[i], w->begin, stage, w->token, w->n_rows, tree, w->position);
+    }
+    SL_TRY(sli_network_begin(net, &b->view, err));
+    const sl_work *w = works[0];
+    sli_pass pass = {.batch = &b->view, .hidden = w->rows_kind == SL_WORK_IDS ? NULL : w->embeddings,
+                     .attn_layers = w->attn_layers, .ffn_layers = w->ffn_layers, .enter_layer = w->enter_layer,
+                     .exit_layer = w->exit_layer > 0 ? w->exit_layer : 0};
+    SL_TRY(sli_network_forward(net, &pass, err));
+    for (int i = 0; i < n; i++) {
+        if (works[i]->logits == SL_WORK_LOGITS_NONE)
+            continue;
+        int32_t rows[SL_MAX_TREE_NODES], count = 0;
+        int32_t begin = works[i]->logits == SL_WORK_LOGITS_LAST ? b->row_begin[i + 1] - 1 : b->row_begin[i];
+        float *to = e->work_logits + (int64_t)first_logits[i] * net->info->vocab;
+        while (begin < b->row_begin[i + 1] && count < SL_MAX_TREE_NODES)
+            rows[count++] = begin++;
+        SL_TRY(sli_network_head(net, rows, count, to, err));
+    }
+    int32_t total = 0;
+    e->path_begin[0] = 0;
+    for (int i = 0; i < n; i++) {
+        for (int32_t r = 0; r < works[i]->n_rows; r++)
+            e->path[total++] = r;
+        e->path_begin[i + 1] = total;
+        e->next[i] = -1;
+    }
+    sl_commit commit = {SL_SIZE(sl_commit), &b->view, e->path_begin, e->path, e->next};
+    SL_TRY(sli_network_commit(net, &commit, err));
+    for (int i = 0; i < n && w->kv == SL_WORK_KV_OWN; i++)
+        e->by_id[works[i]->seq]->n_draft = works[i]->begin + works[i]->n_rows;
+    return SL_OK;
+}
+
+/* Plain items over token ids may share a batch; everything else runs alone. */
+static int is_plain(const sl_work *w) {
+    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->attn_layers == NULL && w->ffn_layers == NULL &&
+           w->enter_layer == 0 && w->exit_layer < 0;
+}
+
+static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows == 1) == (b->n_rows == 1); }
+
+/* Feeds the head of an item that is longer than a chunk; *w becomes the rest. */
+static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err) {
+    sli_network *net = w->model == 0 ? &e->target : &e->draft;
+    int64_t most = e->prefill_chunk < net->limits.max_rows ? e->prefill_chunk : net->limits.max_rows;
+    while (w->n_rows > most) {
+        sl_work head = *w;
+        head.n_rows = (int32_t)most;
+        head.logits = SL_WORK_LOGITS_NONE;
+        const sl_work *one = &head;
+        SL_TRY(run_batch(e, &one, &id, 1, (int32_t[]){0}, err));
+        w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
+        if (w->position != NULL)
+            w->position += most;
+    }
+    return SL_OK;
+}
+
+sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err) {
+    int32_t used_logits = 0;
+    for (int i = 0; i < n; i++) {
+        results[i] = (sl_work_result){.struct_size = SL_SIZE(sl_work_result), .work = works[i]};
+        sl_status s = check(e, works[i]);
+        if (s < 0)
+            refuse(&results[i], s);
+    }
+    for (int i = 0; i < n;) {
+        if (results[i].status < 0) {
+            i++;
+            continue;
+        }
+        /* a run of items that can share a batch: same model and cache kind, different sequences */
+        sl_work items[64];
+        const sl_work *batch[64];
+        int32_t ids[64], first[64];
+        int count = 0;
+        int64_t rows = 0;
+        const sli_network *net = works[i]->model == 0 ? &e->target : &e->draft;
+        sl_status status = SL_OK;
+        int j = i;
+        for (; j < n && count < 64 && count < e->work_batch.max_seqs; j++) {
+            const sl_work *w = works[j];
+            if (results[j].status < 0)
+                break;
+            if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model || w->kv != batch[0]->kv ||
+                              w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, batch[0])))
+                break;
+            int repeated = 0;
+            for (int m = 0; m < count; m++)
+                repeated |= batch[m]->seq == w->seq;
+            int32_t want = w->logits == SL_WORK_LOGITS_NONE ? 0 : w->logits == SL_WORK_LOGITS_LAST ? 1 : w->n_rows;
+            if (repeated || (count > 0 && rows + w->n_rows > net->limits.max_rows))
+                break;
+            if (used_logits + want > e->logit_rows || want > SL_MAX_TREE_NODES) {
+                if (count > 0)
+                    break;
+                status = refuse(&results[j], SL_E_RANGE);
+                j++;
+                break;
+            }
+            items[count] = *w;
+            first[count] = used_logits;
+            status = prepare_cache(e, w, count, &ids[count], err);
+            if (status >= 0 && is_plain(w))
+                status = shorten(e, &items[count], ids[count], err);
+            else if (status >= 0 && w->n_rows > net->limits.max_rows)
+                status = SL_E_RANGE;
+            if (status < 0)
+                return status == SL_E_RANGE ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",
+                                                      (long long)w->begin, w->n_rows, w->seq)
+                                            : status;
+            if (want > 0)
+                results[j].logits = e->work_logits + (int64_t)used_logits * net->info->vocab;
+            used_logits += want;
+            batch[count] = &items[count];
+            rows += items[count].n_rows;
+            count++;
+        }
+        if (count > 0) {
+            status = run_batch(e, batch, ids, count, first, err);
+            if (batch[0]->kv == SL_WORK_KV_SCRATCH)
+                sli_network_seq_close(works[i]->model == 0 ? &e->target : &e->draft, ids[0]);
+            if (status < 0)
+                return status;
+        }
+        i = j;
+    }
+    return SL_OK;
+}

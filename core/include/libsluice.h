@@ -1,0 +1,181 @@
+/* libsluice.h - run language models from a C program: open from an INI, sessions, generate with a callback.
+ *
+ * The `sluice` command uses nothing but this header. Errors are values: functions that can fail return SLUICE_OK or a
+ * negative code and write a message into a caller-owned sluice_error (NULL is legal). One engine is used by one thread
+ * at a time; the engine has its own workers. Strings are UTF-8. Pointers given to callbacks live until they return.
+ */
+#ifndef LIBSLUICE_H
+#define LIBSLUICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    SLUICE_OK = 0,
+    SLUICE_E_INVALID = -1,   /* an argument or a setting is wrong */
+    SLUICE_E_NOT_FOUND = -2, /* file, plugin, tensor */
+    SLUICE_E_NO_MEMORY = -4,
+    SLUICE_E_RANGE = -7,     /* prompt longer than the context ... */
+    SLUICE_E_DATA = -9       /* damaged file */
+    /* other negative values: the status codes of sluice/sl.h */
+};
+
+typedef struct sluice_error {
+    int code;
+    char text[1024];
+} sluice_error;
+
+typedef struct sluice_engine sluice_engine;
+typedef struct sluice_session sluice_session; /* one sequence: its tokens and its cache */
+
+const char *sluice_version(void); /* "0.1.0" */
+
+/* ---- configuration --------------------------------------------------------------------------------------------- */
+
+typedef struct sluice_options {
+    const char *config;       /* INI file; NULL: defaults and `sets` alone */
+    const char *const *sets;  /* [n_sets] "section.key=value", later ones win */
+    int n_sets;
+    /* Called while weights are loaded and packed; done and total in bytes. NULL: silent. */
+    void (*progress)(void *user, const char *what, int64_t done, int64_t total);
+    void *user;
+} sluice_options;
+
+/* Receives text piece by piece. */
+typedef void (*sluice_write_fn)(void *user, const char *text, size_t length);
+
+/* Writes the resolved configuration as an INI: every key, defaults included, with where it came from. */
+int sluice_config_show(const sluice_options *options, sluice_write_fn write, void *user, sluice_error *err);
+/* Does the combination fit? Opens model and plugins, reads no weights. SLUICE_OK, or an error that says why not. */
+int sluice_config_check(const sluice_options *options, sluice_error *err);
+
+/* Plugins that can be found, each scanned in a child process, as a JSON array of descriptions. id NULL: all of them. */
+int sluice_plugins_json(const sluice_options *options, const char *id, sluice_write_fn write, void *user,
+                        sluice_error *err);
+
+/* ---- engine ---------------------------------------------------------------------------------------------------- */
+
+/* Loads model, plugins and weights. */
+int sluice_open(const sluice_options *options, sluice_engine **out, sluice_error *err);
+void sluice_close(sluice_engine *engine); /* NULL is legal; sessions are closed with it */
+
+/* Looks for NaN and Inf in the weights; the error names tensor and element. */
+int sluice_verify_weights(sluice_engine *engine, sluice_error *err);
+
+typedef struct sluice_info {
+    const char *model;        /* directory name */
+    const char *model_type;
+    const char *dtype;        /* of most weights */
+    const char *isa;          /* instruction set in use */
+    const char *device;
+    int64_t parameters;
+    int64_t model_bytes;
+    int32_t vocab, layers, hidden;
+    int32_t max_context;
+    int32_t threads;
+    int32_t max_sessions;
+    int32_t bos;              /* -1: none */
+} sluice_info;
+void sluice_get_info(const sluice_engine *engine, sluice_info *out);
+
+/* ---- text ------------------------------------------------------------------------------------------------------ */
+
+enum { SLUICE_ADD_SPECIAL = 1, SLUICE_PARSE_SPECIAL = 2 };
+
+/* Token ids of a text. Returns how many there are; writes at most cap of them. < 0: error. */
+int64_t sluice_tokenize(sluice_engine *engine, const char *text, size_t length, int flags, int32_t *out, int64_t cap,
+                        sluice_error *err);
+/* Text of tokens; returns its bytes, writes at most cap of them. Special tokens are left out. < 0: error. */
+int64_t sluice_detokenize(sluice_engine *engine, const int32_t *tokens, int64_t n, char *out, int64_t cap,
+                          sluice_error *err);
+
+/* ---- sessions -------------------------------------------------------------------------------------------------- */
+
+int sluice_session_open(sluice_engine *engine, sluice_session **out, sluice_error *err);
+void sluice_session_close(sluice_session *session);
+/* A second session that shares the first n tokens (n <= length; -1: all), without copying their cache. */
+int sluice_session_fork(sluice_session *session, int64_t n, sluice_session **out, sluice_error *err);
+int sluice_session_truncate(sluice_session *session, int64_t n, sluice_error *err);
+/* Adds tokens to be computed by the next generate or score. Refused when the context would overflow. */
+int sluice_session_append(sluice_session *session, const int32_t *tokens, int64_t n, sluice_error *err);
+int64_t sluice_session_length(const sluice_session *session);
+const int32_t *sluice_session_tokens(const sluice_session *session); /* [length], lives until the next call */
+/* The cache as a versioned file, for the same model; load makes an empty session equal to the saved one. */
+int sluice_session_save(sluice_session *session, const char *path, sluice_error *err);
+int sluice_session_load(sluice_session *session, const char *path, sluice_error *err);
+
+/* ---- generate -------------------------------------------------------------------------------------------------- */
+
+typedef struct sluice_sampling {
+    double temperature;        /* 0: greedy */
+    int32_t top_k;             /* 0: off */
+    double top_p, min_p;       /* 1 and 0: off */
+    double repeat_penalty;     /* 1: off */
+    double presence_penalty, frequency_penalty;
+    int32_t penalty_last_n;    /* tokens looked back at; -1: all */
+    const int32_t *bias_id;    /* [n_bias] */
+    const float *bias;         /* [n_bias] added to the logit */
+    int32_t n_bias;
+    const char *const *stop;   /* [n_stop] strings that end the text and are not part of it */
+    int32_t n_stop;
+    int32_t max_tokens;        /* -1: until the context is full */
+    int32_t ignore_eos;
+    int32_t race;              /* 1: draw by race instead of by inverse CDF */
+    uint64_t seed;
+    uint32_t sample;           /* index among the outputs of one request */
+} sluice_sampling;
+/* What [sampling] of the configuration says; a seed of -1 has been drawn. */
+void sluice_default_sampling(const sluice_engine *engine, sluice_sampling *out);
+
+enum { SLUICE_RUNNING = 0, SLUICE_FINISH_EOS = 1, SLUICE_FINISH_STOP = 2, SLUICE_FINISH_LENGTH = 3, SLUICE_FINISH_CANCELLED = 4 };
+
+typedef struct sluice_chunk {
+    int32_t index;          /* which session of the call */
+    int32_t n_tokens;       /* new tokens; 0 in progress reports of the prompt */
+    const int32_t *tokens;
+    const char *text;       /* complete UTF-8 that can no longer become part of a stop string */
+    size_t length;
+    int32_t finish;         /* SLUICE_FINISH_*, SLUICE_RUNNING before the end */
+    int64_t prompt_done, prompt_total; /* tokens of the prompt computed so far */
+} sluice_chunk;
+/* Return 0 to go on, anything else to cancel that session. */
+typedef int (*sluice_chunk_fn)(void *user, const sluice_chunk *chunk);
+
+/* Runs the sessions together until each has finished. A session needs at least one token. sampling: [n], or one for all when shared != 0. */
+int sluice_generate(sluice_engine *engine, sluice_session *const *sessions, int n, const sluice_sampling *sampling,
+                    int shared, sluice_chunk_fn fn, void *user, sluice_error *err);
+
+/* Teacher forcing: computes the pending tokens of the session and tells, for each of the last n_scored tokens, its log
+ * probability (natural) given everything before it, and the most likely id. The session must have at least one token in
+ * front of the scored ones. */
+int sluice_score(sluice_session *session, int64_t n_scored, double *logprob, int32_t *best, sluice_error *err);
+/* Raw logits [n, vocab] after each of the last n pending tokens. */
+int sluice_logits(sluice_session *session, int64_t n, float *logits, sluice_error *err);
+
+/* ---- measurements ---------------------------------------------------------------------------------------------- */
+
+enum { SLUICE_MAX_DEPTH = 128 };
+
+typedef struct sluice_stats {
+    int64_t prompt_tokens, tokens;        /* computed as prompt, generated */
+    double prompt_seconds, decode_seconds;
+    int64_t steps;                        /* decode steps */
+    int64_t emitted, drafted, accepted;   /* tokens out of decode steps; draft tokens proposed, accepted */
+    int64_t drafted_by_depth[SLUICE_MAX_DEPTH], accepted_by_depth[SLUICE_MAX_DEPTH];
+    int64_t bytes_weights, bytes_kv, bytes_scratch, bytes_plugin, bytes_peak;
+    int64_t allocs_in_steps;              /* allocations while a step ran: 0, or somebody misbehaves */
+    int32_t lossless;                     /* 0: the drafter changes the output distribution */
+} sluice_stats;
+void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
+void sluice_reset_stats(sluice_engine *engine);
+/* The statistics and what they belong to (isa, plugins, counters of plugins) as one JSON object. */
+int sluice_stats_json(const sluice_engine *engine, sluice_write_fn write, void *user, sluice_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

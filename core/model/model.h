@@ -1,0 +1,45 @@
+/* A model: its description and its weights, from a Hugging Face checkpoint directory (config.json, optionally
+ * generation_config.json, model.safetensors or shards with an index). */
+#ifndef SLUICE_CORE_MODEL_H
+#define SLUICE_CORE_MODEL_H
+
+#include "model/arch.h"
+#include "model/model_desc.h"
+#include "sl_error.h"
+
+typedef struct sli_model sli_model;
+
+/* Opens a checkpoint. Every weight that the architecture needs is there, of the right shape, and f32, f16 or bf16, or
+ * this fails with the tensor's name, what was expected and what was found. Weights stay mapped; nothing is converted.
+ * *out is NULL on failure. SL_E_NOT_FOUND, SL_E_IO, SL_E_DATA, SL_E_UNIMPLEMENTED, SL_E_NO_MEMORY.   [setup] */
+sl_status sli_model_open(const char *dir, sli_model **out, sl_error *err);
+void sli_model_close(sli_model *model); /* NULL is legal; all that was borrowed from it ends */
+
+const sli_model_desc *sli_model_describe(const sli_model *model);
+
+/* The weight of a role; layer -1 for SLI_ROLE_EMBED, SLI_ROLE_HEAD and SLI_ROLE_FINAL_NORM, else 0 .. n_layers-1.
+ * Contiguous, read-only, shapes as in arch.h. NULL when the model has no such weight (a bias, a norm of q). A tied head
+ * is the embedding's tensor.   [any] */
+const sl_tensor *sli_model_weight(const sli_model *model, int32_t layer, sli_weight_role role);
+
+/* Its name in the checkpoint, as "model.layers.3.mlp.down_proj.weight"; NULL as above. */
+const char *sli_model_weight_name(const sli_model *model, int32_t layer, sli_weight_role role);
+
+int64_t sli_model_params(const sli_model *model);         /* elements of all weights, a tied head counted once */
+int64_t sli_model_bytes(const sli_model *model);          /* their bytes in the checkpoint */
+int64_t sli_model_unused_tensors(const sli_model *model); /* in the checkpoint, but nothing asks for them */
+
+/* One weight that holds NaN or Inf. index is that of the first such element in row-major order. */
+typedef struct sli_bad_weight {
+    const char *name;
+    const sl_tensor *tensor;
+    int64_t index;
+    int64_t count; /* how many such elements it holds */
+} sli_bad_weight;
+
+/* Reads all weights and calls found(user, ...) for each that holds NaN or Inf, layer by layer; found may be NULL.
+ * SL_OK when there is none, else SL_E_DATA with the first one's name and index.   [setup] */
+sl_status sli_model_verify(const sli_model *model, void (*found)(void *user, const sli_bad_weight *bad), void *user,
+                           sl_error *err);
+
+#endif

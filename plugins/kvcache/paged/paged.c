@@ -1,0 +1,503 @@
+/* paged - a dense KV cache in pages that sequences share.
+ *
+ * As in "Efficient Memory Management for Large Language Model Serving with PagedAttention", arXiv 2309.06180, section 4:
+ * a table of pages a sequence, reference counts, copy on write. A page holds `page` rows of every layer; the slot of a
+ * token is its index. What a prefix cache or preemption needs (hashing, swapping) is the scheduler's and not here. */
+#include "sluice/kv.h"
+#include "sluice/ops.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "page_pool.h"
+#include "sl_error.h"
+#include "sl_host_util.h"
+#include "sl_params.h"
+#include "sl_tensor.h"
+
+/* Where a layer's keys and values lie in a page: [page, K, D] and [page, K, Dv]. */
+typedef struct place {
+    int64_t k_offset, v_offset;
+    int64_t k_row, v_row, k_head, v_head; /* bytes */
+    int64_t k_width, v_width;             /* elements of a row */
+    int32_t n_kv_heads;
+} place;
+
+typedef struct sequence {
+    int32_t *pages;    /* [max_pages] */
+    int64_t n_pages;
+    int64_t n_tokens;  /* committed */
+    int64_t n_wanted;  /* pages that grow promised */
+    int is_open;
+} sequence;
+
+struct sl_instance {
+    const sl_host *host;
+    const sl_mem *mem;
+    const sl_ops *ops;
+    const sl_threads *threads;
+    const sl_model_info *model;
+    int64_t page_rows, page_bytes;
+    sl_dtype dtype;
+    int dtype_auto;
+    sl_limits limits;
+    int64_t max_pages; /* of one sequence */
+    place *places;     /* [n_layers] */
+    paged_pool pool;
+    sequence *seqs;    /* [max_seqs] */
+    /* the last view */
+    const void **k_pages, **v_pages; /* [max_seqs, max_pages] */
+    sl_segment *segments;
+    const sl_segment **segment_ptrs;
+    sl_seq_view *seq_views;
+    const sl_seq_view **seq_view_ptrs;
+    sl_view view;
+};
+
+static int64_t pages_for(const sl_instance *self, int64_t rows) { return (rows + self->page_rows - 1) / self->page_rows; }
+
+static char *row_of(const sl_instance *self, const sequence *s, int64_t slot, int64_t offset, int64_t row_bytes) {
+    return self->pool.base[s->pages[slot / self->page_rows]] + offset + (slot % self->page_rows) * row_bytes;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+static void lay_out(sl_instance *self) {
+    int64_t bytes = 0, element = sl_dtype_bits(self->dtype) / 8;
+    for (int32_t l = 0; l < self->model->n_layers; l++) {
+        const sl_layer_info *info = self->model->layers[l];
+        place *p = &self->places[l];
+        p->n_kv_heads = info->n_kv_heads;
+        p->k_width = (int64_t)info->n_kv_heads * info->head_dim;
+        p->v_width = (int64_t)info->n_kv_heads * info->v_head_dim;
+        p->k_head = info->head_dim * element;
+        p->v_head = info->v_head_dim * element;
+        p->k_row = p->k_width * element;
+        p->v_row = p->v_width * element;
+        p->k_offset = bytes, bytes += (p->k_row * self->page_rows + 63) / 64 * 64;
+        p->v_offset = bytes, bytes += (p->v_row * self->page_rows + 63) / 64 * 64;
+    }
+    self->page_bytes = bytes;
+}
+
+static void destroy(sl_instance *self) {
+    if (self == NULL)
+        return;
+    free(self->places);
+    free(self);
+}
+
+static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
+    static const sl_dtype dtypes[] = {SL_F32, SL_F32, SL_F16, SL_BF16}; /* auto is settled by activate */
+    sl_instance *self = calloc(1, sizeof *self);
+    if (self == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "paged: out of memory");
+    self->host = args->host;
+    self->model = args->model;
+    self->mem = sl_host_service(args->host, SL_MEM_ID, SL_FIELD_END(sl_mem, release));
+    self->ops = sl_host_service(args->host, SL_OPS_ID, SL_FIELD_END(sl_ops, convert));
+    self->threads = sl_host_service(args->host, SL_THREADS_ID, SL_FIELD_END(sl_threads, parallel_for));
+    self->places = calloc((size_t)args->model->n_layers, sizeof *self->places);
+    if (self->mem == NULL || self->ops == NULL || self->threads == NULL || self->places == NULL) {
+        destroy(self);
+        return sl_fail(err, SL_E_NOT_FOUND, "paged: the host lacks a service this store needs");
+    }
+    int64_t dtype = sl_param_int(args->params, "dtype");
+    self->page_rows = sl_param_int(args->params, "page");
+    self->dtype_auto = dtype == 0;
+    self->dtype = dtypes[dtype];
+    *out = self;
+    return SL_OK;
+}
+
+static void deactivate(sl_instance *self) {
+    for (int64_t i = 0; self->seqs != NULL && i < self->limits.max_seqs; i++)
+        free(self->seqs[i].pages);
+    free(self->seqs);
+    free(self->k_pages);
+    free(self->v_pages);
+    free(self->segments);
+    free(self->segment_ptrs);
+    free(self->seq_views);
+    free(self->seq_view_ptrs);
+    self->seqs = NULL;
+    self->k_pages = self->v_pages = NULL;
+    self->segments = NULL;
+    self->segment_ptrs = NULL;
+    self->seq_views = NULL;
+    self->seq_view_ptrs = NULL;
+    paged_pool_finish(&self->pool);
+}
+
+static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
+    self->limits = *limits;
+    if (self->dtype_auto)
+        self->dtype = limits->compute == SL_BF16 ? SL_BF16 : SL_F32;
+    lay_out(self);
+    paged_pool_init(&self->pool, self->host, self->mem, self->page_bytes);
+    self->max_pages = pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
+    size_t n = (size_t)limits->max_seqs, tables = n * (size_t)self->max_pages;
+    self->seqs = calloc(n, sizeof *self->seqs);
+    self->k_pages = calloc(tables, sizeof *self->k_pages);
+    self->v_pages = calloc(tables, sizeof *self->v_pages);
+    self->segments = calloc(n, sizeof *self->segments);
+    self->segment_ptrs = calloc(n, sizeof *self->segment_ptrs);
+    self->seq_views = calloc(n, sizeof *self->seq_views);
+    self->seq_view_ptrs = calloc(n, sizeof *self->seq_view_ptrs);
+    int ok = self->seqs && self->k_pages && self->v_pages && self->segments && self->segment_ptrs && self->seq_views &&
+             self->seq_view_ptrs;
+    for (size_t i = 0; ok && i < n; i++)
+        ok = (self->seqs[i].pages = calloc((size_t)self->max_pages, sizeof(int32_t))) != NULL;
+    if (!ok) {
+        deactivate(self);
+        return sl_fail(err, SL_E_NO_MEMORY, "paged: no memory for the page tables");
+    }
+    return SL_OK;
+}
+
+/* ---- pages of a sequence --------------------------------------------------------------------------------------------- */
+
+/* Pages that a sequence may still ask for: those promised to it, and one when its next row falls into a shared page. */
+static int64_t promised(const sl_instance *self, const sequence *s) {
+    if (!s->is_open)
+        return 0;
+    int64_t more = s->n_wanted > s->n_pages ? s->n_wanted - s->n_pages : 0;
+    int64_t tail = s->n_tokens / self->page_rows;
+    return more + (tail < s->n_pages && self->pool.refs[s->pages[tail]] > 1);
+}
+
+/* Makes sure that `need` pages are free beside those promised to sequences other than `except`. */
+static sl_status have_free(sl_instance *self, const sequence *except, int64_t need, sl_error *err) {
+    for (int64_t i = 0; i < self->limits.max_seqs; i++)
+        if (&self->seqs[i] != except)
+            need += promised(self, &self->seqs[i]);
+    int64_t missing = need - self->pool.n_free;
+    if (missing <= 0)
+        return SL_OK;
+    if (paged_pool_add(&self->pool, missing) < 0)
+        return sl_fail(err, SL_E_NO_MEMORY,
+                       "paged: the cache does not fit: %lld more pages of %lld bytes are needed, %lld bytes are held",
+                       (long long)missing, (long long)self->page_bytes, (long long)(self->pool.n_pages * self->page_bytes));
+    return SL_OK;
+}
+
+static void drop_pages(sl_instance *self, sequence *s, int64_t keep) {
+    while (s->n_pages > keep)
+        paged_pool_drop(&self->pool, s->pages[--s->n_pages]);
+}
+
+/* Gives the sequence pages for rows [0, rows) and makes those that hold rows from `first` on its own. Pages are there. */
+static void cover(sl_instance *self, sequence *s, int64_t first, int64_t rows) {
+    for (int64_t i = first / self->page_rows; i < s->n_pages && i < pages_for(self, rows); i++) {
+        int32_t old = s->pages[i];
+        if (self->pool.refs[old] == 1)
+            continue;
+        int32_t own = paged_pool_take(&self->pool);
+        assert(own >= 0);
+        memcpy(self->pool.base[own], self->pool.base[old], (size_t)self->page_bytes);
+        paged_pool_drop(&self->pool, old);
+        s->pages[i] = own;
+    }
+    while (s->n_pages < pages_for(self, rows)) {
+        int32_t page = paged_pool_take(&self->pool);
+        assert(page >= 0);
+        s->pages[s->n_pages++] = page;
+    }
+}
+
+/* Pages that cover() would take. */
+static int64_t cover_cost(const sl_instance *self, const sequence *s, int64_t first, int64_t rows) {
+    int64_t end = pages_for(self, rows), cost = end > s->n_pages ? end - s->n_pages : 0;
+    for (int64_t i = first / self->page_rows; i < s->n_pages && i < end; i++)
+        cost += self->pool.refs[s->pages[i]] > 1;
+    return cost;
+}
+
+/* ---- sequences --------------------------------------------------------------------------------------------------------- */
+
+static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {
+    if (seq < 0 || seq >= self->limits.max_seqs || parent >= self->limits.max_seqs)
+        return sl_fail(err, SL_E_RANGE, "paged: sequence %d (parent %d) is outside of [0, %lld)", seq, parent,
+                       (long long)self->limits.max_seqs);
+    sequence *s = &self->seqs[seq];
+    const sequence *p = parent >= 0 ? &self->seqs[parent] : NULL;
+    if (s->is_open || (p != NULL && (!p->is_open || upto < 0 || upto > p->n_tokens)))
+        return sl_fail(err, SL_E_STATE, "paged: sequence %d cannot be opened from %d at %lld tokens", seq, parent, (long long)upto);
+    s->is_open = 1;
+    s->n_tokens = s->n_pages = s->n_wanted = 0;
+    if (p == NULL)
+        return SL_OK;
+    s->n_tokens = upto;
+    s->n_pages = pages_for(self, upto);
+    for (int64_t i = 0; i < s->n_pages; i++) {
+        s->pages[i] = p->pages[i];
+        paged_pool_share(&self->pool, s->pages[i]);
+    }
+    return SL_OK;
+}
+
+static void seq_close(sl_instance *self, int32_t seq) {
+    if (seq < 0 || seq >= self->limits.max_seqs || !self->seqs[seq].is_open)
+        return;
+    drop_pages(self, &self->seqs[seq], 0);
+    self->seqs[seq].is_open = 0;
+    self->seqs[seq].n_tokens = self->seqs[seq].n_wanted = 0;
+}
+
+static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {
+    sequence *s = &self->seqs[seq];
+    int64_t wanted = pages_for(self, n_tokens), before = s->n_wanted;
+    if (wanted > self->max_pages)
+        return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context", (long long)n_tokens,
+                       (long long)(self->max_pages * self->page_rows));
+    if (wanted <= before)
+        return SL_OK;
+    s->n_wanted = wanted;
+    sl_status status = have_free(self, s, promised(self, s), err);
+    if (status < 0)
+        s->n_wanted = before;
+    return status;
+}
+
+static sl_status truncate_seq(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum) {
+    sequence *s = &self->seqs[seq];
+    if (minimum != NULL)
+        *minimum = 0;
+    if (n < 0 || n > s->n_tokens)
+        return SL_E_RANGE;
+    s->n_tokens = n;
+    drop_pages(self, s, pages_for(self, n));
+    return SL_OK;
+}
+
+static sl_status length(sl_instance *self, int32_t seq, int64_t *n_tokens, int64_t *bytes) {
+    if (seq < 0 || seq >= self->limits.max_seqs || !self->seqs[seq].is_open)
+        return SL_E_NOT_FOUND;
+    *n_tokens = self->seqs[seq].n_tokens;
+    *bytes = self->seqs[seq].n_pages * self->page_bytes;
+    return SL_OK;
+}
+
+static sl_status quote(sl_instance *self, sl_kv_quote *io) {
+    io->bytes = io->bytes_peak = io->n_seqs * pages_for(self, io->n_tokens) * self->page_bytes;
+    io->bytes_host = 0;
+    io->bytes_next = self->page_bytes / self->page_rows;
+    return SL_OK;
+}
+
+static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
+    (void)layer;
+    out->kinds = SL_SEGMENT_ROWS;
+    out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS;
+    out->key_state = SL_KEYS_ROTATED;
+    out->dtype = self->dtype;
+    return SL_OK;
+}
+
+/* ---- a step -------------------------------------------------------------------------------------------------------------- */
+
+static sl_status reserve(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    for (int32_t i = 0; i < batch->n_seqs; i++) {
+        sequence *s = &self->seqs[batch->seq[i]];
+        int64_t rows = batch->n_past[i] + batch->row_begin[i + 1] - batch->row_begin[i];
+        if (!s->is_open || batch->n_past[i] > s->n_tokens || pages_for(self, rows) > self->max_pages)
+            return sl_fail(err, SL_E_STATE, "paged: sequence %d has no place for rows up to %lld", batch->seq[i], (long long)rows);
+        sl_status status = have_free(self, s, cover_cost(self, s, batch->n_past[i], rows), err);
+        if (status < 0) {
+            while (i-- > 0)
+                drop_pages(self, &self->seqs[batch->seq[i]], pages_for(self, self->seqs[batch->seq[i]].n_tokens));
+            return status;
+        }
+        cover(self, s, batch->n_past[i], rows);
+    }
+    return SL_OK;
+}
+
+typedef struct append_job {
+    sl_instance *self;
+    const sl_kv_append *args;
+} append_job;
+
+static void append_range(void *user, int64_t begin, int64_t end, int32_t worker) {
+    (void)worker;
+    const append_job *job = user;
+    const sl_instance *self = job->self;
+    const sl_kv_append *args = job->args;
+    const sl_batch *b = args->rows->batch;
+    const place *p = &self->places[args->layer];
+    const float *k = args->k.data, *v = args->v.data;
+    for (int64_t i = begin; i < end; i++) {
+        int32_t row = args->rows->index != NULL ? args->rows->index[i] : (int32_t)i, at = b->row_seq[row];
+        if (at < 0)
+            continue;
+        const sequence *s = &self->seqs[b->seq[at]];
+        int64_t slot = b->n_past[at] + row - b->row_begin[at];
+        self->ops->convert(row_of(self, s, slot, p->k_offset, p->k_row), self->dtype, k + i * p->k_width, SL_F32, p->k_width);
+        self->ops->convert(row_of(self, s, slot, p->v_offset, p->v_row), self->dtype, v + i * p->v_width, SL_F32, p->v_width);
+    }
+}
+
+static sl_status append(sl_instance *self, const sl_kv_append *args) {
+    append_job job = {self, args};
+    if (args->rows->n < 32)
+        append_range(&job, 0, args->rows->n, 0);
+    else
+        self->threads->parallel_for(self->host, args->rows->n, 8, append_range, &job);
+    return SL_OK;
+}
+
+static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows, const sl_rowset *tokens,
+                      const sl_view **out) {
+    (void)lane;
+    const sl_batch *b = rows->batch;
+    const place *p = &self->places[layer];
+    for (int32_t i = 0; i < b->n_seqs; i++) {
+        const sequence *s = &self->seqs[b->seq[i]];
+        const void **k = self->k_pages + i * self->max_pages, **v = self->v_pages + i * self->max_pages;
+        for (int64_t j = 0; j < s->n_pages; j++) {
+            char *base = self->pool.base[s->pages[j]];
+            k[j] = base + p->k_offset;
+            v[j] = base + p->v_offset;
+        }
+        int64_t n_staged = b->row_begin[i + 1] - b->row_begin[i];
+        self->segments[i] = (sl_segment){
+            .struct_size = SL_SIZE(sl_segment),
+            .k_pages = k,
+            .v_pages = v,
+            .n_committed = b->n_past[i],
+            .n_staged = n_staged,
+            .page_rows = self->page_rows,
+            .k_row_stride = p->k_row,
+            .k_head_stride = p->k_head,
+            .v_row_stride = p->v_row,
+            .v_head_stride = p->v_head,
+            .n_heads = p->n_kv_heads,
+            .k_dtype = self->dtype,
+            .v_dtype = self->dtype,
+            .kind = SL_SEGMENT_ROWS,
+            .key_state = SL_KEYS_ROTATED,
+        };
+        self->segment_ptrs[i] = &self->segments[i];
+        self->seq_views[i] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[i], b->n_past[i] + n_staged, 1, b->seq[i]};
+        self->seq_view_ptrs[i] = &self->seq_views[i];
+    }
+    /* slot = token index, and n_committed + row for staged rows: row sets need no translation */
+    self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, tokens, b->n_seqs, SL_SEGMENT_ROWS};
+    *out = &self->view;
+    return SL_OK;
+}
+
+/* Accepted rows move down to the front of the staged ones; sources ascend and lie at or behind their destination. */
+static void compact(sl_instance *self, sequence *s, int64_t n_past, const int32_t *path, int32_t n_path) {
+    for (int32_t i = 0; i < n_path; i++) {
+        if (path[i] == i)
+            continue;
+        for (int32_t l = 0; l < self->model->n_layers; l++) {
+            const place *p = &self->places[l];
+            memcpy(row_of(self, s, n_past + i, p->k_offset, p->k_row), row_of(self, s, n_past + path[i], p->k_offset, p->k_row),
+                   (size_t)p->k_row);
+            memcpy(row_of(self, s, n_past + i, p->v_offset, p->v_row), row_of(self, s, n_past + path[i], p->v_offset, p->v_row),
+                   (size_t)p->v_row);
+        }
+    }
+}
+
+static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit *c, sl_error *err) {
+    (void)lane, (void)err;
+    for (int32_t i = 0; i < c->batch->n_seqs; i++) {
+        sequence *s = &self->seqs[c->batch->seq[i]];
+        int32_t n_path = c->path_begin[i + 1] - c->path_begin[i];
+        compact(self, s, c->batch->n_past[i], c->path + c->path_begin[i], n_path);
+        int64_t n = c->batch->n_past[i] + n_path;
+        s->n_tokens = n > s->n_tokens ? n : s->n_tokens; /* rows that were overwritten lie below */
+    }
+    return SL_OK;
+}
+
+/* ---- export and import ------------------------------------------------------------------------------------------------------ */
+
+static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *err) {
+    if (copy->layer < 0 || copy->layer >= self->model->n_layers || copy->seq < 0 || copy->seq >= self->limits.max_seqs)
+        return sl_fail(err, SL_E_RANGE, "paged: no layer %d or sequence %d", copy->layer, copy->seq);
+    sequence *s = &self->seqs[copy->seq];
+    const place *p = &self->places[copy->layer];
+    int64_t n = copy->end - copy->begin, element = sl_dtype_bits(copy->dtype) / 8;
+    int is_import = copy->direction == SL_COPY_IMPORT;
+    if (!s->is_open || copy->begin < 0 || n < 0 || copy->begin > s->n_tokens || (!is_import && copy->end > s->n_tokens) ||
+        copy->bytes < n * (p->k_width + p->v_width) * element)
+        return sl_fail(err, SL_E_RANGE, "paged: rows [%lld, %lld) of sequence %d cannot be copied through %lld bytes",
+                       (long long)copy->begin, (long long)copy->end, copy->seq, (long long)copy->bytes);
+    if (is_import) {
+        SL_TRY(have_free(self, s, cover_cost(self, s, copy->begin, copy->end), err));
+        cover(self, s, copy->begin, copy->end);
+    }
+    char *k = copy->buffer, *v = k + n * p->k_width * element;
+    for (int64_t i = 0; i < n; i++) {
+        void *rows[2] = {row_of(self, s, copy->begin + i, p->k_offset, p->k_row), row_of(self, s, copy->begin + i, p->v_offset, p->v_row)};
+        void *dense[2] = {k + i * p->k_width * element, v + i * p->v_width * element};
+        int64_t width[2] = {p->k_width, p->v_width};
+        for (int j = 0; j < 2; j++)
+            SL_TRY(is_import ? self->ops->convert(rows[j], self->dtype, dense[j], copy->dtype, width[j])
+                             : self->ops->convert(dense[j], copy->dtype, rows[j], self->dtype, width[j]));
+    }
+    if (is_import && copy->end > s->n_tokens)
+        s->n_tokens = copy->end;
+    return SL_OK;
+}
+
+/* ---- the plugin ---------------------------------------------------------------------------------------------------------------- */
+
+static const sl_kv_store store = {
+    .struct_size = SL_SIZE(sl_kv_store),
+    .layout = layout,
+    .quote = quote,
+    .open = seq_open,
+    .close = seq_close,
+    .grow = grow,
+    .reserve = reserve,
+    .append = append,
+    .view = view,
+    .commit = commit,
+    .truncate = truncate_seq,
+    .copy_rows = copy_rows,
+    .length = length,
+};
+
+static const void *query(sl_instance *self, const char *id) {
+    (void)self;
+    return strcmp(id, SL_KV_STORE_ID) == 0 ? &store : NULL;
+}
+
+static const char *const dtypes[] = {"auto", "f32", "f16", "bf16", NULL};
+static const sl_param_def page = {SL_SIZE(sl_param_def), "page", "rows of one page", "64", NULL, 1, 4096, SL_PARAM_INT, 0};
+static const sl_param_def dtype = {SL_SIZE(sl_param_def), "dtype", "how rows are stored; auto: as engine.compute", "auto", dtypes,
+                                   1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def *const params[] = {&page, &dtype, NULL};
+static const char *const roles[] = {"kvcache.store", NULL};
+static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
+static const char *const wants[] = {NULL};
+static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", NULL};
+
+static const sl_plugin plugin = {
+    .struct_size = SL_SIZE(sl_plugin),
+    .id = "paged",
+    .roles = roles,
+    .version = "0.1.0",
+    .summary = "dense cache in pages, shared between sequences and copied on write",
+    .paper = "Efficient Memory Management for Large Language Model Serving with PagedAttention, arXiv 2309.06180",
+    .vendor = "sluice",
+    .license = "Apache-2.0",
+    .params = params,
+    .needs = needs,
+    .wants = wants,
+    .provides = provides,
+    .devices = SL_ON_CPU,
+    .create = create,
+    .destroy = destroy,
+    .activate = activate,
+    .deactivate = deactivate,
+    .query = query,
+};
+
+SL_PACKAGE(&plugin)

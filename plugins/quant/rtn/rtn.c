@@ -1,0 +1,201 @@
+/* rtn - round to nearest: integers of 8 or 4 bits with a scale for each group of inputs. Needs no data; packs at load.
+ *
+ * The baseline of every weight quantiser (GPTQ, arXiv 2210.17323, section 4, measures against it). Rounding is to
+ * nearest even, scales are stored in f16 and codes are computed with the rounded scale, so that packer and kernel agree.
+ * Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. */
+#include "sluice/ops.h"
+#include "sluice/quant.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sl_error.h"
+#include "sl_host_util.h"
+#include "sl_params.h"
+#include "sl_tensor.h"
+
+enum { MAX_LINEARS = 3 };
+
+struct sl_instance {
+    const sl_host *host;
+    const sl_ops *ops;
+    int64_t bits, group;
+    int asymmetric, head;
+    uint32_t compute;
+    char format[32];
+};
+
+struct sl_quant_handle {
+    sl_instance *owner;
+    const sl_linear_group *group;
+    sl_q_format format[MAX_LINEARS];
+    const char *blob[MAX_LINEARS]; /* NULL: the checkpoint's own tensor */
+};
+
+static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
+    const sl_ops *ops = sl_host_service(args->host, SL_OPS_ID, SL_FIELD_END(sl_ops, qgemm));
+    sl_instance *self = ops != NULL ? calloc(1, sizeof *self) : NULL;
+    if (self == NULL)
+        return sl_fail(err, ops == NULL ? SL_E_NOT_FOUND : SL_E_NO_MEMORY, "rtn: no " SL_OPS_ID " or no memory");
+    self->host = args->host;
+    self->ops = ops;
+    self->bits = sl_param_int(args->params, "bits") == 0 ? 8 : 4;
+    self->group = sl_param_int(args->params, "group");
+    self->asymmetric = sl_param_int(args->params, "scheme") == 1;
+    self->head = sl_param_int(args->params, "head") != 0;
+    self->compute = SL_F32;
+    if (self->group > 0)
+        snprintf(self->format, sizeof self->format, "int%d%s g%d", (int)self->bits, self->asymmetric ? "a" : "", (int)self->group);
+    else
+        snprintf(self->format, sizeof self->format, "int%d%s row", (int)self->bits, self->asymmetric ? "a" : "");
+    *out = self;
+    return SL_OK;
+}
+
+static void destroy(sl_instance *self) { free(self); }
+
+static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
+    (void)err;
+    self->compute = limits->compute;
+    return SL_OK;
+}
+
+static void deactivate(sl_instance *self) { (void)self; }
+
+static sl_q_format format_of(const sl_instance *self, const sl_linear *linear) {
+    int64_t k = linear->weight.shape[1];
+    return (sl_q_format){SL_SIZE(sl_q_format), linear->weight.shape[0], k, self->group > 0 ? self->group : k,
+                         (uint32_t)self->bits, (uint32_t)self->asymmetric};
+}
+
+static int stays(const sl_instance *self, const sl_linear_group *group) { return !self->head && strcmp(group->name, "head") == 0; }
+
+static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err) {
+    const sl_tensor *w = &group->linears[0]->weight;
+    out->flags = SL_QUANT_FUSES_BIAS | SL_QUANT_FUSES_RESIDUAL;
+    out->x_dtype = SL_F32;
+    out->format = stays(self, group) ? sl_dtype_name(w->dtype) : self->format;
+    if (stays(self, group)) {
+        out->bits_per_weight = sl_dtype_bits(w->dtype);
+        return SL_OK;
+    }
+    for (int32_t i = 0; i < group->n; i++) {
+        sl_q_format f = format_of(self, group->linears[i]);
+        int64_t bytes = self->ops->q_bytes(&f);
+        if (bytes == 0)
+            return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs: no packed format has groups of %lld", group->linears[i]->name,
+                           (long long)f.k, (long long)f.group);
+        out->bits_per_weight = 8.0 * (double)bytes / ((double)f.n * (double)f.k);
+    }
+    return SL_OK;
+}
+
+static sl_status pack_size(sl_instance *self, const sl_linear_group *group, int64_t *bytes, sl_error *err) {
+    (void)err;
+    *bytes = 0;
+    for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
+        sl_q_format f = format_of(self, group->linears[i]);
+        *bytes += padded(self->ops->q_bytes(&f));
+    }
+    return SL_OK;
+}
+
+static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void *blob, sl_error *err) {
+    char *at = blob;
+    for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
+        sl_q_format f = format_of(self, group->linears[i]);
+        sl_status s = self->ops->q_pack(self->host, &f, &group->linears[i]->weight, at, err);
+        if (s < 0)
+            return sl_fail_within(err, s, "rtn: %s", group->linears[i]->name);
+        at += padded(self->ops->q_bytes(&f));
+    }
+    return SL_OK;
+}
+
+static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out, sl_error *err) {
+    sl_quant_handle *h = group->n <= MAX_LINEARS ? calloc(1, sizeof *h) : NULL;
+    if (h == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "rtn: a group of %d linears, or out of memory", group->n);
+    const char *at = blob;
+    h->owner = self;
+    h->group = group;
+    for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
+        h->format[i] = format_of(self, group->linears[i]);
+        h->blob[i] = at;
+        at += padded(self->ops->q_bytes(&h->format[i]));
+    }
+    *out = h;
+    return SL_OK;
+}
+
+static void unbind(sl_instance *self, sl_quant_handle *handle) {
+    (void)self;
+    free(handle);
+}
+
+static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
+    sl_tensor y = args->y;
+    if (h->blob[args->which] == NULL) {
+        sl_op_gemm op = {SL_SIZE(sl_op_gemm), args->lane, &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
+                         args->residual, h->owner->compute, 0};
+        return h->owner->ops->gemm(h->owner->host, &op);
+    }
+    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane, &h->format[args->which], h->blob[args->which], &args->x, &y, args->bias,
+                      args->residual};
+    return h->owner->ops->qgemm(h->owner->host, &op);
+}
+
+static const sl_quant quant = {
+    .struct_size = SL_SIZE(sl_quant),
+    .claim = claim,
+    .pack_size = pack_size,
+    .pack_into = pack_into,
+    .bind = bind,
+    .unbind = unbind,
+    .matmul = matmul,
+};
+
+static const void *query(sl_instance *self, const char *id) {
+    (void)self;
+    return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
+}
+
+static const char *const widths[] = {"8", "4", NULL};
+static const char *const schemes[] = {"symmetric", "asymmetric", NULL};
+static const sl_param_def bits = {SL_SIZE(sl_param_def), "bits", "bits of a weight", "4", widths, 1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def group = {SL_SIZE(sl_param_def), "group", "inputs that share a scale: 32, 64, 128; 0: the whole row", "32",
+                                   NULL, 0, 1 << 20, SL_PARAM_INT, 0};
+static const sl_param_def scheme = {SL_SIZE(sl_param_def), "scheme", "range of a group: around zero, or from its minimum to its maximum",
+                                    "symmetric", schemes, 1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def head = {SL_SIZE(sl_param_def), "head", "whether the output head is packed too", "no", NULL, 1, 0,
+                                  SL_PARAM_BOOL, 0};
+static const sl_param_def *const params[] = {&bits, &group, &scheme, &head, NULL};
+static const char *const roles[] = {"quant", NULL};
+static const char *const needs[] = {SL_OPS_ID, NULL};
+static const char *const nothing[] = {NULL};
+
+static const sl_plugin plugin = {
+    .struct_size = SL_SIZE(sl_plugin),
+    .id = "rtn",
+    .roles = roles,
+    .version = "0.1.0",
+    .summary = "round to nearest: int8 or int4 by groups, packed at load, multiplied packed",
+    .paper = "the baseline of GPTQ, arXiv 2210.17323",
+    .vendor = "sluice",
+    .license = "Apache-2.0",
+    .params = params,
+    .needs = needs,
+    .wants = nothing,
+    .provides = nothing,
+    .devices = SL_ON_CPU,
+    .create = create,
+    .destroy = destroy,
+    .activate = activate,
+    .deactivate = deactivate,
+    .query = query,
+};
+
+SL_PACKAGE(&plugin)

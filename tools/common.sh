@@ -1,0 +1,102 @@
+# Sourced by demo, check and .ci/run: which packages are missing, how a build directory is made. Not a program.
+# The callers stand in the repository root.
+
+# What each step needs: Debian's (and Ubuntu's) package, and how to see that it is there - a command, a header, a
+# pkg-config module - so that a tool installed in another way counts too.
+packages_build="
+gcc              cmd gcc
+libc6-dev        cpp stdio.h
+meson            cmd meson
+ninja-build      cmd ninja
+pkg-config       cmd pkg-config
+libinih-dev      pc  inih
+libjansson-dev   pc  jansson
+libpcre2-dev     pc  libpcre2-8
+libutf8proc-dev  pc  libutf8proc
+"
+packages_test="
+g++              cmd g++
+binutils         cmd readelf
+libcmocka-dev    pc  cmocka
+"
+packages_clang="
+clang            cmd clang++
+"
+packages_fuzz="
+clang            cmd clang
+libclang-rt-dev  cfuzz -
+"
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+have() { # kind name
+    case $1 in
+    cmd) command -v "$2" >/dev/null 2>&1 ;;
+    cpp) echo "#include <$2>" | gcc -E - >/dev/null 2>&1 ;;
+    pc) pkg-config --exists "$2" >/dev/null 2>&1 ;;
+    cfuzz) # can clang link a libFuzzer target?
+        echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n == 1; }' |
+            clang -x c -fsanitize=fuzzer,address,undefined -o /dev/null - >/dev/null 2>&1 ;;
+    esac
+}
+
+missing() { # list
+    printf '%s\n' "$1" | while read -r package kind name; do
+        [ -z "$package" ] || have "$kind" "$name" || printf '%s ' "$package"
+    done
+}
+
+# Installs what is missing from a list. Only this needs root; everything else runs as the caller.
+install_missing() { # list
+    want=$(missing "$1")
+    [ -n "$want" ] || return 0
+    say "missing packages: $want"
+    command -v apt-get >/dev/null 2>&1 && command -v dpkg-query >/dev/null 2>&1 ||
+        die "this is not a Debian or Ubuntu system; please install what these packages hold, then run me again: $want"
+    root=
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null 2>&1 ||
+            die "neither root nor sudo here; as root: apt-get install --no-install-recommends $want"
+        root=sudo
+        say "installing them with sudo (only this step)"
+    else
+        say "installing them"
+    fi
+    # Unquoted: several words. The debconf front end must never ask.
+    { $root apt-get -qq update &&
+        $root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+            install --no-install-recommends $want </dev/null >/dev/null; } ||
+        die "apt-get could not install: $want"
+    left=$(missing "$1")
+    [ -z "$left" ] || die "still missing after apt-get: $left"
+}
+
+# Configures a build directory, or brings an old one up to date; one that meson cannot use any more (made from another
+# source path, by another meson) is made anew. configure DIR OPTIONS...
+configure() {
+    dir=$1
+    shift
+    log=$(mktemp)
+    info=$dir/meson-info/meson-info.json
+    if [ -e "$dir/build.ninja" ] && grep -qsF "\"source\": \"$PWD\"" "$info" &&
+        grep -qsF "\"full\": \"$(meson --version)\"" "$info" &&
+        meson setup --reconfigure "$dir" "$@" >"$log" 2>&1; then
+        rm -f "$log"
+        return
+    fi
+    if [ -e "$dir" ] && [ ! -d "$dir/meson-private" ] && [ -n "$(ls -A "$dir")" ]; then
+        die "$dir/ is there and is not a build directory of meson; please move it away"
+    fi
+    rm -rf "$dir"
+    meson setup "$dir" "$@" >"$log" 2>&1 || { cat "$log" >&2; die "meson setup $dir failed"; }
+    rm -f "$log"
+}
+
+# build DIR [TARGET]: quiet unless it fails or warns.
+build() {
+    log=$(mktemp)
+    ninja -C "$1" ${2:-} ${jobs:+-j "$jobs"} >"$log" 2>&1 || { cat "$log" >&2; die "build failed in $1/"; }
+    ! grep -n 'warning:' "$log" >&2 || say "the build gave warnings, above"
+    rm -f "$log"
+}
