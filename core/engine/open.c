@@ -268,6 +268,9 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     if (e->bias_id == NULL || e->bias == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logit biases");
     for (int i = 0; i < n; i++) {
+        if (e->config->biases[i].token < 0 || e->config->biases[i].token >= e->target.info->vocab)
+            return sl_fail(err, SL_E_RANGE, "[sampling] logit_bias: token %d is outside of the vocabulary [0, %d)",
+                           (int)e->config->biases[i].token, e->target.info->vocab);
         e->bias_id[i] = e->config->biases[i].token;
         e->bias[i] = e->config->biases[i].bias;
     }

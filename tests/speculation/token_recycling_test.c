@@ -1,92 +1,22 @@
 /* token_recycling in the engine: tokens are those of plain decoding, greedy and sampled, alone and together, whatever the
  * matrix holds; the matrix holds what the last rows of each token say; looping text goes several tokens a step. */
-#include "sl_test.h"
+#include "e2e.h"
 
-#include <limits.h>
-#include <unistd.h>
-
-#include <jansson.h>
+#include <sys/stat.h>
 
 #include "engine/engine.h"
 #include "plugin/loader.h"
 #include "sluice/speculation.h"
 
-enum { N_PROMPTS = 40, N_TOKENS = 16, N_LOOP = 60, TOGETHER = 5 };
+enum { N_PROMPTS = 40, N_TOKENS = 16, N_LOOP = 60, TOGETHER = 5, K = 8 };
 
-typedef struct prompt {
-    int32_t *ids, greedy[N_TOKENS];
-    int64_t n;
-} prompt;
+#define RECYCLING "speculation.plugin=token_recycling", "engine.validate=yes"
+#define PLAIN "speculation.plugin=none"
 
-static prompt prompts[N_PROMPTS];
-static int32_t loop_ids[32]; /* a prompt behind which tiny repeats itself */
-static int64_t n_loop_ids;
-static char init_file[] = "/tmp/sluice-recycling-XXXXXX";
+static e2e_prompts prompts;
+static e2e_prompt loop_prompt; /* behind which tiny repeats itself */
 
-/* ---- engines, outputs --------------------------------------------------------------------------------------------------- */
-
-#define SETS(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define RECYCLING "speculation.plugin=token_recycling"
-
-static const char *source(const char *relative) {
-    static char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/%s", getenv("SLUICE_SOURCE"), relative);
-    return path;
-}
-
-static int try_open(const char *const *sets, sluice_engine **out, sluice_error *err) {
-    char model[PATH_MAX + 16];
-    const char *all[16] = {model, "engine.threads=1", "engine.validate=yes"};
-    int n = 3;
-    snprintf(model, sizeof model, "model.path=%s", source("models/tiny"));
-    while (*sets != NULL)
-        all[n++] = *sets++;
-    sluice_options options = {.sets = all, .n_sets = n};
-    return sluice_open(&options, out, err);
-}
-
-static sluice_engine *opened(const char *const *sets) {
-    sluice_engine *e = NULL;
-    sluice_error err;
-    if (try_open(sets, &e, &err) < 0)
-        fail_msg("%s", err.text);
-    return e;
-}
-
-static sluice_session *session_of(sluice_engine *e, const int32_t *ids, int64_t n) {
-    sluice_session *s = NULL;
-    sluice_error err;
-    if (sluice_session_open(e, &s, &err) < 0 || sluice_session_append(s, ids, n, &err) < 0)
-        fail_msg("%s", err.text);
-    return s;
-}
-
-static void generate(sluice_engine *e, sluice_session **s, int n, const sluice_sampling *how) {
-    sluice_error err;
-    if (sluice_generate(e, s, n, how, 1, NULL, NULL, &err) < 0)
-        fail_msg("%s", err.text);
-}
-
-static sluice_sampling sampling(double temperature, int32_t n) {
-    return (sluice_sampling){.temperature = temperature, .top_p = 1, .repeat_penalty = 1, .max_tokens = n, .ignore_eos = 1, .seed = 11};
-}
-
-/* Continues all prompts up to n, `together` of them in one call; out: [n][N_TOKENS]. */
-static void continue_all(sluice_engine *e, int n, int together, double temperature, int32_t (*out)[N_TOKENS]) {
-    sluice_sampling how = sampling(temperature, N_TOKENS);
-    for (int first = 0; first < n; first += together) {
-        sluice_session *s[TOGETHER];
-        int count = n - first < together ? n - first : together;
-        for (int i = 0; i < count; i++)
-            s[i] = session_of(e, prompts[first + i].ids, prompts[first + i].n);
-        generate(e, s, count, &how);
-        for (int i = 0; i < count; i++) {
-            assert_int_equal(sluice_session_length(s[i]), prompts[first + i].n + N_TOKENS);
-            memcpy(out[first + i], sluice_session_tokens(s[i]) + prompts[first + i].n, sizeof *out);
-            sluice_session_close(s[i]);
-        }
-    }
-}
+static sluice_engine *opened(const char *const *sets) { return e2e_open("models/tiny", sets); }
 
 static void check_lossless(sluice_engine *e, sluice_stats *stats) {
     sluice_get_stats(e, stats);
@@ -98,13 +28,7 @@ static void check_lossless(sluice_engine *e, sluice_stats *stats) {
 /* ---- the same tokens ------------------------------------------------------------------------------------------------------ */
 
 static void check_greedy(const char *what, sluice_engine *e, int n, int together) {
-    int32_t got[N_PROMPTS][N_TOKENS];
-    continue_all(e, n, together, 0, got);
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < N_TOKENS; j++)
-            if (got[i][j] != prompts[i].greedy[j])
-                fail_msg("%s, %d together, prompt %d: token %d is %d, expected %d", what, together, i, j, got[i][j],
-                         prompts[i].greedy[j]);
+    e2e_check_greedy(what, e, prompts.prompt, n, together);
 }
 
 static void greedy_is_plain(void **state) {
@@ -127,18 +51,24 @@ static void greedy_is_plain(void **state) {
 
 static void sampled_is_plain(void **state) {
     (void)state;
-    static int32_t plain[N_PROMPTS][N_TOKENS], got[N_PROMPTS][N_TOKENS];
-    sluice_engine *e = opened(SETS("speculation.plugin=none"));
-    continue_all(e, N_PROMPTS, TOGETHER, 0.8, plain);
+    e2e_output plain[N_PROMPTS], got[N_PROMPTS];
+    sluice_sampling how = {.temperature = 0.8, .top_p = 1, .repeat_penalty = 1, .max_tokens = N_TOKENS, .ignore_eos = 1, .seed = 11};
+    sluice_engine *e = opened(SETS(PLAIN));
+    e2e_continue(e, prompts.prompt, N_PROMPTS, TOGETHER, &how, plain);
     sluice_close(e);
     e = opened(SETS(RECYCLING));
     for (int together = 1; together <= TOGETHER; together += TOGETHER - 1) {
         sluice_stats stats;
         sluice_reset_stats(e);
-        continue_all(e, N_PROMPTS, together, 0.8, got);
-        assert_memory_equal(got, plain, sizeof plain);
+        e2e_continue(e, prompts.prompt, N_PROMPTS, together, &how, got);
+        for (int i = 0; i < N_PROMPTS; i++)
+            e2e_check_tokens(prompts.prompt[i].text, plain[i].tokens, plain[i].n, got[i].tokens, got[i].n);
         check_lossless(e, &stats);
+        print_message("# temperature 0.8, %d together: %lld of %lld nodes accepted\n", together, (long long)stats.accepted,
+                      (long long)stats.drafted);
+        e2e_outputs_free(got, N_PROMPTS);
     }
+    e2e_outputs_free(plain, N_PROMPTS);
     sluice_close(e);
 }
 
@@ -158,9 +88,9 @@ static void every_setting_is_plain(void **state) {
         {"small steps", {"engine.max_rows=64", "engine.prefill_chunk=3"}, 6}, /* the engine's limit cuts the tree */
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        const char *sets[4] = {RECYCLING};
+        const char *sets[5] = {RECYCLING};
         for (int j = 0; j < 2 && settings[i].set[j] != NULL; j++)
-            sets[j + 1] = settings[i].set[j];
+            sets[j + 2] = settings[i].set[j];
         sluice_engine *e = opened(sets);
         sluice_stats stats;
         check_greedy(settings[i].name, e, 10, TOGETHER);
@@ -175,13 +105,13 @@ static void every_setting_is_plain(void **state) {
 /* ---- what it is for -------------------------------------------------------------------------------------------------------- */
 
 static sluice_stats loop(sluice_engine *e, int32_t *out) {
-    sluice_sampling how = sampling(0, N_LOOP);
-    sluice_session *s = session_of(e, loop_ids, n_loop_ids);
+    sluice_sampling how = e2e_greedy(N_LOOP);
+    e2e_output o;
     sluice_stats stats;
     sluice_reset_stats(e);
-    generate(e, &s, 1, &how);
-    memcpy(out, sluice_session_tokens(s) + n_loop_ids, sizeof *out * N_LOOP);
-    sluice_session_close(s);
+    e2e_continue(e, &loop_prompt, 1, 1, &how, &o);
+    memcpy(out, o.tokens, sizeof *out * N_LOOP);
+    e2e_outputs_free(&o, 1);
     sluice_get_stats(e, &stats);
     return stats;
 }
@@ -191,7 +121,7 @@ static sluice_stats loop(sluice_engine *e, int32_t *out) {
 static void looping_text(void **state) {
     (void)state;
     int32_t plain[N_LOOP], got[N_LOOP];
-    sluice_engine *e = opened(SETS("speculation.plugin=none"));
+    sluice_engine *e = opened(SETS(PLAIN));
     loop(e, plain);
     sluice_close(e);
     for (int apart = 0; apart < 2; apart++) {
@@ -218,24 +148,24 @@ static void looping_text(void **state) {
 static void forks(void **state) {
     (void)state;
     int32_t plain[N_LOOP];
-    sluice_engine *e = opened(SETS("speculation.plugin=none"));
+    sluice_engine *e = opened(SETS(PLAIN));
     loop(e, plain);
     sluice_close(e);
     e = opened(SETS(RECYCLING, "speculation.scope=request"));
-    sluice_session *s[2] = {session_of(e, loop_ids, n_loop_ids)};
-    sluice_sampling how = sampling(0, N_LOOP / 2);
-    sluice_error err;
-    generate(e, s, 1, &how);
-    if (sluice_session_fork(s[0], -1, &s[1], &err) < 0)
-        fail_msg("%s", err.text);
+    sluice_session *parent = e2e_session(e, loop_prompt.ids, loop_prompt.n_ids), *fork;
+    sluice_sampling how = e2e_greedy(N_LOOP / 2);
+    e2e_output o;
+    e2e_generate(e, &parent, 1, &how, 1, &o);
+    e2e_outputs_free(&o, 1);
+    assert_int_equal(sluice_session_fork(parent, -1, &fork, NULL), SLUICE_OK);
+    sluice_session_close(parent);
     sluice_reset_stats(e);
-    generate(e, &s[1], 1, &how);
+    e2e_generate(e, &fork, 1, &how, 1, &o);
     sluice_stats stats;
     sluice_get_stats(e, &stats);
+    e2e_check_tokens("the fork", plain + N_LOOP / 2, N_LOOP / 2, o.tokens, o.n);
     assert_true(stats.steps < N_LOOP / 2 / 2); /* no time spent on learning the loop again */
-    assert_memory_equal(sluice_session_tokens(s[1]) + n_loop_ids, plain, sizeof plain);
-    sluice_session_close(s[0]);
-    generate(e, &s[1], 1, &how);
+    e2e_outputs_free(&o, 1);
     sluice_close(e);
 }
 
@@ -294,8 +224,7 @@ static sl_status spy_observe(sl_instance *self, const sl_observe *seen) {
 
 static char *saved(sluice_engine *e, int64_t *n) {
     sli_plugin p;
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/plugins/speculation/token_recycling/speculation_token_recycling.so", getenv("SLUICE_BUILD"));
+    const char *path = e2e_built("plugins/speculation/token_recycling/speculation_token_recycling.so");
     assert_int_equal(sli_plugin_open(NULL, "speculation", path, &p, NULL), SL_OK);
     sl_state_io io = {.struct_size = SL_SIZE(sl_state_io), .seq = -1, .op = SL_STATE_SIZE};
     assert_int_equal(p.plugin->state(e->drafter.self, &io, NULL), SL_OK);
@@ -323,16 +252,12 @@ static void matrix_is_what_was_seen(void **state) {
         table.observe = spy_observe;
         e->drafter.api = &table;
         int64_t n_prompt = 0;
-        sluice_session *s[3];
-        for (int i = 0; i < 3; i++) { /* of different lengths: they begin to decode in different steps */
-            s[i] = session_of(e, prompts[3 * i + 1].ids, prompts[3 * i + 1].n);
-            n_prompt += prompts[3 * i + 1].n;
-        }
-        sluice_sampling how = sampling(0, N_TOKENS);
-        generate(e, s, 3, &how);
-        assert_int_equal(spy.n_prompt, from_prompt ? n_prompt : 3);
-        assert_int_equal(spy.n_empty, from_prompt ? 0 : n_prompt - 3);
-        assert_true(spy.n_verified > 3 * (N_TOKENS - 1));
+        for (int i = 0; i < TOGETHER; i++)
+            n_prompt += prompts.prompt[i].n_ids; /* of different lengths: they begin to decode in different steps */
+        check_greedy("watched", e, TOGETHER, TOGETHER);
+        assert_int_equal(spy.n_prompt, from_prompt ? n_prompt : TOGETHER);
+        assert_int_equal(spy.n_empty, from_prompt ? 0 : n_prompt - TOGETHER);
+        assert_true(spy.n_verified > TOGETHER * (N_TOKENS - 1));
         char *bytes = saved(e, &n);
         assert_memory_equal(bytes + n - (int64_t)sizeof *spy.matrix * n_matrix, spy.matrix, sizeof *spy.matrix * (size_t)n_matrix);
         free(bytes);
@@ -360,17 +285,9 @@ static void memory(void **state) {
 
 /* ---- init ------------------------------------------------------------------------------------------------------------------------ */
 
-static void write_init(const char *bytes, int64_t n) {
-    FILE *f = fopen(init_file, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, (size_t)n, f), n);
-    assert_int_equal(fclose(f), 0);
-}
-
 static void check_refused(const char *set, const char *text) {
-    sluice_engine *e = NULL;
     sluice_error err;
-    assert_true(try_open(SETS(RECYCLING, set), &e, &err) < 0);
+    e2e_open_refused("models/tiny", SETS(RECYCLING, set), &err);
     if (strstr(err.text, text) == NULL)
         fail_msg("expected \"%s\" in: %s", text, err.text);
 }
@@ -380,13 +297,15 @@ static void init_loads(void **state) {
     (void)state;
     int32_t plain[N_LOOP], got[N_LOOP];
     int64_t n, n_ids = 8 * 4096;
-    char set[PATH_MAX];
-    snprintf(set, sizeof set, "speculation.init=%s", init_file);
+    char set[PATH_MAX + 32], dir[PATH_MAX];
+    snprintf(dir, sizeof dir, "%s", e2e_temp("recycling"));
+    assert_int_equal(mkdir(dir, 0700), 0);
+    snprintf(set, sizeof set, "speculation.init=%s/saved", dir);
     sluice_engine *e = opened(SETS(RECYCLING));
     sluice_stats first = loop(e, plain), again = loop(e, plain);
     char *bytes = saved(e, &n), *ids = bytes + n - 4 * n_ids;
     sluice_close(e);
-    write_init(bytes, n);
+    e2e_put(dir, "saved", bytes, (size_t)n);
     for (int apart = 0; apart < 2; apart++) {
         e = opened(SETS(RECYCLING, set, apart ? "speculation.scope=request" : "speculation.scope=global"));
         sluice_stats loaded = loop(e, got);
@@ -401,7 +320,7 @@ static void init_loads(void **state) {
             row[i] = (at + 5 * i) % 4096;
         memcpy(ids + token * 32, row, sizeof row);
     }
-    write_init(bytes, n);
+    e2e_put(dir, "saved", bytes, (size_t)n);
     e = opened(SETS(RECYCLING, set));
     check_greedy("random matrix", e, 20, TOGETHER);
     sluice_stats stats;
@@ -409,23 +328,23 @@ static void init_loads(void **state) {
     sluice_close(e);
 
     memcpy(ids + 32, ids + 36, 4); /* token 1: the same id twice */
-    write_init(bytes, n);
+    e2e_put(dir, "saved", bytes, (size_t)n);
     check_refused(set, "row 1 of recycling.M: expected distinct ids of [0, 4096), then only -1");
     memcpy(strstr(bytes + 8, "vocab_fingerprint\":\"") + 20, "0000000000000000", 16);
-    write_init(bytes, n);
+    e2e_put(dir, "saved", bytes, (size_t)n);
     check_refused(set, "was made for another vocabulary (vocab_fingerprint 0000000000000000");
     strstr(bytes + 8, "recycling.M")[10] = 'N';
-    write_init(bytes, n);
+    e2e_put(dir, "saved", bytes, (size_t)n);
     check_refused(set, "no tensor recycling.M");
-    write_init(bytes, n - 4);
-    check_refused(set, init_file);
+    e2e_put(dir, "saved", bytes, (size_t)n - 4);
+    check_refused(set, "recycling/saved");
     free(bytes);
     char other[512] = "........{\"recycling.M\":{\"dtype\":\"I32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}   ";
     size_t header = strlen(other) - 8;
     assert_int_equal(header % 8, 0);
     memset(other, 0, 8);
     other[0] = (char)header;
-    write_init(other, (int64_t)header + 8 + 16);
+    e2e_put(dir, "saved", other, header + 8 + 16);
     check_refused(set, "recycling.M: expected I32 [4096, 1 to 16]");
     check_refused("speculation.template=0 1,0", "template: path \"1,0\" is there, but not the path to its parent");
     check_refused("speculation.cut=1", "cut");
@@ -436,35 +355,19 @@ static void init_loads(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    json_t *root = json_load_file(source("tests/data/tiny/prompts40.json"), 0, NULL);
-    json_t *list = json_object_get(root, "prompts");
-    if (json_array_size(list) != N_PROMPTS)
-        return -1;
-    for (size_t i = 0; i < N_PROMPTS; i++) {
-        json_t *p = json_array_get(list, i), *ids = json_object_get(p, "prompt_ids"), *greedy = json_object_get(p, "greedy_ids");
-        prompts[i].n = (int64_t)json_array_size(ids);
-        prompts[i].ids = malloc(sizeof *prompts[i].ids * json_array_size(ids));
-        if (prompts[i].ids == NULL || json_array_size(greedy) < N_TOKENS)
-            return -1;
-        for (size_t j = 0; j < json_array_size(ids); j++)
-            prompts[i].ids[j] = (int32_t)json_integer_value(json_array_get(ids, j));
-        for (size_t j = 0; j < N_TOKENS; j++)
-            prompts[i].greedy[j] = (int32_t)json_integer_value(json_array_get(greedy, j));
-    }
-    json_decref(root);
-    sluice_engine *e = opened(SETS("speculation.plugin=none"));
     static const char text[] = "The old house stood";
-    n_loop_ids = sluice_tokenize(e, text, strlen(text), SLUICE_ADD_SPECIAL, loop_ids, 32, NULL);
+    static int32_t ids[32];
+    e2e_prompts_read("tests/data/tiny/prompts40.json", &prompts);
+    sluice_engine *e = opened(SETS(PLAIN));
+    loop_prompt = (e2e_prompt){.text = text, .ids = ids, .n_ids = sluice_tokenize(e, text, strlen(text), SLUICE_ADD_SPECIAL, ids, 32, NULL)};
     sluice_close(e);
-    int fd = mkstemp(init_file);
-    return n_loop_ids > 0 && n_loop_ids <= 32 && fd >= 0 ? close(fd) : -1;
+    return prompts.n == N_PROMPTS && prompts.prompt[0].n_greedy == N_TOKENS && loop_prompt.n_ids > 0 && loop_prompt.n_ids <= 32 ? 0 : -1;
 }
 
 static int tear_down(void **state) {
     (void)state;
-    for (int i = 0; i < N_PROMPTS; i++)
-        free(prompts[i].ids);
-    return unlink(init_file);
+    e2e_prompts_free(&prompts);
+    return 0;
 }
 
 int main(void) {

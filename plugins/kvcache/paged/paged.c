@@ -251,9 +251,9 @@ static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error
     if (wanted > self->max_pages)
         return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context", (long long)n_tokens,
                        (long long)(self->max_pages * self->page_rows));
-    if (wanted <= before)
-        return SL_OK;
-    s->n_wanted = wanted;
+    if (wanted > before)
+        s->n_wanted = wanted;
+    /* asked even when nothing more is wanted: a fork may share pages by now that have to be copied */
     sl_status status = have_free(self, s, promised(self, s), err);
     if (status < 0)
         s->n_wanted = before;
