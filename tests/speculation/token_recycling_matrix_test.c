@@ -29,7 +29,8 @@ static void check_greedy(const char *what, sluice_engine *e, int n, int together
     e2e_check_greedy(what, e, prompts.prompt, n, together);
 }
 
-/* ---- what it is for -------------------------------------------------------------------------------------------------------- */
+/* ---- what it is for
+ * -------------------------------------------------------------------------------------------------------- */
 
 static sluice_stats loop(sluice_engine *e, int32_t *out) {
     sluice_sampling how = e2e_greedy(N_LOOP);
@@ -96,7 +97,8 @@ static void forks(void **state) {
     sluice_close(e);
 }
 
-/* ---- the matrix ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the matrix
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Looks over the drafter's shoulder: keeps a matrix of its own, computed from the engine's logits. */
 static struct spy {
@@ -131,12 +133,14 @@ static sl_status spy_observe(sl_instance *self, const sl_observe *seen) {
         int in_prompt = b->stage[b->row_seq[r]] == SL_STAGE_PREFILL;
         int32_t ids[8], expected[8];
         memcpy(ids, seen->topk + 8 * r, sizeof ids);
-        if (in_prompt && !e->drafter.caps.topk_prompt && (s->first_logits < 0 || r + 1 < b->row_begin[b->row_seq[r] + 1])) {
+        if (in_prompt && !e->drafter.caps.topk_prompt &&
+            (s->first_logits < 0 || r + 1 < b->row_begin[b->row_seq[r] + 1])) {
             assert_int_equal(ids[0], -1);
             spy.n_empty++;
             continue;
         }
-        assert_int_equal(sli_network_head(&e->target, &r, 1, logits, NULL), SL_OK); /* rows of the step still lie there */
+        assert_int_equal(sli_network_head(&e->target, &r, 1, logits, NULL),
+                         SL_OK); /* rows of the step still lie there */
         best_ids(logits, V, expected);
         assert_memory_equal(ids, expected, sizeof ids);
         memcpy(spy.matrix + 8 * (int64_t)b->token[r], expected, sizeof expected);
@@ -164,13 +168,15 @@ static char *saved(sluice_engine *e, int64_t *n) {
     return bytes;
 }
 
-/* Rows of the matrix are the best ids of the last row of their token: verified rows, rejected ones included, the prompt's
- * last one, and all of the prompt's where that is asked for; chunks, several sequences, prompts beside decoding. */
+/* Rows of the matrix are the best ids of the last row of their token: verified rows, rejected ones included, the
+ * prompt's last one, and all of the prompt's where that is asked for; chunks, several sequences, prompts beside
+ * decoding. */
 static void matrix_is_what_was_seen(void **state) {
     (void)state;
     for (int from_prompt = 0; from_prompt < 2; from_prompt++) {
-        sluice_engine *e = opened(SETS(RECYCLING, "speculation.cut=12", "engine.prefill_chunk=4",
-                                       from_prompt ? "speculation.update_from_prompt=yes" : "speculation.update_from_prompt=no"));
+        sluice_engine *e =
+            opened(SETS(RECYCLING, "speculation.cut=12", "engine.prefill_chunk=4",
+                        from_prompt ? "speculation.update_from_prompt=yes" : "speculation.update_from_prompt=no"));
         int64_t n_matrix = 8 * (int64_t)e->target.info->vocab, n;
         sl_speculation table = *e->drafter.api;
         spy = (struct spy){.engine = e, .api = e->drafter.api, .matrix = malloc(sizeof *spy.matrix * (size_t)n_matrix)};
@@ -186,7 +192,8 @@ static void matrix_is_what_was_seen(void **state) {
         assert_int_equal(spy.n_empty, from_prompt ? 0 : n_prompt - TOGETHER);
         assert_true(spy.n_verified > TOGETHER * (N_TOKENS - 1));
         char *bytes = saved(e, &n);
-        assert_memory_equal(bytes + n - (int64_t)sizeof *spy.matrix * n_matrix, spy.matrix, sizeof *spy.matrix * (size_t)n_matrix);
+        assert_memory_equal(bytes + n - (int64_t)sizeof *spy.matrix * n_matrix, spy.matrix,
+                            sizeof *spy.matrix * (size_t)n_matrix);
         free(bytes);
         free(spy.matrix);
         sluice_close(e);
@@ -198,7 +205,8 @@ static void memory(void **state) {
     (void)state;
     int64_t bytes[2];
     for (int i = 0; i < 2; i++) {
-        sluice_engine *e = opened(SETS(RECYCLING, "speculation.cut=8", i ? "speculation.topk=8" : "speculation.topk=3"));
+        sluice_engine *e =
+            opened(SETS(RECYCLING, "speculation.cut=8", i ? "speculation.topk=8" : "speculation.topk=3"));
         sluice_stats before, after;
         sluice_get_stats(e, &before);
         check_greedy("memory", e, 5, TOGETHER);
@@ -210,7 +218,9 @@ static void memory(void **state) {
     assert_int_equal(bytes[1] - bytes[0], 4096 * (8 - 3) * 4);
 }
 
-/* ---- init ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- init
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void check_refused(const char *set, const char *text) {
     sluice_error err;
@@ -267,7 +277,8 @@ static void init_loads(void **state) {
     check_refused(set, "recycling/saved");
     free(bytes);
     char other[512] = {0};
-    int header = snprintf(other + 8, 128, "%-88s", "{\"recycling.M\":{\"dtype\":\"I32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}");
+    int header = snprintf(other + 8, 128, "%-88s",
+                          "{\"recycling.M\":{\"dtype\":\"I32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}");
     other[0] = (char)header;
     e2e_put(dir, "saved", other, (size_t)header + 8 + 16);
     check_refused(set, "recycling.M: expected I32 [4096, 1 to 16]");
@@ -276,7 +287,9 @@ static void init_loads(void **state) {
     check_refused("speculation.topk=17", "topk");
 }
 
-/* ---- set-up ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- set-up
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 static int set_up(void **state) {
     (void)state;
@@ -284,7 +297,8 @@ static int set_up(void **state) {
     static int32_t ids[32];
     e2e_prompts_read("tests/data/tiny/prompts40.json", &prompts);
     sluice_engine *e = opened(SETS(PLAIN));
-    loop_prompt = (e2e_prompt){.text = text, .ids = ids, .n_ids = sluice_tokenize(e, text, strlen(text), SLUICE_ADD_SPECIAL, ids, 32, NULL)};
+    loop_prompt = (e2e_prompt){
+        .text = text, .ids = ids, .n_ids = sluice_tokenize(e, text, strlen(text), SLUICE_ADD_SPECIAL, ids, 32, NULL)};
     sluice_close(e);
     return prompts.prompt[0].n_greedy == N_TOKENS && loop_prompt.n_ids > 0 && loop_prompt.n_ids <= 32 ? 0 : -1;
 }
@@ -297,11 +311,8 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(looping_text),
-        cmocka_unit_test(forks),
-        cmocka_unit_test(matrix_is_what_was_seen),
-        cmocka_unit_test(memory),
-        cmocka_unit_test(init_loads),
+        cmocka_unit_test(looping_text), cmocka_unit_test(forks),      cmocka_unit_test(matrix_is_what_was_seen),
+        cmocka_unit_test(memory),       cmocka_unit_test(init_loads),
     };
     return cmocka_run_group_tests_name("token_recycling_matrix", tests, set_up, tear_down);
 }

@@ -1,5 +1,5 @@
-/* token_recycling through libsluice: tokens are those of plain decoding, greedy and sampled, alone and together, with any
- * setting. */
+/* token_recycling through libsluice: tokens are those of plain decoding, greedy and sampled, alone and together, with
+ * any setting. */
 #include "e2e.h"
 
 enum { N_PROMPTS = 40, N_TOKENS = 16, TOGETHER = 5 };
@@ -18,7 +18,8 @@ static void check_lossless(sluice_engine *e, sluice_stats *stats) {
     assert_true(stats->drafted > 0 && stats->accepted > 0);
 }
 
-/* ---- the same tokens ------------------------------------------------------------------------------------------------------ */
+/* ---- the same tokens
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void check_greedy(const char *what, sluice_engine *e, int n, int together) {
     e2e_check_greedy(what, e, prompts.prompt, n, together);
@@ -35,8 +36,8 @@ static void greedy_is_plain(void **state) {
         drafted += stats.drafted_by_depth[i];
     assert_true(drafted <= stats.drafted); /* levels, not nodes */
     assert_true(stats.steps < N_PROMPTS * (N_TOKENS - 1));
-    print_message("# 40 prompts: %.2f tokens a step, %lld of %lld nodes accepted\n", (double)stats.emitted / (double)stats.steps,
-                  (long long)stats.accepted, (long long)stats.drafted);
+    print_message("# 40 prompts: %.2f tokens a step, %lld of %lld nodes accepted\n",
+                  (double)stats.emitted / (double)stats.steps, (long long)stats.accepted, (long long)stats.drafted);
     sluice_close(e);
     e = opened(SETS(RECYCLING, "speculation.cut=24"));
     check_greedy("token_recycling", e, N_PROMPTS, TOGETHER);
@@ -47,7 +48,8 @@ static void greedy_is_plain(void **state) {
 static void sampled_is_plain(void **state) {
     (void)state;
     e2e_output plain[N_PROMPTS], got[N_PROMPTS];
-    sluice_sampling how = {.temperature = 0.8, .top_p = 1, .repeat_penalty = 1, .max_tokens = N_TOKENS, .ignore_eos = 1, .seed = 11};
+    sluice_sampling how = {
+        .temperature = 0.8, .top_p = 1, .repeat_penalty = 1, .max_tokens = N_TOKENS, .ignore_eos = 1, .seed = 11};
     sluice_engine *e = opened(SETS(PLAIN));
     e2e_continue(e, prompts.prompt, N_PROMPTS, TOGETHER, &how, plain);
     sluice_close(e);
@@ -58,8 +60,8 @@ static void sampled_is_plain(void **state) {
         for (int i = 0; i < N_PROMPTS; i++)
             e2e_check_tokens(prompts.prompt[i].text, plain[i].tokens, plain[i].n, got[i].tokens, got[i].n);
         check_lossless(e, &stats);
-        print_message("# temperature 0.8, %d together: %lld of %lld nodes accepted\n", together, (long long)stats.accepted,
-                      (long long)stats.drafted);
+        print_message("# temperature 0.8, %d together: %lld of %lld nodes accepted\n", together,
+                      (long long)stats.accepted, (long long)stats.drafted);
         e2e_outputs_free(got, N_PROMPTS);
         sluice_close(e);
     }

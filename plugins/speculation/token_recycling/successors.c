@@ -38,7 +38,8 @@ sl_status successors_take(successors *m, const void *ids, int64_t k, sl_error *e
     for (int64_t t = 0; t < m->vocab; t++) {
         read_row(ids, k, t, row);
         if (!is_row(row, k, m->vocab))
-            return sl_fail(err, SL_E_DATA, "row %lld of " SUCCESSORS_TENSOR ": expected distinct ids of [0, %lld), then only -1",
+            return sl_fail(err, SL_E_DATA,
+                           "row %lld of " SUCCESSORS_TENSOR ": expected distinct ids of [0, %lld), then only -1",
                            (long long)t, (long long)m->vocab);
     }
     for (int64_t t = 0; t < m->vocab; t++) {
@@ -50,10 +51,11 @@ sl_status successors_take(successors *m, const void *ids, int64_t k, sl_error *e
 }
 
 int64_t successors_header(const successors *m, uint64_t vocab_fingerprint, char *out) {
-    int n = snprintf(out + 8, SUCCESSORS_HEADER_MAX - 8,
-                     "{\"__metadata__\":{\"" SUCCESSORS_FINGERPRINT "\":\"" SUCCESSORS_FINGERPRINT_FORMAT "\"},\"" SUCCESSORS_TENSOR
-                     "\":{\"dtype\":\"I32\",\"shape\":[%lld,%lld],\"data_offsets\":[0,%lld]}}",
-                     (unsigned long long)vocab_fingerprint, (long long)m->vocab, (long long)m->k, (long long)successors_bytes(m));
+    int n = snprintf(
+        out + 8, SUCCESSORS_HEADER_MAX - 8,
+        "{\"__metadata__\":{\"" SUCCESSORS_FINGERPRINT "\":\"" SUCCESSORS_FINGERPRINT_FORMAT "\"},\"" SUCCESSORS_TENSOR
+        "\":{\"dtype\":\"I32\",\"shape\":[%lld,%lld],\"data_offsets\":[0,%lld]}}",
+        (unsigned long long)vocab_fingerprint, (long long)m->vocab, (long long)m->k, (long long)successors_bytes(m));
     while (n % 8 != 0)
         out[8 + n++] = ' ';
     for (int i = 0; i < 8; i++) /* little endian */

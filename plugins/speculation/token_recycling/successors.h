@@ -1,5 +1,5 @@
-/* successors.h - the adjacency matrix: for every token of the vocabulary the k tokens that the target last ranked highest
- * behind it. A row that was never seen holds -1; a row may be shorter than k, then its rest is -1. */
+/* successors.h - the adjacency matrix: for every token of the vocabulary the k tokens that the target last ranked
+ * highest behind it. A row that was never seen holds -1; a row may be shorter than k, then its rest is -1. */
 #ifndef TOKEN_RECYCLING_SUCCESSORS_H
 #define TOKEN_RECYCLING_SUCCESSORS_H
 
@@ -10,9 +10,9 @@
 enum { SUCCESSORS_MAX = 16 };
 
 typedef struct successors {
-    int32_t *id;  /* [vocab, k] best first, distinct within a row; NULL: no memory was there */
+    int32_t *id; /* [vocab, k] best first, distinct within a row; NULL: no memory was there */
     int64_t vocab;
-    int64_t k;    /* 1 .. SUCCESSORS_MAX */
+    int64_t k; /* 1 .. SUCCESSORS_MAX */
 } successors;
 
 static inline int64_t successors_bytes(const successors *m) { return m->vocab * m->k * (int64_t)sizeof *m->id; }
@@ -25,13 +25,13 @@ void successors_clear(successors *m);
  * Returns 1 where the token had no successors before. */
 int successors_store(successors *m, int32_t token, const int32_t *ids);
 
-/* Takes over a matrix [vocab, k] of any k from 1 to SUCCESSORS_MAX (bytes may be unaligned): longer rows are cut, shorter
- * ones stay short. SL_E_DATA names the row whose ids are neither distinct ids of the vocabulary nor, at its end, -1; the
- * matrix is then unchanged. */
+/* Takes over a matrix [vocab, k] of any k from 1 to SUCCESSORS_MAX (bytes may be unaligned): longer rows are cut,
+ * shorter ones stay short. SL_E_DATA names the row whose ids are neither distinct ids of the vocabulary nor, at its
+ * end, -1; the matrix is then unchanged. */
 sl_status successors_take(successors *m, const void *ids, int64_t k, sl_error *err);
 
-/* The matrix as a file: safetensors with the one tensor "recycling.M" I32 [vocab, k] and the vocabulary's fingerprint in
- * its metadata. */
+/* The matrix as a file: safetensors with the one tensor "recycling.M" I32 [vocab, k] and the vocabulary's fingerprint
+ * in its metadata. */
 enum { SUCCESSORS_HEADER_MAX = 512 };
 #define SUCCESSORS_TENSOR "recycling.M"
 #define SUCCESSORS_FINGERPRINT "vocab_fingerprint"

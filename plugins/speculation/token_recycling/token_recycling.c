@@ -1,9 +1,9 @@
 /* token_recycling - drafts a tree of what the target last ranked highest behind each token.
  *
- * "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling", arXiv 2408.08696.
- * A matrix holds k successors of every token. A step's draft is a static tree filled from it, level by level; after the
- * verification the best ids of all rows, rejected ones included, overwrite the rows of their tokens. Drafts come from no
- * distribution (DET): output is token-identical to plain decoding for any content of the matrix. */
+ * "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling", arXiv
+ * 2408.08696. A matrix holds k successors of every token. A step's draft is a static tree filled from it, level by
+ * level; after the verification the best ids of all rows, rejected ones included, overwrite the rows of their tokens.
+ * Drafts come from no distribution (DET): output is token-identical to plain decoding for any content of the matrix. */
 #include "sluice/speculation.h"
 
 #include <stdio.h>
@@ -20,18 +20,18 @@ enum { SCOPE_GLOBAL = 0, SCOPE_REQUEST = 1 };
 struct sl_instance {
     const sl_host *host;
     const sl_mem *mem;
-    const sl_metrics *metrics;       /* NULL: nobody counts */
+    const sl_metrics *metrics; /* NULL: nobody counts */
     const sl_artifacts *artifacts;
-    sl_artifact *init;               /* open from create to destroy; NULL: begins empty */
-    sl_tensor init_ids;              /* [vocab, k of the file] */
+    sl_artifact *init;  /* open from create to destroy; NULL: begins empty */
+    sl_tensor init_ids; /* [vocab, k of the file] */
     uint64_t vocab_fingerprint;
     int64_t vocab, k;
     int scope, from_prompt, fill_empty;
     tree_template shape;
-    successors *matrices;            /* [1] of all sequences, or [max_seqs] by sequence id, open ones only */
-    template_draft *drafts;          /* [max_seqs] by place in the step */
-    sl_tree *tree;                   /* [max_seqs] likewise */
-    const sl_tree **trees;           /* [max_seqs] */
+    successors *matrices;   /* [1] of all sequences, or [max_seqs] by sequence id, open ones only */
+    template_draft *drafts; /* [max_seqs] by place in the step */
+    sl_tree *tree;          /* [max_seqs] likewise */
+    const sl_tree **trees;  /* [max_seqs] */
     int64_t max_seqs;
 };
 
@@ -45,7 +45,8 @@ static successors *matrix_of(sl_instance *self, int32_t seq) {
     return self->scope == SCOPE_GLOBAL ? &self->matrices[0] : &self->matrices[seq];
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void destroy(sl_instance *self) {
     if (self == NULL)
@@ -71,13 +72,16 @@ static sl_status open_init(sl_instance *self, const char *path, sl_error *err) {
     sl_tensor *t = &self->init_ids;
     if (self->artifacts->tensor(self->host, self->init, SUCCESSORS_TENSOR, t) < 0)
         return sl_fail(err, SL_E_NOT_FOUND, "%s: no tensor " SUCCESSORS_TENSOR, path);
-    if (t->dtype != SL_I32 || t->ndim != 2 || t->shape[0] != self->vocab || t->shape[1] < 1 || t->shape[1] > SUCCESSORS_MAX)
-        return sl_fail(err, SL_E_DATA, "%s: " SUCCESSORS_TENSOR ": expected I32 [%lld, 1 to %d]", path, (long long)self->vocab,
-                       SUCCESSORS_MAX);
-    snprintf(fingerprint, sizeof fingerprint, SUCCESSORS_FINGERPRINT_FORMAT, (unsigned long long)self->vocab_fingerprint);
+    if (t->dtype != SL_I32 || t->ndim != 2 || t->shape[0] != self->vocab || t->shape[1] < 1 ||
+        t->shape[1] > SUCCESSORS_MAX)
+        return sl_fail(err, SL_E_DATA, "%s: " SUCCESSORS_TENSOR ": expected I32 [%lld, 1 to %d]", path,
+                       (long long)self->vocab, SUCCESSORS_MAX);
+    snprintf(fingerprint, sizeof fingerprint, SUCCESSORS_FINGERPRINT_FORMAT,
+             (unsigned long long)self->vocab_fingerprint);
     const char *made_for = self->artifacts->metadata(self->host, self->init, SUCCESSORS_FINGERPRINT);
     if (made_for != NULL && strcmp(made_for, fingerprint) != 0)
-        return sl_fail(err, SL_E_DATA, "%s was made for another vocabulary (" SUCCESSORS_FINGERPRINT " %s, the model's is %s)", path,
+        return sl_fail(err, SL_E_DATA,
+                       "%s was made for another vocabulary (" SUCCESSORS_FINGERPRINT " %s, the model's is %s)", path,
                        made_for, fingerprint);
     return SL_OK;
 }
@@ -90,14 +94,16 @@ static sl_status configure(sl_instance *self, const sl_create_args *args, sl_err
     self->scope = sl_param_index(p, "scope");
     self->from_prompt = sl_param_bool(p, "update_from_prompt");
     self->fill_empty = !sl_param_bool(p, "prune_empty");
-    SL_TRY(template_parse(sl_param_text(p, "template"), (int32_t)self->k, (int32_t)sl_param_int(p, "cut"), &self->shape, err));
+    SL_TRY(template_parse(sl_param_text(p, "template"), (int32_t)self->k, (int32_t)sl_param_int(p, "cut"), &self->shape,
+                          err));
     return sl_param_text(p, "init") != NULL ? open_init(self, sl_param_text(p, "init"), err) : SL_OK;
 }
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
     const void *mem, *artifacts;
     SL_TRY(sl_host_require(args->host, "token_recycling", SL_MEM_ID, SL_FIELD_END(sl_mem, release), &mem, err));
-    SL_TRY(sl_host_require(args->host, "token_recycling", SL_ARTIFACT_ID, SL_FIELD_END(sl_artifacts, metadata), &artifacts, err));
+    SL_TRY(sl_host_require(args->host, "token_recycling", SL_ARTIFACT_ID, SL_FIELD_END(sl_artifacts, metadata),
+                           &artifacts, err));
     sl_instance *self = take(args->host, mem, sizeof *self);
     if (self == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
@@ -174,7 +180,8 @@ static sl_status event(sl_instance *self, const sl_event *e, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- drafting -------------------------------------------------------------------------------------------------------- */
+/* ---- drafting
+ * -------------------------------------------------------------------------------------------------------- */
 
 static sl_status caps(sl_instance *self, sl_spec_caps *out) {
     out->max_nodes = self->shape.n;
@@ -205,7 +212,8 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
             continue;
         template_fill(&self->shape, m, root, s->max_nodes, s->max_depth, self->fill_empty, d);
         n_dead += d->n_dead;
-        self->tree[i] = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = d->parent, .n_nodes = d->n};
+        self->tree[i] =
+            (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = d->parent, .n_nodes = d->n};
         self->trees[i] = d->n > 1 ? &self->tree[i] : NULL;
     }
     count(self, "nodes_without_token", n_dead);
@@ -229,10 +237,11 @@ static sl_status observe(sl_instance *self, const sl_observe *seen) {
     return SL_OK;
 }
 
-/* ---- state ------------------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * ------------------------------------------------------------------------------------------------------------- */
 
-/* A matrix as the bytes of a safetensors file, which `init` takes when they are written to one. The shared matrix is the
- * instance's (seq = -1), a request's is its sequence's; of the other kind there is nothing. */
+/* A matrix as the bytes of a safetensors file, which `init` takes when they are written to one. The shared matrix is
+ * the instance's (seq = -1), a request's is its sequence's; of the other kind there is nothing. */
 static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
     char header[SUCCESSORS_HEADER_MAX];
     if ((io->seq < 0) != (self->scope == SCOPE_GLOBAL)) {
@@ -254,7 +263,8 @@ static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
     }
     if (io->op == SL_STATE_SAVE) {
         if (io->bytes < bytes)
-            return sl_fail(err, SL_E_RANGE, "the state has %lld bytes, room is for %lld", (long long)bytes, (long long)io->bytes);
+            return sl_fail(err, SL_E_RANGE, "the state has %lld bytes, room is for %lld", (long long)bytes,
+                           (long long)io->bytes);
         memcpy(io->data, header, (size_t)n_header);
         memcpy((char *)io->data + n_header, m->id, (size_t)successors_bytes(m));
     }
@@ -262,7 +272,8 @@ static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- the plugin ---------------------------------------------------------------------------------------------------------- */
+/* ---- the plugin
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static const sl_speculation speculation = {
     .struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose, .observe = observe};
@@ -273,27 +284,67 @@ static const void *query(sl_instance *self, const char *id) {
 }
 
 static const char *const scopes[] = {"global", "request", NULL};
-static const sl_param_def topk_def = {SL_SIZE(sl_param_def), "topk", "successors kept of a token", "8", NULL, 1, SUCCESSORS_MAX,
-                                      SL_PARAM_INT, 0};
-static const sl_param_def template_def = {SL_SIZE(sl_param_def), "template",
-                                          "the tree: 2.2.2, or paths of ranks, as in 0 1 0,0 0,1 0,0,0", "2.2.2", NULL, 1, 0,
-                                          SL_PARAM_STRING, SL_PARAM_EXPERT};
-static const sl_param_def cut_def = {SL_SIZE(sl_param_def), "cut",
-                                     "nodes of the template that are kept, root included: those of the highest ranks", "81", NULL, 2,
-                                     TEMPLATE_MAX_NODES, SL_PARAM_INT, 0};
-static const sl_param_def scope_def = {SL_SIZE(sl_param_def), "scope",
-                                       "global: one matrix for all sequences; request: one for each, so that nothing leaks", "global",
-                                       scopes, 1, 0, SL_PARAM_ENUM, 0};
-static const sl_param_def prompt_def = {SL_SIZE(sl_param_def), "update_from_prompt",
-                                        "learn from all rows of prompts, not from the last alone; costs their logits", "no", NULL, 1, 0,
-                                        SL_PARAM_BOOL, 0};
-static const sl_param_def init_def = {SL_SIZE(sl_param_def), "init",
-                                      "safetensors file with recycling.M, I32 [vocabulary, 1 to 16]: the matrix to begin with", NULL, NULL,
-                                      1, 0, SL_PARAM_PATH, 0};
-static const sl_param_def prune_def = {SL_SIZE(sl_param_def), "prune_empty",
-                                       "leave nodes out whose token is unknown; no: draft token 0 there, as the reference does", "yes",
-                                       NULL, 1, 0, SL_PARAM_BOOL, SL_PARAM_EXPERT};
-static const sl_param_def *const params[] = {&topk_def, &cut_def, &scope_def, &prompt_def, &init_def, &template_def, &prune_def, NULL};
+static const sl_param_def topk_def = {
+    SL_SIZE(sl_param_def), "topk", "successors kept of a token", "8", NULL, 1, SUCCESSORS_MAX, SL_PARAM_INT, 0};
+static const sl_param_def template_def = {SL_SIZE(sl_param_def),
+                                          "template",
+                                          "the tree: 2.2.2, or paths of ranks, as in 0 1 0,0 0,1 0,0,0",
+                                          "2.2.2",
+                                          NULL,
+                                          1,
+                                          0,
+                                          SL_PARAM_STRING,
+                                          SL_PARAM_EXPERT};
+static const sl_param_def cut_def = {SL_SIZE(sl_param_def),
+                                     "cut",
+                                     "nodes of the template that are kept, root included: those of the highest ranks",
+                                     "81",
+                                     NULL,
+                                     2,
+                                     TEMPLATE_MAX_NODES,
+                                     SL_PARAM_INT,
+                                     0};
+static const sl_param_def scope_def = {
+    SL_SIZE(sl_param_def),
+    "scope",
+    "global: one matrix for all sequences; request: one for each, so that nothing leaks",
+    "global",
+    scopes,
+    1,
+    0,
+    SL_PARAM_ENUM,
+    0};
+static const sl_param_def prompt_def = {SL_SIZE(sl_param_def),
+                                        "update_from_prompt",
+                                        "learn from all rows of prompts, not from the last alone; costs their logits",
+                                        "no",
+                                        NULL,
+                                        1,
+                                        0,
+                                        SL_PARAM_BOOL,
+                                        0};
+static const sl_param_def init_def = {
+    SL_SIZE(sl_param_def),
+    "init",
+    "safetensors file with recycling.M, I32 [vocabulary, 1 to 16]: the matrix to begin with",
+    NULL,
+    NULL,
+    1,
+    0,
+    SL_PARAM_PATH,
+    0};
+static const sl_param_def prune_def = {
+    SL_SIZE(sl_param_def),
+    "prune_empty",
+    "leave nodes out whose token is unknown; no: draft token 0 there, as the reference does",
+    "yes",
+    NULL,
+    1,
+    0,
+    SL_PARAM_BOOL,
+    SL_PARAM_EXPERT};
+static const sl_param_def *const params[] = {&topk_def, &cut_def,      &scope_def, &prompt_def,
+                                             &init_def, &template_def, &prune_def, NULL};
 static const char *const roles[] = {"speculation", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_ARTIFACT_ID, NULL};
 static const char *const wants[] = {SL_METRICS_ID, "sl.topk.prompt/1", NULL};
@@ -305,7 +356,8 @@ static const sl_plugin plugin = {
     .roles = roles,
     .version = "0.1.0",
     .summary = "drafts a static tree of what the target last ranked highest behind each token",
-    .paper = "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling, arXiv 2408.08696",
+    .paper = "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token Recycling, arXiv "
+             "2408.08696",
     .vendor = "sluice",
     .license = "Apache-2.0",
     .params = params,

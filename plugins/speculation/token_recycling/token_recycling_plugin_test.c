@@ -12,7 +12,8 @@
 #include "successors.c"
 #include "tree_template.c"
 
-/* ---- the template ---------------------------------------------------------------------------------------------------- */
+/* ---- the template
+ * ---------------------------------------------------------------------------------------------------- */
 
 static tree_template parse(const char *text, int32_t topk, int32_t cut) {
     tree_template t;
@@ -70,7 +71,8 @@ static void cuts_are_nested(void **state) {
     (void)state;
     tree_template t = parse("2.2.2", 8, 7);
     /* sums 1: 0; 2: 1 and 0,0; 3: 2, 0,1 and 1,0 (0,0,0 is longer) */
-    static const int32_t parent[] = {-1, 0, 0, 0, 1, 1, 2}, rank[] = {0, 0, 1, 2, 0, 1, 0}, place[] = {0, 1, 2, 4, 3, 5, 6};
+    static const int32_t parent[] = {-1, 0, 0, 0, 1, 1, 2}, rank[] = {0, 0, 1, 2, 0, 1, 0},
+                         place[] = {0, 1, 2, 4, 3, 5, 6};
     assert_int_equal(t.n, 7);
     assert_memory_equal(t.parent, parent, sizeof parent);
     assert_memory_equal(t.rank, rank, sizeof rank);
@@ -109,7 +111,8 @@ static void own_templates(void **state) {
         {"0 0,", "template: path \"0,\": expected ranks from 0 to 15 separated by commas"},
         {"0 0.0", "template: path \"0.0\": expected ranks from 0 to 15 separated by commas"},
         {"0 -1", "template: path \"-1\": expected ranks from 0 to 15 separated by commas"},
-        {"0 0,99999999999999999999", "template: path \"0,99999999999999999999\": expected ranks from 0 to 15 separated by commas"},
+        {"0 0,99999999999999999999",
+         "template: path \"0,99999999999999999999\": expected ranks from 0 to 15 separated by commas"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         SL_ERROR(err);
@@ -123,7 +126,8 @@ static void own_templates(void **state) {
     assert_int_equal(template_parse(many, 8, 81, &t, &err), SL_E_RANGE);
 }
 
-/* ---- filling ----------------------------------------------------------------------------------------------------------- */
+/* ---- filling
+ * ----------------------------------------------------------------------------------------------------------- */
 
 enum { V = 60, K = 8 };
 
@@ -211,7 +215,8 @@ static void rows_that_are_no_rows(void **state) {
     assert_int_equal(successors_of(&m, 3)[0], -1);
 }
 
-/* ---- the plugin, driven by a toy ------------------------------------------------------------------------------------------ */
+/* ---- the plugin, driven by a toy
+ * ------------------------------------------------------------------------------------------ */
 
 static sli_pool *pool;
 static sli_host_context *context;
@@ -234,8 +239,10 @@ static int begin(void **state) {
     faults[0] = '\0';
     sli_pool_create(1, &pool, NULL);
     sli_host_options options = {.pool = pool, .validate = 1, .log = keep_line};
-    snprintf(path, sizeof path, "%s/plugins/speculation/token_recycling/speculation_token_recycling.so", getenv("SLUICE_BUILD"));
-    if (sli_host_context_create(&options, &context, NULL) < 0 || sli_host_provide(context, SL_ARTIFACT_ID, &no_artifacts, NULL) < 0 ||
+    snprintf(path, sizeof path, "%s/plugins/speculation/token_recycling/speculation_token_recycling.so",
+             getenv("SLUICE_BUILD"));
+    if (sli_host_context_create(&options, &context, NULL) < 0 ||
+        sli_host_provide(context, SL_ARTIFACT_ID, &no_artifacts, NULL) < 0 ||
         sli_plugin_open(NULL, "speculation", path, &found, NULL) < 0)
         return -1;
     plugin = found.plugin;
@@ -257,21 +264,30 @@ typedef struct settings {
 } settings;
 
 static sl_status make(const settings *s, int64_t max_seqs, sli_instance **out, sl_error *err) {
-    const sl_param_value topk = {.struct_size = SL_SIZE(sl_param_value), .name = "topk", .integer = s->topk, .is_set = 1},
-                         cut = {.struct_size = SL_SIZE(sl_param_value), .name = "cut", .integer = s->cut, .is_set = 1},
-                         scope = {.struct_size = SL_SIZE(sl_param_value), .name = "scope", .integer = s->scope, .is_set = 1},
-                         prompt = {.struct_size = SL_SIZE(sl_param_value), .name = "update_from_prompt", .is_set = 1},
-                         init = {.struct_size = SL_SIZE(sl_param_value), .name = "init"},
-                         tree = {.struct_size = SL_SIZE(sl_param_value), .name = "template", .text = s->tree, .is_set = 1},
-                         prune = {.struct_size = SL_SIZE(sl_param_value), .name = "prune_empty", .integer = 1, .is_set = 1};
+    const sl_param_value
+        topk = {.struct_size = SL_SIZE(sl_param_value), .name = "topk", .integer = s->topk, .is_set = 1},
+        cut = {.struct_size = SL_SIZE(sl_param_value), .name = "cut", .integer = s->cut, .is_set = 1},
+        scope = {.struct_size = SL_SIZE(sl_param_value), .name = "scope", .integer = s->scope, .is_set = 1},
+        prompt = {.struct_size = SL_SIZE(sl_param_value), .name = "update_from_prompt", .is_set = 1},
+        init = {.struct_size = SL_SIZE(sl_param_value), .name = "init"},
+        tree = {.struct_size = SL_SIZE(sl_param_value), .name = "template", .text = s->tree, .is_set = 1},
+        prune = {.struct_size = SL_SIZE(sl_param_value), .name = "prune_empty", .integer = 1, .is_set = 1};
     const sl_param_value *const values[] = {&topk, &cut, &scope, &prompt, &init, &tree, &prune};
     const sl_params params = {SL_SIZE(sl_params), values, sizeof values / sizeof *values};
     const uint32_t stages[1] = {SL_STAGE_ALL};
-    const sl_scope where = {.struct_size = SL_SIZE(sl_scope), .layer_stages = stages, .n_layers = 1, .role = "speculation",
+    const sl_scope where = {.struct_size = SL_SIZE(sl_scope),
+                            .layer_stages = stages,
+                            .n_layers = 1,
+                            .role = "speculation",
                             .section = "speculation"};
     static const sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .vocab = V, .vocab_fingerprint = 0x1234};
-    const sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = 1000, .max_rows = 400, .max_seqs = max_seqs,
-                              .max_tree = 81, .n_workers = 1, .compute = SL_F32};
+    const sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                              .max_context = 1000,
+                              .max_rows = 400,
+                              .max_seqs = max_seqs,
+                              .max_tree = 81,
+                              .n_workers = 1,
+                              .compute = SL_F32};
     SL_TRY(sli_instance_create(context, plugin, &model, &params, &where, NULL, out, err));
     sl_status status = sli_instance_activate(*out, &limits, err);
     if (status < 0) {
@@ -327,7 +343,11 @@ static void toy_make(toy *t, int32_t period, int32_t seq, uint64_t seed) {
 
 static const sl_tree *draft(sli_instance *i, const toy *t) {
     const sl_speculation *api = i->table;
-    const sl_spec_seq seq = {.struct_size = SL_SIZE(sl_spec_seq), .token = t->text, .n = t->n, .max_nodes = 81, .max_depth = 100,
+    const sl_spec_seq seq = {.struct_size = SL_SIZE(sl_spec_seq),
+                             .token = t->text,
+                             .n = t->n,
+                             .max_nodes = 81,
+                             .max_depth = 100,
                              .seq = t->seq};
     const sl_spec_seq *const seqs[] = {&seq};
     sl_propose io = {.struct_size = SL_SIZE(sl_propose), .seqs = seqs, .n_seqs = 1};
@@ -341,8 +361,13 @@ static void report(sli_instance *i, int32_t seq, const int32_t *token, int32_t n
     const sl_speculation *api = i->table;
     const int32_t row_begin[] = {0, n}, path_begin[] = {0, 1}, path[] = {0}, next[] = {0};
     int32_t row_seq[TEMPLATE_MAX_NODES] = {0};
-    const sl_batch batch = {.struct_size = SL_SIZE(sl_batch), .seq = &seq, .row_begin = row_begin, .row_seq = row_seq, .token = token,
-                            .n_seqs = 1, .n_rows = n};
+    const sl_batch batch = {.struct_size = SL_SIZE(sl_batch),
+                            .seq = &seq,
+                            .row_begin = row_begin,
+                            .row_seq = row_seq,
+                            .token = token,
+                            .n_seqs = 1,
+                            .n_rows = n};
     const sl_commit commit = {SL_SIZE(sl_commit), &batch, path_begin, path, next};
     const sl_observe seen = {.struct_size = SL_SIZE(sl_observe), .commit = &commit, .topk = topk, .n_seqs = 1};
     assert_int_equal(api->observe(i->self, &seen), SL_OK);
@@ -374,7 +399,8 @@ static int step(sli_instance *i, toy *t) {
 /* The matrix, read through the saved state. */
 static void read_matrix(sli_instance *i, int32_t seq, int32_t *ids, int64_t k) {
     char bytes[SUCCESSORS_HEADER_MAX + sizeof(int32_t) * V * SUCCESSORS_MAX];
-    sl_state_io io = {.struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = sizeof bytes, .seq = seq, .op = SL_STATE_SAVE};
+    sl_state_io io = {
+        .struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = sizeof bytes, .seq = seq, .op = SL_STATE_SAVE};
     assert_int_equal(plugin->state(i->self, &io, NULL), SL_OK);
     memcpy(ids, bytes + io.bytes - (int64_t)sizeof *ids * V * k, sizeof *ids * V * (size_t)k);
 }
@@ -409,7 +435,8 @@ static void any_matrix_gives_the_same_text(void **state) {
             for (int32_t r = 0; r < K; r++)
                 ids[token * K + r] = token % 3 == 0 ? -1 : (int32_t)((token * 5 + r * 7 + (round + 1)) % V);
         char bytes[SUCCESSORS_HEADER_MAX + sizeof ids];
-        sl_state_io io = {.struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = sizeof bytes, .seq = -1, .op = SL_STATE_SAVE};
+        sl_state_io io = {
+            .struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = sizeof bytes, .seq = -1, .op = SL_STATE_SAVE};
         assert_int_equal(plugin->state(i->self, &io, NULL), SL_OK);
         memcpy(bytes + io.bytes - (int64_t)sizeof ids, ids, sizeof ids);
         io.op = SL_STATE_LOAD;
@@ -499,7 +526,8 @@ static void saved_state_loads(void **state) {
     assert_int_equal(plugin->state(a->self, &io, &err), SL_OK);
     int64_t size = io.bytes;
     assert_in_range(size, sizeof(int32_t) * V * K, sizeof bytes);
-    io = (sl_state_io){.struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = size - 1, .seq = -1, .op = SL_STATE_SAVE};
+    io = (sl_state_io){
+        .struct_size = SL_SIZE(sl_state_io), .data = bytes, .bytes = size - 1, .seq = -1, .op = SL_STATE_SAVE};
     assert_int_equal(plugin->state(a->self, &io, &err), SL_E_RANGE);
     io.bytes = size;
     assert_int_equal(plugin->state(a->self, &io, &err), SL_OK);

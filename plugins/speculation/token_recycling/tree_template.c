@@ -12,7 +12,8 @@ static const char paper_222[] =
     "0,0 0,1 0,2 0,3 0,4 0,5 0,6 0,7 1,0 1,1 1,2 1,3 2,0 2,1 2,2 3,0 3,1 4,0 5,0 6,0 7,0 "
     "0,0,0 0,0,1 0,0,2 0,0,3 0,0,4 0,0,5 0,0,6 0,0,7 0,1,0 0,1,1 0,1,2 0,2,0 0,2,1 0,3,0 0,4,0 0,5,0 0,6,0 0,7,0 "
     "1,0,0 1,0,1 1,1,0 2,0,0 3,0,0 4,0,0 5,0,0 "
-    "0,0,0,0 0,0,0,1 0,0,0,2 0,0,0,3 0,0,0,4 0,0,1,0 0,0,1,1 0,0,2,0 0,0,3,0 0,0,4,0 0,1,0,0 0,2,0,0 1,0,0,0 2,0,0,0 3,0,0,0 "
+    "0,0,0,0 0,0,0,1 0,0,0,2 0,0,0,3 0,0,0,4 0,0,1,0 0,0,1,1 0,0,2,0 0,0,3,0 0,0,4,0 0,1,0,0 0,2,0,0 1,0,0,0 2,0,0,0 "
+    "3,0,0,0 "
     "0,0,0,0,0 0,0,0,0,1 0,0,0,0,2 0,0,0,1,0 0,0,0,2,0 0,0,1,0,0 0,1,0,0,0 1,0,0,0,0 "
     "0,0,0,0,0,0 0,0,0,0,0,1 0,0,0,1,0,0";
 
@@ -46,7 +47,8 @@ static sl_status parse_path(const char **text, rank_path *out, sl_error *err) {
         for (; isdigit((unsigned char)*p) && digits < 3; digits++)
             rank = 10 * rank + (*p++ - '0');
         if (digits == 0 || rank >= SUCCESSORS_MAX || (*p != ',' && p != begin + length))
-            return sl_fail(err, SL_E_INVALID, "template: path \"%.*s\": expected ranks from 0 to %d separated by commas",
+            return sl_fail(err, SL_E_INVALID,
+                           "template: path \"%.*s\": expected ranks from 0 to %d separated by commas",
                            (int)(length < 40 ? length : 40), begin, SUCCESSORS_MAX - 1);
         if (out->n == TEMPLATE_MAX_NODES - 1)
             return sl_fail(err, SL_E_RANGE, "template: a path of more than %d ranks", TEMPLATE_MAX_NODES - 1);
@@ -132,8 +134,8 @@ sl_status template_parse(const char *text, int32_t topk, int32_t cut, tree_templ
     return build(paths, n, topk, cut, out, err);
 }
 
-void template_fill(const tree_template *t, const successors *m, int32_t root, int32_t max_nodes, int32_t max_depth, int fill_empty,
-                   template_draft *out) {
+void template_fill(const tree_template *t, const successors *m, int32_t root, int32_t max_nodes, int32_t max_depth,
+                   int fill_empty, template_draft *out) {
     int32_t at[TEMPLATE_MAX_NODES]; /* the draft's node of each node of the template; -1: not in it */
     out->token[0] = root;
     out->parent[0] = -1;

@@ -13,8 +13,8 @@ enum { TEMPLATE_MAX_NODES = 81 };
 typedef struct tree_template {
     int32_t n; /* nodes, root included */
     int32_t parent[TEMPLATE_MAX_NODES], rank[TEMPLATE_MAX_NODES], depth[TEMPLATE_MAX_NODES];
-    int32_t place[TEMPLATE_MAX_NODES]; /* among the nodes by importance: ascending sum of (rank + 1), ties the shorter path,
-                                          then lexicographically. A limit of m keeps the nodes with place < m */
+    int32_t place[TEMPLATE_MAX_NODES]; /* among the nodes by importance: ascending sum of (rank + 1), ties the shorter
+                                          path, then lexicographically. A limit of m keeps the nodes with place < m */
 } tree_template;
 
 /* text: "2.2.2" (the paper's 81 nodes), or paths separated by blanks, ranks by commas: "0 1 0,0". Paths with a rank of
@@ -30,7 +30,7 @@ typedef struct template_draft {
 
 /* max_nodes, max_depth: limits of this draft (root included; 0: the root alone). fill_empty: as the reference does,
  * unknown successors are token 0 instead of dead; siblings may then be equal. */
-void template_fill(const tree_template *t, const successors *m, int32_t root, int32_t max_nodes, int32_t max_depth, int fill_empty,
-                   template_draft *out);
+void template_fill(const tree_template *t, const successors *m, int32_t root, int32_t max_nodes, int32_t max_depth,
+                   int fill_empty, template_draft *out);
 
 #endif
