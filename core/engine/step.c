@@ -237,8 +237,7 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
             e->stats.emitted += s->n_emitted;
     }
     measure(e, sli_now() - begin, n_decoding);
-    if (n_decoding > 0)
-        SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
+    SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
     announce(e);
     return SL_OK;
 }
