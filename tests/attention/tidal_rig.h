@@ -9,13 +9,18 @@
 
 enum { RIG_VOCAB = 4096, RIG_SETS = 16 };
 
-static const char rig_text[] =
-    "The captain looked at the sea for a long time before he spoke. The wind had fallen in the night, and the ship lay still upon "
-    "the water, with all her sails hanging down and the men sitting about the deck in the heat of the morning. There was nothing to "
-    "be done but to wait for the wind, he said, and he had waited for it before, in worse places than this one, with less water in "
-    "the casks and fewer hands to pump. Nobody answered him. The boy went on with his work, and the old man at the wheel, who had "
-    "nothing to steer by, went on holding it, because he had held it since the evening and had not been told to let it go. Towards "
-    "noon a bird came over from the east and settled on the yard, and the captain looked at the bird for a long time before he spoke.";
+static const char rig_text[] = "The captain looked at the sea for a long time before he spoke. The wind had fallen in "
+                               "the night, and the ship lay still upon "
+                               "the water, with all her sails hanging down and the men sitting about the deck in the "
+                               "heat of the morning. There was nothing to "
+                               "be done but to wait for the wind, he said, and he had waited for it before, in worse "
+                               "places than this one, with less water in "
+                               "the casks and fewer hands to pump. Nobody answered him. The boy went on with his work, "
+                               "and the old man at the wheel, who had "
+                               "nothing to steer by, went on holding it, because he had held it since the evening and "
+                               "had not been told to let it go. Towards "
+                               "noon a bird came over from the east and settled on the yard, and the captain looked at "
+                               "the bird for a long time before he spoke.";
 
 /* An engine on models/tiny (attention sets given as "a=b c=d"), or the error it was refused with in text. */
 static inline sluice_engine *rig_try(const char *sets, char *text, size_t cap) {
@@ -59,7 +64,7 @@ static inline void rig_tokens(sluice_engine *e, int32_t *out, int64_t n) {
         out[i] = some[i % have];
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------------------------- */
 
 typedef struct rig_rows {
     int32_t seq;
@@ -89,8 +94,12 @@ static inline void rig_step(sluice_engine *e, const rig_rows *rows, int n, const
         chain[i] = i - 1;
     for (int i = 0; i < n; i++) {
         const rig_rows *r = &rows[i];
-        trees[i] = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = r->token, .parent = r->parent != NULL ? r->parent : chain, .n_nodes = r->n};
-        sli_batch_add(b, r->seq, r->n_past, r->stage, r->token, r->n, r->stage == SL_STAGE_VERIFY ? &trees[i] : NULL, NULL);
+        trees[i] = (sl_tree){.struct_size = SL_SIZE(sl_tree),
+                             .token = r->token,
+                             .parent = r->parent != NULL ? r->parent : chain,
+                             .n_nodes = r->n};
+        sli_batch_add(b, r->seq, r->n_past, r->stage, r->token, r->n, r->stage == SL_STAGE_VERIFY ? &trees[i] : NULL,
+                      NULL);
         begin[i + 1] = begin[i] + r->n;
         next[i] = -1;
         for (int32_t k = 0; k < r->n; k++)
@@ -115,15 +124,19 @@ static inline int32_t rig_prompt(sluice_engine *e, const int32_t *token, int32_t
 }
 
 /* Logits [n, vocab] of n tokens decoded one by one. */
-static inline void rig_decode(sluice_engine *e, int32_t seq, int64_t n_past, const int32_t *token, int32_t n, float *logits) {
+static inline void rig_decode(sluice_engine *e, int32_t seq, int64_t n_past, const int32_t *token, int32_t n,
+                              float *logits) {
     for (int32_t i = 0; i < n; i++)
-        rig_step(e, &(rig_rows){seq, n_past + i, SL_STAGE_DECODE, token + i, NULL, 1}, 1, NULL, logits + (int64_t)i * RIG_VOCAB);
+        rig_step(e, &(rig_rows){seq, n_past + i, SL_STAGE_DECODE, token + i, NULL, 1}, 1, NULL,
+                 logits + (int64_t)i * RIG_VOCAB);
 }
 
 static inline void rig_cut(sluice_engine *e, int32_t seq, int64_t n) {
     assert_int_equal(sli_network_seq_truncate(&e->target, seq, n, NULL), SL_OK);
 }
 
-static inline int rig_same(const float *a, const float *b, int64_t rows) { return memcmp(a, b, sizeof *a * (size_t)(rows * RIG_VOCAB)) == 0; }
+static inline int rig_same(const float *a, const float *b, int64_t rows) {
+    return memcmp(a, b, sizeof *a * (size_t)(rows * RIG_VOCAB)) == 0;
+}
 
 #endif

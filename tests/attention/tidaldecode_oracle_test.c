@@ -1,6 +1,6 @@
-/* tidaldecode's lists and what sparse layers make of them, against an oracle in double precision: a naive softmax over exactly
- * the positions that the selecting layer's keys and queries say. Keys and values come out of the cache, queries and results out
- * of the running model. Also a planted needle. */
+/* tidaldecode's lists and what sparse layers make of them, against an oracle in double precision: a naive softmax over
+ * exactly the positions that the selecting layer's keys and queries say. Keys and values come out of the cache, queries
+ * and results out of the running model. Also a planted needle. */
 #include "tidal_rig.h"
 
 enum { LAYERS = 6, H = 4, K = 2, G = H / K, D = 64, N = 151 }; /* models/tiny; keys at the decoded token */
@@ -20,8 +20,16 @@ static void listen(void *user, uint32_t point, int32_t layer, const float *rows,
 
 static sl_status move_rows(sluice_engine *e, int32_t seq, int32_t layer, uint32_t direction, float *buffer) {
     const sli_store *store = e->target.layers[layer].store;
-    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .lane = e->target.lane, .buffer = buffer, .begin = 0, .end = N,
-                       .bytes = 2 * N * K * D * (int64_t)sizeof(float), .layer = layer, .seq = seq, .direction = direction, .dtype = SL_F32};
+    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                       .lane = e->target.lane,
+                       .buffer = buffer,
+                       .begin = 0,
+                       .end = N,
+                       .bytes = 2 * N * K * D * (int64_t)sizeof(float),
+                       .layer = layer,
+                       .seq = seq,
+                       .direction = direction,
+                       .dtype = SL_F32};
     return store->api->copy_rows(store->self, &copy, NULL);
 }
 
@@ -130,7 +138,8 @@ static const struct {
 
 static sluice_engine *open_mode(int m, const char *isa) {
     char sets[512];
-    snprintf(sets, sizeof sets, "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=4|engine.isa=%s|%s", isa,
+    snprintf(sets, sizeof sets,
+             "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=4|engine.isa=%s|%s", isa,
              modes[m].sets);
     sluice_engine *e = rig_open(sets);
     rig_tokens(e, text, 200);

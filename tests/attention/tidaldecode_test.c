@@ -1,5 +1,6 @@
-/* tidaldecode on the embedded model: the limits in which it is dense, trees against single steps, ragged and mixed batches,
- * speculation, forks and cuts, skipped layers, refusals. Equal means equal bits: the contract of the kernels. */
+/* tidaldecode on the embedded model: the limits in which it is dense, trees against single steps, ragged and mixed
+ * batches, speculation, forks and cuts, skipped layers, refusals. Equal means equal bits: the contract of the kernels.
+ */
 #include "tidal_rig.h"
 
 #include <unistd.h>
@@ -70,14 +71,15 @@ static void recents_alone_are_a_window(void **state) {
     assert_false(rig_same(dense + 5 * RIG_VOCAB, got + 5 * RIG_VOCAB, 1)); /* 156 keys, the first is not seen */
 }
 
-/* ---- trees --------------------------------------------------------------------------------------------------------- */
+/* ---- trees ----------------------------------------------------------------------------------------------------- */
 
 static void chain_equals_single_steps(void **state) {
     (void)state;
     for (int m = 0; m < N_MODES; m++)
         for (int crossing = 0; crossing < 2; crossing++) { /* min_context crossed inside the chain */
             char sets[1024];
-            snprintf(sets, sizeof sets, "%s|attention.min_context=%d|speculation.plugin=prompt_lookup", modes[m], crossing ? 153 : 32);
+            snprintf(sets, sizeof sets, "%s|attention.min_context=%d|speculation.plugin=prompt_lookup", modes[m],
+                     crossing ? 153 : 32);
             sluice_engine *e = rig_open(sets);
             int32_t seq = rig_prompt(e, text, 150);
             rig_decode(e, seq, 150, text + 150, 6, got);
@@ -135,14 +137,17 @@ static void shared_lists(void **state) {
         /* two sequences in one step, each as alone */
         int32_t second = rig_prompt(e, text + 50, 120);
         rig_cut(e, seq, 150);
-        rig_rows both[] = {{seq, 150, SL_STAGE_VERIFY, text + 150, NULL, 6}, {second, 120, SL_STAGE_VERIFY, text + 170, NULL, 4}};
+        rig_rows both[] = {{seq, 150, SL_STAGE_VERIFY, text + 150, NULL, 6},
+                           {second, 120, SL_STAGE_VERIFY, text + 170, NULL, 4}};
         rig_step(e, both, 2, NULL, got);
         assert_true(rig_same(other, got, 6));
         rig_cut(e, second, 120);
         rig_step(e, &both[1], 1, NULL, other);
         assert_true(rig_same(other, got + 6 * RIG_VOCAB, 4));
         sluice_close(e);
-        snprintf(sets, sizeof sets, "%s|attention.verify_select=shared|attention.token_budget=160|speculation.plugin=prompt_lookup", modes[m]);
+        snprintf(sets, sizeof sets,
+                 "%s|attention.verify_select=shared|attention.token_budget=160|speculation.plugin=prompt_lookup",
+                 modes[m]);
         e = rig_open(sets);
         seq = rig_prompt(e, text, 150);
         rig_step(e, &(rig_rows){seq, 150, SL_STAGE_VERIFY, text + 150, NULL, 6}, 1, NULL, other);
@@ -151,7 +156,7 @@ static void shared_lists(void **state) {
     }
 }
 
-/* ---- company --------------------------------------------------------------------------------------------------------- */
+/* ---- company --------------------------------------------------------------------------------------------------- */
 
 /* A step with a prompt's chunk, decoding rows and trees of several lengths: every row as alone. */
 static void mixed_steps_change_nothing(void **state) {
@@ -160,9 +165,12 @@ static void mixed_steps_change_nothing(void **state) {
         char sets[1024];
         snprintf(sets, sizeof sets, "%s|speculation.plugin=prompt_lookup", modes[m]);
         sluice_engine *e = rig_open(sets);
-        int32_t a = rig_prompt(e, text, 60), b = rig_prompt(e, text + 7, 150), c = rig_prompt(e, text + 3, 20), d = rig_prompt(e, text + 11, 200);
-        rig_rows rows[] = {{a, 60, SL_STAGE_PREFILL, text + 60, NULL, 5}, {b, 150, SL_STAGE_DECODE, text + 157, NULL, 1},
-                           {c, 20, SL_STAGE_DECODE, text + 23, NULL, 1}, {d, 200, SL_STAGE_VERIFY, text + 211, NULL, 4}};
+        int32_t a = rig_prompt(e, text, 60), b = rig_prompt(e, text + 7, 150), c = rig_prompt(e, text + 3, 20),
+                d = rig_prompt(e, text + 11, 200);
+        rig_rows rows[] = {{a, 60, SL_STAGE_PREFILL, text + 60, NULL, 5},
+                           {b, 150, SL_STAGE_DECODE, text + 157, NULL, 1},
+                           {c, 20, SL_STAGE_DECODE, text + 23, NULL, 1},
+                           {d, 200, SL_STAGE_VERIFY, text + 211, NULL, 4}};
         rig_step(e, rows, 4, NULL, got);
         for (int i = 0, at = 0; i < 4; at += rows[i++].n) {
             rig_cut(e, rows[i].seq, rows[i].n_past);
@@ -212,7 +220,9 @@ static void generate(sluice_engine *e, int together, heard *h) {
 
 static void drafters_and_batches_change_nothing(void **state) {
     (void)state;
-    static const char *const with[] = {"|speculation.plugin=prompt_lookup|speculation.ngram_min=1|speculation.full_window=no", "|speculation.plugin=sps"};
+    static const char *const with[] = {
+        "|speculation.plugin=prompt_lookup|speculation.ngram_min=1|speculation.full_window=no",
+        "|speculation.plugin=sps"};
     static const int some[] = {2, 0, 6};
     for (int k = 0; k < 1 + test_length(); k++) {
         static heard plain, now;
@@ -225,8 +235,10 @@ static void drafters_and_batches_change_nothing(void **state) {
         for (int d = 0; d < (k == 0 ? 2 : 1); d++) {
             snprintf(sets, sizeof sets, "%s%s", modes[some[k]], with[d]);
             if (d == 1)
-                snprintf(sets + strlen(sets), sizeof sets - strlen(sets), "|draft.model.path=%s/models/tiny|draft.attention.plugin=tidaldecode|"
-                         "draft.attention.token_budget=32", getenv("SLUICE_SOURCE"));
+                snprintf(sets + strlen(sets), sizeof sets - strlen(sets),
+                         "|draft.model.path=%s/models/tiny|draft.attention.plugin=tidaldecode|"
+                         "draft.attention.token_budget=32",
+                         getenv("SLUICE_SOURCE"));
             e = rig_open(sets);
             for (int together = 0; together < 2; together++) {
                 sluice_reset_stats(e);
@@ -259,16 +271,18 @@ static void forks_and_cuts_leave_nothing(void **state) {
     sluice_close(e);
 }
 
-/* ---- layers that are not run ---------------------------------------------------------------------------------------------- */
+/* ---- layers that are not run ----------------------------------------------------------------------------------- */
 
-/* Without the selecting layer the next one selects in its stead; without the re-selecting one an old list is not used on. */
+/* Without the selecting layer the next one selects in its stead; without the re-selecting one an old list is not used
+ * on. */
 static void next_layer_selects_for_a_skipped_one(void **state) {
     (void)state;
     const struct {
         int skipped;
         const char *with, *like;
     } cases[] = {
-        {2, TIDAL "attention.reselect_layers=none", TIDAL "attention.sparse_layer_start=3|attention.reselect_layers=none"},
+        {2, TIDAL "attention.reselect_layers=none",
+         TIDAL "attention.sparse_layer_start=3|attention.reselect_layers=none"},
         {4, TIDAL "attention.reselect_layers=4", TIDAL "attention.reselect_layers=5"},
     };
     for (int i = 0; i < 2; i++) {
@@ -286,7 +300,7 @@ static void next_layer_selects_for_a_skipped_one(void **state) {
     }
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------------------------------------- */
 
 static void refused(const char *sets, const char *says) {
     char why[1024];
@@ -301,7 +315,8 @@ static void wrong_settings_are_refused(void **state) {
     refused(TIDAL "attention.reselect_layers=2", "layer 2 is outside of 3 .. 5");
     refused(TIDAL "attention.sparse_layer_start=5", "sparse_layer_start = 5 is outside of 1 .. 4");
     refused(TIDAL "attention.n_sink=4", "n_sink is for select_heads = layer only");
-    refused(TIDAL "attention.select_heads=query|attention.group_reduce=max", "group_reduce is for select_heads = kv_group only");
+    refused(TIDAL "attention.select_heads=query|attention.group_reduce=max",
+            "group_reduce is for select_heads = kv_group only");
     refused(TIDAL "attention.token_budget=31", "token_budget");
     refused(TIDAL "attention.calibration=/nonexistent", "nonexistent");
 }
@@ -309,7 +324,8 @@ static void wrong_settings_are_refused(void **state) {
 /* A safetensors file without tensors. */
 static void write_calibration(const char *path, const char *fingerprint, const char *layers) {
     char header[512];
-    int n = snprintf(header, sizeof header, "{\"__metadata__\":{\"fingerprint\":\"%s\",\"reselect_layers\":\"%s\"}}", fingerprint, layers);
+    int n = snprintf(header, sizeof header, "{\"__metadata__\":{\"fingerprint\":\"%s\",\"reselect_layers\":\"%s\"}}",
+                     fingerprint, layers);
     unsigned char length[8] = {(unsigned char)n, (unsigned char)(n >> 8)};
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -327,7 +343,8 @@ static void calibration_stands_for_auto(void **state) {
     sluice_engine *e = rig_open("attention.plugin=dense");
     snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)e->target.info->fingerprint);
     sluice_close(e);
-    snprintf(sets, sizeof sets, "attention.plugin=tidaldecode|attention.token_budget=32|attention.calibration=%s", path);
+    snprintf(sets, sizeof sets, "attention.plugin=tidaldecode|attention.token_budget=32|attention.calibration=%s",
+             path);
     write_calibration(path, fingerprint, "5");
     six_after_150("%s", sets, got);
     six_after_150("%s", "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=5", other);

@@ -1,7 +1,8 @@
 /* The selecting layer: dense attention whose raw scores are kept for a moment, and the lists made of them.
  *
- * The scores of a block of rows [rows, H, stride] stand in scratch: written by the host's kernel, read once by the workers
- * that make the lists, gone. Blocks are as large as the scratch allows; what a row gets does not depend on them. */
+ * The scores of a block of rows [rows, H, stride] stand in scratch: written by the host's kernel, read once by the
+ * workers that make the lists, gone. Blocks are as large as the scratch allows; what a row gets does not depend on
+ * them. */
 #include "tidaldecode.h"
 
 #include <string.h>
@@ -11,15 +12,15 @@
 /* What the host's kernel left of a block of rows. */
 typedef struct block {
     sl_instance *self;
-    const sl_attend *a;   /* of all rows */
+    const sl_attend *a; /* of all rows */
     tidal_heads heads;
-    const float *scores;  /* [rows of the block, H, stride] */
-    const float *lse;     /* [rows of the block, H] */
+    const float *scores; /* [rows of the block, H, stride] */
+    const float *lse;    /* [rows of the block, H] */
     int64_t stride;
-    int64_t begin, end;   /* rows of the block */
-    int64_t slot;         /* of its first row */
-    float *best;          /* by sequence: [H or K, stride] largest score of all rows so far */
-    int64_t n_committed;  /* by sequence: keys in `best` */
+    int64_t begin, end;  /* rows of the block */
+    int64_t slot;        /* of its first row */
+    float *best;         /* by sequence: [H or K, stride] largest score of all rows so far */
+    int64_t n_committed; /* by sequence: keys in `best` */
 } block;
 
 /* Scratch is shared by all plugins, hence divided anew in each call: offsets in bytes. */
@@ -54,7 +55,8 @@ static layout layout_of(const sl_instance *self) {
 static scratch take_scratch(const sl_instance *self) {
     layout t = layout_of(self);
     char *p = self->scratch->get(self->host, SL_DEVICE_CPU);
-    return (scratch){(float *)(p + t.scores), (float *)(p + t.best), (float *)(p + t.lse), (int32_t *)(p + t.ids), (uint8_t *)(p + t.marks)};
+    return (scratch){(float *)(p + t.scores), (float *)(p + t.best), (float *)(p + t.lse), (int32_t *)(p + t.ids),
+                     (uint8_t *)(p + t.marks)};
 }
 
 void tidal_scratch_need(const sl_instance *self, int64_t *bytes, int64_t *bytes_per_worker) {
@@ -62,7 +64,7 @@ void tidal_scratch_need(const sl_instance *self, int64_t *bytes, int64_t *bytes_
     *bytes_per_worker = TIDAL_BINS * (int64_t)sizeof(uint32_t) + padded(self->max_keys) * (int64_t)sizeof(float);
 }
 
-/* ---- keys ---------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------------------------ */
 
 /* The segment that holds all keys of a head; NULL: there is none, or more than one. */
 static const sl_segment *segment_of(const sl_seq_view *view, int64_t kv_head) {
@@ -78,7 +80,8 @@ static const sl_segment *segment_of(const sl_seq_view *view, int64_t kv_head) {
     return found;
 }
 
-/* Lists can be made where the score of rank r is that of the r-th key: every head in one segment, a plain causal mask. */
+/* Lists can be made where the score of rank r is that of the r-th key: every head in one segment, a plain causal mask.
+ */
 static sl_status check_view(const sl_instance *self, const sl_attend *a, const tidal_heads *h) {
     if (a->mask->interval != NULL || a->mask->n_spans > 0 || a->mask->window > 0 || a->mask->base != SL_MASK_CAUSAL ||
         (a->want & SL_WANT_COLSUM) || a->q.shape[1] != h->H)
@@ -120,7 +123,7 @@ static void name_ranks(const sl_batch *b, const sl_segment *s, int32_t r, int64_
         list[i] = (int32_t)(s->token_index != NULL ? s->token_index[list[i]] : s->token_base + list[i]);
 }
 
-/* ---- lists --------------------------------------------------------------------------------------------------------- */
+/* ---- lists ----------------------------------------------------------------------------------------------------- */
 
 /* Scores by which list `list` of row i of the block is chosen, n of them. */
 static const float *contest(const block *j, int64_t i, int64_t list, int64_t n, float *buffer) {
@@ -204,8 +207,14 @@ static sl_status fill_layer(const block *j, const scratch *t, const plan *p, con
     const sl_instance *self = j->self;
     if (p->middle == 0)
         return SL_OK;
-    sl_op_topk top = {.struct_size = SL_SIZE(sl_op_topk), .lane = j->a->lane, .x = x + p->sinks, .id = t->ids, .rows = j->heads.H,
-                      .n = p->end - p->sinks, .stride = j->stride, .k = p->middle};
+    sl_op_topk top = {.struct_size = SL_SIZE(sl_op_topk),
+                      .lane = j->a->lane,
+                      .x = x + p->sinks,
+                      .id = t->ids,
+                      .rows = j->heads.H,
+                      .n = p->end - p->sinks,
+                      .stride = j->stride,
+                      .k = p->middle};
     SL_TRY(self->ops->topk(self->host, &top));
     tidal_interleave(t->ids, j->heads.H, p->middle, p->middle, top.n, (int32_t)p->sinks, t->marks, out + p->sinks);
     return SL_OK;
@@ -280,13 +289,19 @@ static sl_status lists_of_seq(block *j, const scratch *t) {
     return SL_OK;
 }
 
-/* ---- attending in blocks -------------------------------------------------------------------------------------------- */
+/* ---- attending in blocks --------------------------------------------------------------------------------------- */
 
 /* Rows [begin, end) of a call, with their scores. */
 static sl_status attend_block(const sl_instance *self, const sl_attend *a, block *j, const scratch *t) {
     int64_t H = j->heads.H, begin = j->begin, n = j->end - begin;
-    float *lse = a->lse != NULL ? a->lse + begin * H : t->lse, *scores = a->scores != NULL ? a->scores + begin * H * a->score_stride : t->scores;
-    sl_rows rows = {SL_SIZE(sl_rows), a->rows->batch, (a->rows->index != NULL ? a->rows->index : self->iota) + begin, NULL, (int32_t)n, 0};
+    float *lse = a->lse != NULL ? a->lse + begin * H : t->lse,
+          *scores = a->scores != NULL ? a->scores + begin * H * a->score_stride : t->scores;
+    sl_rows rows = {SL_SIZE(sl_rows),
+                    a->rows->batch,
+                    (a->rows->index != NULL ? a->rows->index : self->iota) + begin,
+                    NULL,
+                    (int32_t)n,
+                    0};
     sl_attend sub = *a;
     sub.rows = &rows;
     sub.q.data = (float *)a->q.data + begin * a->q.stride[0];
@@ -327,7 +342,8 @@ static int64_t add_unit(sl_instance *self, const block *j, int64_t key, int32_t 
     int64_t slot = tidal_lists_add(l, key, everything);
     for (int64_t list = 0; slot >= 0 && list < j->heads.n_lists; list++) {
         const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
-        int64_t n = by_seq ? s->n_committed + 1 : count_keys(b, s, r), *begin = l->begin + slot * j->heads.n_lists + list;
+        int64_t n = by_seq ? s->n_committed + 1 : count_keys(b, s, r),
+                *begin = l->begin + slot * j->heads.n_lists + list;
         plan p = plan_of(self, n, by_seq ? s->n_committed : n);
         begin[1] = begin[0] + (everything ? 0 : plan_size(&p));
     }
@@ -337,7 +353,8 @@ static int64_t add_unit(sl_instance *self, const block *j, int64_t key, int32_t 
 /* Rows of one sequence that begin at row i of the call; `most` at most. */
 static int64_t same_seq(const sl_rows *rows, int64_t i, int64_t most) {
     int64_t n = 1;
-    while (n < most && i + n < rows->n && rows->batch->row_seq[tidal_row(rows, i + n)] == rows->batch->row_seq[tidal_row(rows, i)])
+    while (n < most && i + n < rows->n &&
+           rows->batch->row_seq[tidal_row(rows, i + n)] == rows->batch->row_seq[tidal_row(rows, i)])
         n++;
     return n;
 }
@@ -353,7 +370,8 @@ sl_status tidal_attend_select(sl_instance *self, const sl_attend *a, int32_t own
     if (most > self->max_keys || n > self->max_rows)
         return SL_E_RANGE;
     int32_t first = tidal_row(a->rows, 0);
-    tidal_lists_begin(&self->lists, b->step, owner, (int32_t)j.heads.n_lists, by_seq ? self->max_rows + b->row_seq[first] : first);
+    tidal_lists_begin(&self->lists, b->step, owner, (int32_t)j.heads.n_lists,
+                      by_seq ? self->max_rows + b->row_seq[first] : first);
     if (all_dense) {
         for (int64_t i = 0; i < n; i += by_seq ? same_seq(a->rows, i, n) : 1) {
             int32_t r = tidal_row(a->rows, i);
@@ -377,7 +395,8 @@ sl_status tidal_attend_select(sl_instance *self, const sl_attend *a, int32_t own
             if (j.slot < 0)
                 return SL_E_RANGE;
             SL_TRY(attend_block(self, a, &j, &t));
-            self->threads->parallel_for(self->host, self->rule.heads == TIDAL_KV_GROUP ? j.heads.K : H, 1, best_range, &j);
+            self->threads->parallel_for(self->host, self->rule.heads == TIDAL_KV_GROUP ? j.heads.K : H, 1, best_range,
+                                        &j);
             if (j.end == n || b->row_seq[tidal_row(a->rows, j.end)] != at)
                 SL_TRY(lists_of_seq(&j, &t));
             continue;

@@ -25,7 +25,7 @@ tidal_split tidal_split_of(const tidal_rule *rule) {
     return s;
 }
 
-/* ---- top-k --------------------------------------------------------------------------------------------------------- */
+/* ---- top-k ----------------------------------------------------------------------------------------------------- */
 
 /* Unsigned integers in the order of the floats; NaN at the bottom, the two zeros equal. */
 static inline uint32_t order_of(float x) {
@@ -36,8 +36,8 @@ static inline uint32_t order_of(float x) {
     return x == x ? key : 0;
 }
 
-/* The k-th largest key by counting, eleven bits at a time: after each pass `prefix` holds the leading bits of that key and
- * `left` how many keys with this prefix belong to the k. Stops as soon as all of them do. */
+/* The k-th largest key by counting, eleven bits at a time: after each pass `prefix` holds the leading bits of that key
+ * and `left` how many keys with this prefix belong to the k. Stops as soon as all of them do. */
 int64_t tidal_topk(const float *x, int64_t n, int64_t k, uint32_t *bins, int32_t *out) {
     static const int shifts[] = {21, 10, 0}, widths[] = {11, 11, 10};
     if (k >= n) {
@@ -75,7 +75,7 @@ int64_t tidal_topk(const float *x, int64_t n, int64_t k, uint32_t *bins, int32_t
     return found;
 }
 
-/* ---- several heads ------------------------------------------------------------------------------------------------- */
+/* ---- several heads --------------------------------------------------------------------------------------------- */
 
 void tidal_max(float *y, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++)

@@ -1,4 +1,5 @@
-/* Selection on plain arrays against brute force: top-k with ties, splits of a budget, rank-major union, list lifetimes, roles. */
+/* Selection on plain arrays against brute force: top-k with ties, splits of a budget, rank-major union, list lifetimes,
+ * roles. */
 #include "sl_test.h"
 
 #include "tidal_lists.h"
@@ -12,7 +13,7 @@
 #include "tidal_roles.c"
 #include "tidal_select.c"
 
-/* ---- top-k --------------------------------------------------------------------------------------------------------- */
+/* ---- top-k ----------------------------------------------------------------------------------------------------- */
 
 static int better(const float *x, int64_t a, int64_t b) {
     float va = x[a] == x[a] ? x[a] : -INFINITY, vb = x[b] == x[b] ? x[b] : -INFINITY;
@@ -49,10 +50,12 @@ static void topk_equals_brute_force(void **state) {
         for (int64_t i = 0; i < n; i++) {
             float v = test_normal(&seed);
             x[i] = kind == 0   ? v
-                   : kind == 1 ? floorf(v * 2)                                                   /* many ties */
-                   : kind == 2 ? (float)(test_next(&seed) % 3) * -0.0f                           /* zeros of both signs */
-                   : kind == 3 ? v * 1e-40f                                                      /* denormals */
-                               : (test_next(&seed) % 4 == 0 ? (float)NAN : test_next(&seed) % 4 == 0 ? -INFINITY : v);
+                   : kind == 1 ? floorf(v * 2)                         /* many ties */
+                   : kind == 2 ? (float)(test_next(&seed) % 3) * -0.0f /* zeros of both signs */
+                   : kind == 3 ? v * 1e-40f                            /* denormals */
+                               : (test_next(&seed) % 4 == 0   ? (float)NAN
+                                  : test_next(&seed) % 4 == 0 ? -INFINITY
+                                                              : v);
         }
         memset(bins, 0xa5, sizeof bins);
         int64_t m = tidal_topk(x, n, k, bins, got);
@@ -74,13 +77,13 @@ static void reductions_are_elementwise(void **state) {
     assert_true(p[2] > p[0] && p[0] > p[1]);
 }
 
-/* ---- lists of several heads ---------------------------------------------------------------------------------------- */
+/* ---- lists of several heads ------------------------------------------------------------------------------------ */
 
 static void interleave_takes_rank_by_rank(void **state) {
     (void)state;
     uint8_t marks[16];
     int32_t out[8];
-    const int32_t a[] = {9, 1, 5, 7, /* */ 9, 2, 5, 0}; /* two heads, four best each */
+    const int32_t a[] = {9, 1, 5, 7, /* */ 9, 2, 5, 0};                     /* two heads, four best each */
     assert_int_equal(tidal_interleave(a, 2, 4, 4, 16, 100, marks, out), 4); /* 9, (9), 1, 2, 5 */
     assert_memory_equal(out, ((int32_t[]){101, 102, 105, 109}), sizeof(int32_t) * 4);
     assert_int_equal(tidal_interleave(a, 2, 2, 4, 16, 0, marks, out), 2); /* 9, (9), 1: full before head 1's second */
@@ -98,7 +101,7 @@ static void budget_is_split_as_said(void **state) {
         {{64, 64, 0, 1, TIDAL_QUERY, 1}, 0, 63, 1},
         {{64, 64, 0, 1, TIDAL_KV_GROUP, 0}, 0, 64, 0},
         {{64, 64, 0, 1, TIDAL_LAYER, 1}, 0, 63, 1},
-        {{64, 64, 4, 1, TIDAL_LAYER, 0}, 0, 64, 0},    /* no room for sinks */
+        {{64, 64, 4, 1, TIDAL_LAYER, 0}, 0, 64, 0}, /* no room for sinks */
         {{64, 64, 4, 0.75, TIDAL_LAYER, 1}, 4, 48, 12},
         {{64, 64, 17, 0.75, TIDAL_LAYER, 1}, 0, 48, 16}, /* sinks do not fit: none */
         {{64, 64, 16, 0.75, TIDAL_LAYER, 1}, 16, 47, 1}, /* sinks take the rest: the row itself stays in */
@@ -114,7 +117,7 @@ static void budget_is_split_as_said(void **state) {
     }
 }
 
-/* ---- lifetimes ------------------------------------------------------------------------------------------------------- */
+/* ---- lifetimes ------------------------------------------------------------------------------------------------- */
 
 static void lists_live_for_one_owner_of_one_step(void **state) {
     (void)state;
@@ -148,7 +151,7 @@ static void lists_live_for_one_owner_of_one_step(void **state) {
     assert_int_equal(tidal_lists_find(&l, 7, 5, 3, 1), -1);
 }
 
-/* ---- roles ----------------------------------------------------------------------------------------------------------- */
+/* ---- roles ----------------------------------------------------------------------------------------------------- */
 
 enum { MOST = 40 };
 typedef struct fake {
@@ -183,7 +186,9 @@ static void roles_follow_the_rule(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         SL_ERROR(err);
         fake_model(&f, cases[i].n);
-        assert_int_equal(tidal_roles_make(&f.model, cases[i].start, cases[i].text, cases[i].calibrated, TIDAL_QUERY, roles, &err), SL_OK);
+        assert_int_equal(
+            tidal_roles_make(&f.model, cases[i].start, cases[i].text, cases[i].calibrated, TIDAL_QUERY, roles, &err),
+            SL_OK);
         char got[MOST + 1] = "";
         int32_t owner = -1;
         for (int32_t l = 0; l < cases[i].n; l++) {
@@ -201,9 +206,18 @@ static void bad_layers_are_refused(void **state) {
         int64_t start;
         const char *text, *says;
     } cases[] = {
-        {0, "auto", "outside of 1 .. 4"}, {5, "auto", "outside of 1 .. 4"}, {2, "2", "outside of 3 .. 5"}, {2, "6", "outside of 3 .. 5"},
-        {2, "3,-1", "outside of 3 .. 5"}, {2, "4,3", "must ascend"},        {2, "3,3", "must ascend"},     {2, "", "expected"},
-        {2, "3,", "expected"},            {2, "3 4", "expected"},           {2, "deep", "expected"},       {2, "99999999999999999999", "expected"},
+        {0, "auto", "outside of 1 .. 4"},
+        {5, "auto", "outside of 1 .. 4"},
+        {2, "2", "outside of 3 .. 5"},
+        {2, "6", "outside of 3 .. 5"},
+        {2, "3,-1", "outside of 3 .. 5"},
+        {2, "4,3", "must ascend"},
+        {2, "3,3", "must ascend"},
+        {2, "", "expected"},
+        {2, "3,", "expected"},
+        {2, "3 4", "expected"},
+        {2, "deep", "expected"},
+        {2, "99999999999999999999", "expected"},
     };
     fake f;
     tidal_role roles[MOST];

@@ -30,7 +30,7 @@ struct sl_instance {
     int64_t *shared_begin; /* [max_seqs * groups + 1] list_begin of a row set by sequence */
     sl_rowset rowset;      /* the last answer of select */
     int64_t max_rows, max_keys, max_groups;
-    int64_t score_floats;  /* room for the scores of one block of rows */
+    int64_t score_floats; /* room for the scores of one block of rows */
 };
 
 /* Query heads and KV heads of a layer; lists of one unit in it. */
@@ -45,13 +45,15 @@ static inline tidal_heads tidal_heads_of(const struct sl_instance *self, int32_t
     return h;
 }
 
-static inline int32_t tidal_row(const sl_rows *rows, int64_t i) { return rows->index != NULL ? rows->index[i] : (int32_t)i; }
+static inline int32_t tidal_row(const sl_rows *rows, int64_t i) {
+    return rows->index != NULL ? rows->index[i] : (int32_t)i;
+}
 
 /* Scratch that tidal_attend_select wants: shared, and for each worker. [setup] */
 void tidal_scratch_need(const struct sl_instance *self, int64_t *bytes, int64_t *bytes_per_worker);
 
-/* Attends densely to the rows of one stage (decode or verify) and makes the lists that layer `owner` stands for. by_seq: one
- * list a sequence and head, else one a row and head. [step] */
+/* Attends densely to the rows of one stage (decode or verify) and makes the lists that layer `owner` stands for.
+ * by_seq: one list a sequence and head, else one a row and head. [step] */
 sl_status tidal_attend_select(struct sl_instance *self, const sl_attend *args, int32_t owner, int by_seq);
 
 void tidal_count(const struct sl_instance *self, const char *name, int64_t n);
