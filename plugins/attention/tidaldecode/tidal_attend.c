@@ -21,6 +21,7 @@ typedef struct block {
     int64_t slot;        /* of its first row */
     float *best;         /* by sequence: [H or K, stride] largest score of all rows so far */
     int64_t n_committed; /* by sequence: keys in `best` */
+    int64_t seq_begin;   /* by sequence: its first row in the call */
 } block;
 
 /* Scratch is shared by all plugins, hence divided anew in each call: offsets in bytes. */
@@ -242,12 +243,11 @@ static void best_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     uint32_t *bins;
     float *buffer;
     worker_parts(j->self, worker, &bins, &buffer);
-    int64_t first = j->a->rows->batch->row_begin[j->a->rows->batch->row_seq[tidal_row(j->a->rows, j->begin)]];
     for (int64_t list = begin; list < end; list++)
         for (int64_t i = 0; i < j->end - j->begin; i++) {
             const float *x = contest(j, i, list, j->n_committed, buffer);
             float *best = j->best + list * j->stride;
-            if (tidal_row(j->a->rows, j->begin + i) == first)
+            if (j->begin + i == j->seq_begin)
                 memcpy(best, x, sizeof *best * (size_t)j->n_committed);
             else
                 tidal_max(best, x, j->n_committed);
@@ -390,8 +390,10 @@ sl_status tidal_attend_select(sl_instance *self, const sl_attend *a, int32_t own
         if (by_seq) { /* the rows of a sequence come block by block, its lists when all are through */
             j.end = j.begin + same_seq(a->rows, j.begin, fit);
             j.n_committed = segment_of(a->view->seqs[at], 0)->n_committed;
-            if (r == first || b->row_seq[tidal_row(a->rows, j.begin - 1)] != at)
+            if (j.begin == 0 || b->row_seq[tidal_row(a->rows, j.begin - 1)] != at) {
+                j.seq_begin = j.begin;
                 j.slot = add_unit(self, &j, self->max_rows + at, r, 1, 0);
+            }
             if (j.slot < 0)
                 return SL_E_RANGE;
             SL_TRY(attend_block(self, a, &j, &t));

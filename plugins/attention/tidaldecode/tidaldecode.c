@@ -161,9 +161,10 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
         }
     self->max_rows = limits->max_rows;
     self->max_keys = limits->max_context + tree;
-    /* units: decoding rows and nodes of trees; scratch forks of a verification beside them */
+    /* units: decoding rows, and nodes of trees; trees that a drafter has computed as work may be larger than its drafts
+     */
     int64_t units = limits->max_seqs * tree < limits->max_rows ? limits->max_seqs * tree : limits->max_rows;
-    units = units < SL_MAX_TREE_NODES ? SL_MAX_TREE_NODES : units;
+    units = tree > 1 && units < SL_MAX_TREE_NODES ? SL_MAX_TREE_NODES : units;
     int64_t longest = self->rule.min_context < self->max_keys ? self->rule.min_context : self->max_keys;
     int64_t n_lists = units * self->max_groups, row = heads * ((self->max_keys + 15) / 16 * 16);
     self->score_floats =
