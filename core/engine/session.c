@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "api.h"
 #include "base/ledger.h"
@@ -215,7 +216,8 @@ int sluice_session_save(sluice_session *s, const char *path, sluice_error *error
         status = transfer(s, f, s->n_kv, SL_COPY_EXPORT, &err);
     if (f != NULL && fclose(f) != 0 && status >= 0)
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
-    if (status < 0 && f != NULL)
+    struct stat what;
+    if (status < 0 && f != NULL && stat(path, &what) == 0 && S_ISREG(what.st_mode)) /* half a file helps nobody; a device stays */
         remove(path);
     return status < 0 ? sli_api_fail(&err, sl_fail_within(&err, status, "%s", path), error) : SLUICE_OK;
 }
