@@ -99,6 +99,7 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
         sl_status status = sli_engine_step(e, running, n_running, fn, user, &n_active, err);
         sli_engine_step_end(e);
         SL_TRY(status);
+        SL_TRY(sli_engine_settle(e, err));
     }
 }
 
