@@ -53,8 +53,8 @@ static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice
     const sl_kv_edit *edit = NULL;
     sl_status status = policy->api->choose(policy->self, &scores, &edit);
     if (status == SL_E_STATE && scores.colsum == NULL)
-        return sl_fail(err, status, "policies: session %d was cut below tokens whose attention had been counted, and the policy cannot "
-                                    "choose rows without these sums", s->id);
+        return sl_fail(err, status, "policies: session %d lacks column sums of some of its tokens (it was cut below tokens that had been "
+                                    "counted, or loaded from a file), and the policy cannot choose rows without them", s->id);
     if (status < 0 || status == SL_SKIPPED)
         return status < 0 ? sl_fail(err, status, "policies: layer %d: choose: %s", layer, sl_status_text(status)) : SL_OK;
     if (edit == NULL || !is_sound(edit, &scores, K, n_rows))

@@ -18,7 +18,7 @@ typedef struct want {
 /* What is known of one sequence, for one policy. */
 typedef struct known {
     int64_t counted; /* tokens up to which rows were counted */
-    int lost;        /* sums over all rows contain some that were cut off */
+    int lost;        /* sums over all rows contain some that were cut off, or lack some that were loaded */
 } known;
 
 struct sli_sums {
@@ -187,6 +187,11 @@ void sli_sums_close(sli_network *net, int32_t seq) {
         return;
     sli_free(net->sums->block[seq]);
     net->sums->block[seq] = NULL;
+}
+
+void sli_sums_imported(sli_network *net, int32_t seq) {
+    for (int32_t p = 0; is_open(net->sums, seq) && p < net->sums->n_policies; p++)
+        known_of(net->sums, seq, p)->lost = !is_window(net->sums, p);
 }
 
 void sli_sums_edit(sli_network *net, const sl_kv_edit *e, const int64_t *n_rows) {

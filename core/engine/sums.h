@@ -23,6 +23,8 @@ sl_status sli_sums_open(sli_network *net, int32_t seq, int32_t parent, int64_t n
 void sli_sums_close(sli_network *net, int32_t seq);
 /* Stores have been cut to n tokens. */
 void sli_sums_cut(sli_network *net, int32_t seq, int64_t n);
+/* The sequence got rows that attention never saw. */
+void sli_sums_imported(sli_network *net, int32_t seq);
 /* The rows of a layer are about to be edited. n_rows [K] as before. */
 void sli_sums_edit(sli_network *net, const sl_kv_edit *edit, const int64_t *n_rows);
 /* Sums [heads, stride] of a layer for a policy; NULL when it asked for none or they were lost in a cut. */

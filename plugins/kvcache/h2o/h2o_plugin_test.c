@@ -1,6 +1,8 @@
 /* h2o on models/tiny: the sheet's invariants, and every choice against brute force from the queries and keys. */
 #include "engine_run.h"
 
+#include <unistd.h>
+
 #include "engine/sums.h"
 
 enum { MOST = 400, NEW = 24, HEADS = 8, CAP = 512 };
@@ -208,6 +210,21 @@ static void lost_sums_are_told(void **state) {
     assert_int_equal(sluice_session_append(s, tokens + 50, n - 50, &err), SLUICE_OK);
     assert_true(sluice_generate(e, &s, 1, &p, 1, NULL, NULL, &err) < 0);
     assert_non_null(strstr(err.text, "cut below"));
+
+    /* a file holds rows, not what they looked at */
+    char path[] = "/tmp/sluice_h2o_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    sluice_session *saved = run_session(e, tokens, 50), *loaded = NULL;
+    assert_int_equal(sluice_score(saved, 1, NULL, NULL, &err), SLUICE_OK);
+    assert_int_equal(sluice_session_save(saved, path, &err), SLUICE_OK);
+    assert_int_equal(sluice_session_open(e, &loaded, &err), SLUICE_OK);
+    assert_int_equal(sluice_session_load(loaded, path, &err), SLUICE_OK);
+    remove(path);
+    assert_int_equal(sluice_session_append(loaded, tokens + 50, n - 50, &err), SLUICE_OK);
+    assert_true(sluice_generate(e, &loaded, 1, &p, 1, NULL, NULL, &err) < 0);
+    assert_non_null(strstr(err.text, "loaded from a file"));
     sluice_close(e);
 }
 
