@@ -46,6 +46,7 @@ struct sluice_session {
     int32_t *tokens;             /* [max_context + 1] */
     int64_t n, n_kv;
     int64_t n_prompt;            /* rows below this token index are prompt */
+    int64_t n_grown;             /* tokens that the target's cache was told to be ready for */
     int64_t n_draft;             /* committed rows in the draft model's cache */
     int32_t id;                  /* sequence id: 0 .. max_seqs - 1 */
     sli_request *request;        /* NULL: not generating */

@@ -70,14 +70,16 @@ static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice
 
 static sl_status run_policies(sluice_engine *e, const sluice_session *s, const sl_event *event, sl_error *err) {
     sli_network *net = &e->target;
+    int acted = 0;
     for (int32_t p = 0; p < net->n_policies; p++) {
         if (net->policies[p].api->schedule(net->policies[p].self, event) != 1)
             continue;
+        acted = 1;
         for (int32_t l = 0; l < net->info->n_layers; l++)
             SL_TRY(choose(e, p, l, s, sli_prompt_end(s), err));
         sli_sums_chosen(net, p, s->id);
     }
-    return SL_OK;
+    return acted ? sli_network_seq_grow(net, s->id, s->n_grown, err) : SL_OK; /* no step may find a page missing */
 }
 
 static sl_status settle(sluice_engine *e, const sluice_session *s, uint32_t kind, int64_t n, sl_error *err) {

@@ -224,9 +224,8 @@ static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error
     if (paged_pages_for(self, n_tokens) > self->max_pages)
         return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context", (long long)n_tokens,
                        (long long)(self->max_pages * self->page_rows));
-    if (n_tokens <= before)
-        return SL_OK;
-    s->n_wanted = n_tokens;
+    if (n_tokens > before)
+        s->n_wanted = n_tokens;
     sl_status status = paged_have_free(self, s, promised(self, s), err);
     if (status >= 0 && (status = paged_heads_grow(self, s)) < 0)
         sl_fail(err, status, "paged: no memory for the lists of sequence %d", seq);

@@ -67,7 +67,7 @@ static inline char *paged_row(const sl_instance *self, const paged_sequence *s, 
 
 /* ---- paged.c: pages of a sequence ------------------------------------------------------------------------------------ */
 
-/* Makes sure that `need` pages are free beside those promised to sequences other than `except` (NULL: to all). */
+/* Makes sure that `need` pages are free beside those promised to sequences other than `except`. */
 sl_status paged_have_free(sl_instance *self, const paged_sequence *except, int64_t need, sl_error *err);
 /* Gives the sequence pages for rows [0, rows) and makes those that hold rows from `first` on its own. The pages that it
  * takes, paged_cover_cost, are free. */

@@ -180,7 +180,7 @@ static sl_status prepare(sl_instance *self, paged_sequence *s, const paged_place
                          int64_t **fresh) {
     if (s->heads == NULL)
         SL_TRY(make_heads(self, s));
-    sl_status status = paged_have_free(self, NULL, n_private, NULL);
+    sl_status status = paged_have_free(self, s, n_private, NULL);
     for (int32_t h = 0; status >= 0 && h < p->n_kv_heads; h++)
         if (s->heads->lists[p->first_list + h].token_index == NULL) {
             fresh[h] = take_indices(self, e->keep_begin[h + 1] - e->keep_begin[h] + to_come(s) + 1);

@@ -277,7 +277,7 @@ typedef struct sl_kv_store {
     sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
     void (*close)(sl_instance *self, int32_t seq);
     /* Takes what it needs so that seq can grow to n_tokens, staged rows included, without allocating in a step. May be
-     * called again with a larger number. SL_E_NO_MEMORY names bytes needed and allowed; nothing was taken.
+     * called again with a larger number, and with the same one when an edit or a fork came in between. SL_E_NO_MEMORY names bytes needed and allowed; nothing was taken.
      * [setup & active] */
     sl_status (*grow)(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err);
     /* Makes room for all rows of the step, in all layers: afterwards append cannot fail for want of it.
@@ -301,8 +301,8 @@ typedef struct sl_kv_store {
      * (then the core re-computes or restores a snapshot). minimum may be NULL. [setup] */
     sl_status (*truncate)(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum);
     /* Keeps and merges rows of one layer. Optional (SL_KV_EDITS). Memory is really returned. SL_E_INVALID: the lists do
-     * not name rows, ascending; SL_E_UNIMPLEMENTED: it does not merge. After an error nothing changed.
-     * [setup & active] */
+     * not name rows, ascending; SL_E_UNIMPLEMENTED: it does not merge. After an error nothing changed. What grow took
+     * may be used or given back: the core calls it again before the next step. [setup & active] */
     sl_status (*edit)(sl_instance *self, const sl_kv_edit *edit);
     /* Export and import of a token range. Optional (SL_KV_EXPORTS). [setup] */
     sl_status (*copy_rows)(sl_instance *self, const sl_kv_copy *copy, sl_error *err);
