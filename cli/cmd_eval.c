@@ -39,18 +39,11 @@ static int32_t *tokenize(sluice_engine *e, const char *text, size_t length, int6
 
 /* The text is cut into windows of W - 1 tokens, each behind a beginning-of-text token and on its own; all W - 1 tokens
  * are predicted. Only whole windows count. */
-static int ppl(sluice_engine *e, const char *path, int64_t window, int64_t most, sluice_error *err) {
-    size_t length;
-    char *text = read_text(path, &length);
+static int ppl(sluice_engine *e, const char *path, const char *text, size_t length, int64_t window, int64_t most, sluice_error *err) {
     sluice_info info;
     sluice_get_info(e, &info);
     int64_t n;
-    if (text == NULL) {
-        snprintf(err->text, sizeof err->text, "no text to measure");
-        return SLUICE_E_NOT_FOUND;
-    }
     int32_t *tokens = tokenize(e, text, length, &n, err);
-    free(text);
     if (tokens == NULL)
         return SLUICE_E_DATA;
     int64_t windows = n / (window - 1);
@@ -96,20 +89,26 @@ static int ppl(sluice_engine *e, const char *path, int64_t window, int64_t most,
 
 static int cmd_ppl(int argc, char **argv) {
     common c = {0};
-    const char *text = NULL;
+    const char *path = NULL;
     int64_t window = 0, windows = 0;
     const option own[] = {
-        {"--text", "FILE", "plain text to predict", OPT_TEXT, NULL, &text},
+        {"--text", "FILE", "plain text to predict", OPT_TEXT, NULL, &path},
         {"--context", "W", "tokens of a window, beginning of text included (default: the context)", OPT_INT, NULL, &window},
         {"--windows", "N", "measure the first N windows only", OPT_INT, NULL, &windows},
         no_options[0],
     };
     int n = options_parse(argc, argv, "sluice eval ppl --text FILE [options]", own, &c, NULL, 0);
-    if (n < 0 || c.help || text == NULL) {
+    if (n < 0 || c.help || path == NULL) {
         if (n >= 0 && !c.help)
             fprintf(stderr, "sluice: eval ppl needs --text FILE\n");
         options_free(&c);
         return c.help ? 0 : CLI_USAGE;
+    }
+    size_t length = 0;
+    char *text = read_text(path, &length);
+    if (text == NULL) {
+        options_free(&c);
+        return 1;
     }
     sluice_engine *e = NULL;
     sluice_error err = {0};
@@ -124,10 +123,11 @@ static int cmd_ppl(int argc, char **argv) {
             snprintf(err.text, sizeof err.text, "--context must be in [2, %d]", info.max_context);
             status = SLUICE_E_RANGE;
         } else
-            status = ppl(e, text, window, windows, &err);
+            status = ppl(e, path, text, length, window, windows, &err);
     }
     status = status < 0 ? fail(&err) : 0;
     sluice_close(e);
+    free(text);
     options_free(&c);
     return status;
 }

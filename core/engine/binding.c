@@ -90,6 +90,11 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
     return SL_OK;
 }
 
+/* What the core itself would offer if it were told to, else what a plugin would. */
+static const char *who_would(void *user, const char *capability) {
+    return strcmp(capability, "sl.model.draft/1") == 0 ? "a second model, [draft.model] path = ...," : sli_provider_scan(user, capability);
+}
+
 static sl_status match_all(const sli_binding *b, sl_error *err) {
     sli_pick picks[64];
     if (b->n > 64)
@@ -100,7 +105,7 @@ static sl_status match_all(const sli_binding *b, sl_error *err) {
                               .layer_stages = b->list[i].choice->scope.match != NULL ? NULL : b->list[i].layer_stages,
                               .n_layers = b->args.info->n_layers, .model = b->args.prefix[0] != '\0', .device = SL_DEVICE_CPU};
     sli_provider_search providers = {.search = b->args.search};
-    return sli_match(picks, b->n, b->args.host_capabilities, sli_provider_scan, &providers, err);
+    return sli_match(picks, b->n, b->args.host_capabilities, who_would, &providers, err);
 }
 
 sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_error *err) {

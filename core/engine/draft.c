@@ -132,30 +132,68 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     return SL_OK;
 }
 
+/* ---- telling ---------------------------------------------------------------------------------------------------------- */
+
+/* The k best of n rows of logits, as the batch's rows from `row` on. */
+static sl_status best_of(sluice_engine *e, const float *logits, int64_t n, int64_t row) {
+    int64_t V = e->target.info->vocab, k = e->drafter.caps.topk;
+    sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk), .lane = e->target.lane, .x = logits, .id = e->drafts->topk + row * k,
+                     .value = e->drafts->topk_logit + row * k, .rows = n, .n = V, .stride = V, .k = k};
+    return e->target.ops->topk(e->target.host, &op);
+}
+
+/* Prompt rows have no logits but the last one's: they are computed here, as many at once as the buffer of work holds. */
+static sl_status best_of_prompt(sluice_engine *e, int32_t row, int32_t end, sl_error *err) {
+    int32_t rows[SL_MAX_TREE_NODES], most = e->logit_rows < SL_MAX_TREE_NODES ? (int32_t)e->logit_rows : SL_MAX_TREE_NODES;
+    for (; row < end; row += most) {
+        int32_t n = end - row < most ? end - row : most;
+        for (int32_t i = 0; i < n; i++)
+            rows[i] = row + i;
+        SL_TRY(sli_network_head(&e->target, rows, n, e->work_logits, err));
+        SL_TRY(best_of(e, e->work_logits, n, row));
+    }
+    return SL_OK;
+}
+
+/* The k best ids of every row with logits; -1 for the others. */
+static sl_status find_best(sluice_engine *e, sluice_session **sessions, const sl_batch *b, sl_error *err) {
+    sli_draft_buffers *d = e->drafts;
+    for (int64_t i = 0; i < (int64_t)b->n_rows * e->drafter.caps.topk; i++) {
+        d->topk[i] = -1;
+        d->topk_logit[i] = 0;
+    }
+    for (int32_t i = 0; i < b->n_seqs; i++) {
+        const sluice_session *s = sessions[i];
+        int in_prompt = b->stage[i] == SL_STAGE_PREFILL;
+        int32_t begin = b->row_begin[i], end = b->row_begin[i + 1];
+        if (in_prompt && e->drafter.caps.topk_prompt) {
+            SL_TRY(best_of_prompt(e, begin, end, err));
+        } else if (s->first_logits >= 0) {
+            int32_t n = in_prompt ? 1 : end - begin;
+            SL_TRY(best_of(e, e->logits + (int64_t)s->first_logits * e->target.info->vocab, n, end - n));
+        }
+    }
+    return SL_OK;
+}
+
 sl_status sli_engine_observe(sluice_engine *e, sluice_session **sessions, int n, const sl_commit *commit,
                              double verify_seconds, sl_error *err) {
     if (e->drafter.self == NULL || e->drafter.api->observe == NULL)
         return SL_OK;
+    int drafted = 0;
+    for (int i = 0; i < n; i++)
+        drafted = drafted || commit->batch->stage[i] != SL_STAGE_PREFILL;
+    if (!drafted && e->drafter.caps.topk == 0)
+        return SL_OK; /* nothing was drafted, and of a prompt nothing was asked for */
     sli_draft_buffers *d = e->drafts;
     for (int i = 0; i < n; i++) {
         describe(e, sessions[i], (int32_t)e->limits.max_tree, &d->seqs[i]);
         d->seq_ptrs[i] = &d->seqs[i];
     }
     sl_observe seen = {.struct_size = SL_SIZE(sl_observe), .commit = commit, .seqs = d->seq_ptrs, .n_seqs = n,
-                       .draft_ms = 1e3 * d->draft_seconds, .verify_ms = 1e3 * verify_seconds};
-    int32_t k = e->drafter.caps.topk;
-    if (k > 0) {
-        for (int i = 0; i < n; i++) {
-            const sluice_session *s = sessions[i];
-            int32_t row = commit->batch->row_begin[s->place];
-            if (s->first_logits < 0)
-                continue;
-            sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk), .lane = e->target.lane,
-                             .x = e->logits + (int64_t)s->first_logits * e->target.info->vocab, .id = d->topk + (int64_t)row * k,
-                             .value = d->topk_logit + (int64_t)row * k, .rows = s->n_rows, .n = e->target.info->vocab,
-                             .stride = e->target.info->vocab, .k = k};
-            SL_TRY(e->target.ops->topk(e->target.host, &op));
-        }
+                       .draft_ms = drafted ? 1e3 * d->draft_seconds : 0, .verify_ms = 1e3 * verify_seconds};
+    if (e->drafter.caps.topk > 0) {
+        SL_TRY(find_best(e, sessions, commit->batch, err));
         seen.topk = d->topk;
         seen.topk_logit = d->topk_logit;
     }

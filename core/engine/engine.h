@@ -29,7 +29,7 @@ typedef struct sli_request {
     float *bias;
     sli_output text;               /* of the current step */
     sli_stop *stop;              /* created at begin, NULL without stop strings */
-    sli_token_stream *stream;    /* created at begin */
+    sli_token_stream *stream;    /* created at begin, NULL without a tokenizer */
     int64_t n_limit;             /* total tokens at which it ends */
     int32_t ignore_eos;
     int32_t finish;              /* SLUICE_FINISH_*; SLUICE_RUNNING */

@@ -59,7 +59,10 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     int64_t room = e->limits.max_context - s->n;
     r->n_limit = s->n + (p->max_tokens < 0 || p->max_tokens > room ? room : p->max_tokens);
     SL_TRY(copy_sampling(e, p, r, err));
-    SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
+    if (e->tokenizer != NULL)
+        SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
+    else if (p->n_stop > 0)
+        return sl_fail(err, SL_E_NOT_FOUND, "%s has no tokenizer.json: stop strings cannot be looked for", e->target.info->name);
     if (p->n_stop > 0)
         SL_TRY(sli_stop_create(p->stop, p->n_stop, &r->stop, err));
     if (sli_output_reserve(&r->text, 64 * 1024) < 0)

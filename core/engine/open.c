@@ -111,10 +111,10 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
 static const char *const *capabilities(int with_draft) {
     static const char *const plain[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
                                         SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
-                                        "sl.stats/1", "sl.event.commit/1", NULL};
+                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", NULL};
     static const char *const draft[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
                                         SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
-                                        "sl.stats/1", "sl.event.commit/1", "sl.model.draft/1", NULL};
+                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", "sl.model.draft/1", NULL};
     return with_draft ? draft : plain;
 }
 
@@ -191,6 +191,9 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
     if (caps->max_nodes < 1 || caps->max_nodes > SL_MAX_TREE_NODES)
         return sl_fail(err, SL_E_RANGE, "[speculation]: the drafter asks for trees of %d nodes, 1 to %d are possible", caps->max_nodes,
                        SL_MAX_TREE_NODES);
+    if (caps->topk < 0 || caps->topk > e->target.info->vocab)
+        return sl_fail(err, SL_E_RANGE, "[speculation]: the drafter asks for the %d best ids of a row, 0 to %d are possible", caps->topk,
+                       e->target.info->vocab);
     if (caps->needs_draft && e->draft.model == NULL)
         return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter needs a second model: set [draft.model] path");
     if (caps->n_taps > 0 || caps->plans_rows || e->drafter.api->accept != NULL)
@@ -268,6 +271,9 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     if (e->bias_id == NULL || e->bias == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logit biases");
     for (int i = 0; i < n; i++) {
+        if (e->config->biases[i].token < 0 || e->config->biases[i].token >= e->target.info->vocab)
+            return sl_fail(err, SL_E_RANGE, "[sampling] logit_bias: token %d is outside of the vocabulary [0, %d)",
+                           (int)e->config->biases[i].token, e->target.info->vocab);
         e->bias_id[i] = e->config->biases[i].token;
         e->bias[i] = e->config->biases[i].bias;
     }

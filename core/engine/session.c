@@ -255,6 +255,8 @@ int sluice_session_load(sluice_session *s, const char *path, sluice_error *error
             status = sl_fail(&err, SL_E_DATA, "token %" PRId64 " has the id %d", i, s->tokens[i]);
     if (status >= 0)
         status = transfer(s, f, h.n_kv, SL_COPY_IMPORT, &err);
+    if (status >= 0 && fgetc(f) != EOF)
+        status = sl_fail(&err, SL_E_DATA, "the file goes on behind the last row");
     if (status >= 0) {
         s->n = h.n;
         s->n_kv = h.n_kv;

@@ -61,7 +61,7 @@ static int is_eos(const sluice_engine *e, int32_t token) {
 static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens, int32_t n, int32_t *kept, sluice_chunk_fn fn,
                       void *user, sl_error *err) {
     sli_request *r = s->request;
-    const char *text = NULL;
+    const char *text = "";
     size_t length = 0;
     sli_output_clear(&r->text);
     for (*kept = 0; *kept < n && r->finish == SLUICE_RUNNING;) {
@@ -71,7 +71,8 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
             r->finish = SLUICE_FINISH_EOS;
             break;
         }
-        SL_TRY(sli_token_stream_push(r->stream, token, &text, &length, err));
+        if (r->stream != NULL)
+            SL_TRY(sli_token_stream_push(r->stream, token, &text, &length, err));
         int hit = sli_output_push(&r->text, r->stop, text, length);
         if (hit < 0)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for the text of a step");
@@ -81,7 +82,9 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
             r->finish = SLUICE_FINISH_LENGTH;
     }
     if (r->finish != SLUICE_RUNNING && r->finish != SLUICE_FINISH_STOP) {
-        SL_TRY(sli_token_stream_flush(r->stream, &text, &length, err));
+        length = 0;
+        if (r->stream != NULL)
+            SL_TRY(sli_token_stream_flush(r->stream, &text, &length, err));
         if (sli_output_push(&r->text, r->stop, text, length) < 0 || sli_output_end(&r->text, r->stop) < 0)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for the text of a step");
     }
@@ -92,10 +95,12 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
     return SL_OK;
 }
 
+/* Told before a token is decided behind the prompt, so that nothing comes behind a request's end. */
 static void tell_prompt(sluice_session *s, sluice_chunk_fn fn, void *user) {
     if (s->request == NULL || fn == NULL)
         return;
-    sluice_chunk chunk = {.index = s->request->index, .finish = SLUICE_RUNNING, .text = "", .prompt_done = s->n_kv, .prompt_total = s->n};
+    sluice_chunk chunk = {.index = s->request->index, .finish = SLUICE_RUNNING, .text = "", .prompt_done = s->n_kv + s->n_rows,
+                          .prompt_total = s->n};
     if (fn(user, &chunk) != 0)
         s->request->finish = SLUICE_FINISH_CANCELLED;
 }
@@ -145,7 +150,11 @@ static sl_status decide(sluice_engine *e, int32_t i, sluice_chunk_fn fn, void *u
     for (int32_t r = 0; r < s->n_rows; r++)
         path[r] = r;
     s->n_emitted = 0;
-    if (s->wants_next) {
+    if (e->batch.stage[i] == SL_STAGE_PREFILL)
+        tell_prompt(s, fn, user);
+    if (s->wants_next && s->request->finish == SLUICE_FINISH_CANCELLED)
+        n_path--; /* the last row stays pending, so that the session can go on */
+    else if (s->wants_next) {
         const float *logits = e->logits + (int64_t)s->first_logits * e->target.info->vocab;
         SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
         int32_t n_draft = s->tree != NULL ? n_path - 1 : 0;
@@ -213,14 +222,11 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     for (int32_t i = 0; i < b->n_seqs; i++) {
         sluice_session *s = e->active[i];
         s->n_kv += e->path_begin[i + 1] - e->path_begin[i];
-        if (b->stage[i] == SL_STAGE_PREFILL)
-            tell_prompt(s, fn, user);
         e->stats.tokens += s->n_emitted;
         if (b->stage[i] != SL_STAGE_PREFILL)
             e->stats.emitted += s->n_emitted;
     }
     measure(e, sli_now() - begin, n_decoding);
-    if (n_decoding > 0)
-        SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
+    SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
     return SL_OK;
 }

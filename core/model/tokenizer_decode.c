@@ -11,6 +11,8 @@
 
 typedef struct step_state {
     sli_text held;
+    sli_text piece;  /* what a step makes of one piece; kept so that nothing is allocated from token to token */
+    sli_spans spans; /* likewise */
     size_t seen;    /* pieces that arrived */
     size_t dropped; /* characters stripped at the beginning */
     int begun;      /* something that is not stripped came */
@@ -53,19 +55,16 @@ static sl_status push_join(sli_token_stream *s, size_t k, const char *text, size
 
 static sl_status push_replace(sli_token_stream *s, size_t k, const char *text, size_t len, sl_error *err) {
     const sli_decode_step *step = &s->tok->decoder.steps[k];
-    sli_spans spans = {0};
-    sli_text piece = {0};
-    sl_status status = sli_pattern_cut(&step->pattern, text, len, &spans, err);
-    for (size_t i = 0; status == SL_OK && i < spans.n; i++) {
-        const sli_span *p = &spans.data[i];
-        status = p->match ? sli_text_add(&piece, step->content.data, step->content.len)
-                          : sli_text_add(&piece, text + p->start, p->end - p->start);
+    sli_spans *spans = &s->states[k].spans;
+    sli_text *piece = &s->states[k].piece;
+    spans->n = piece->len = 0;
+    SL_TRY(sli_pattern_cut(&step->pattern, text, len, spans, err));
+    for (size_t i = 0; i < spans->n; i++) {
+        const sli_span *p = &spans->data[i];
+        SL_TRY(p->match ? sli_text_add(piece, step->content.data, step->content.len)
+                        : sli_text_add(piece, text + p->start, p->end - p->start));
     }
-    if (status == SL_OK)
-        status = emit(s, k + 1, piece.data, piece.len, err);
-    sli_spans_free(&spans);
-    sli_text_free(&piece);
-    return status;
+    return emit(s, k + 1, piece->data, piece->len, err);
 }
 
 static int hex(char c) {
@@ -163,20 +162,17 @@ static int starts_with(const char *text, size_t len, const char *mark, size_t ma
 static sl_status push_metaspace(sli_token_stream *s, size_t k, const char *text, size_t len, sl_error *err) {
     const sli_decode_step *step = &s->tok->decoder.steps[k];
     int drop = s->states[k].seen++ == 0 && !step->keep_first;
-    sli_text piece = {0};
-    sl_status status = SL_OK;
-    for (size_t i = 0, used; i < len && status == SL_OK; i += used) {
+    sli_text *piece = &s->states[k].piece;
+    piece->len = 0;
+    for (size_t i = 0, used; i < len; i += used) {
         uint32_t c;
         used = sli_utf8_next(text + i, len - i, &c);
         if (!starts_with(text + i, len - i, step->mark, step->mark_len))
-            status = sli_text_add(&piece, text + i, used);
+            SL_TRY(sli_text_add(piece, text + i, used));
         else if (!drop)
-            status = sli_text_add(&piece, " ", 1);
+            SL_TRY(sli_text_add(piece, " ", 1));
     }
-    if (status == SL_OK)
-        status = emit(s, k + 1, piece.data, piece.len, err);
-    sli_text_free(&piece);
-    return status;
+    return emit(s, k + 1, piece->data, piece->len, err);
 }
 
 /* Strip, on each piece by itself. */
@@ -331,6 +327,21 @@ void sli_decoder_free(sli_decoder *d) {
 
 /* ---- streams ---------------------------------------------------------------------------------------------------- */
 
+/* Room for any usual token, so that pushing one allocates nothing; what is longer grows the buffer. */
+enum { ROOM_BYTES = 2048, ROOM_SPANS = 64 };
+
+static int reserve_text(sli_text *t) {
+    t->data = sli_alloc(SLI_TAG_MISC, ROOM_BYTES);
+    t->cap = t->data != NULL ? ROOM_BYTES : 0;
+    return t->data != NULL;
+}
+
+static int reserve_state(step_state *state) {
+    state->spans.data = sli_calloc(SLI_TAG_MISC, ROOM_SPANS, sizeof *state->spans.data);
+    state->spans.cap = state->spans.data != NULL ? ROOM_SPANS : 0;
+    return state->spans.data != NULL && reserve_text(&state->held) && reserve_text(&state->piece);
+}
+
 sl_status sli_token_stream_open(const sli_tokenizer *tok, unsigned flags, sli_token_stream **out, sl_error *err) {
     sli_token_stream *s = sli_alloc(SLI_TAG_MISC, sizeof *s);
     step_state *states = sli_calloc(SLI_TAG_MISC, tok->decoder.n, sizeof *states);
@@ -340,6 +351,13 @@ sl_status sli_token_stream_open(const sli_tokenizer *tok, unsigned flags, sli_to
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a token stream");
     }
     *s = (sli_token_stream){.tok = tok, .flags = flags, .states = states};
+    int ok = reserve_text(&s->out);
+    for (size_t k = 0; ok && k < tok->decoder.n; k++)
+        ok = reserve_state(&states[k]);
+    if (!ok) {
+        sli_token_stream_close(s);
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for a token stream");
+    }
     *out = s;
     return SL_OK;
 }
@@ -347,8 +365,11 @@ sl_status sli_token_stream_open(const sli_tokenizer *tok, unsigned flags, sli_to
 void sli_token_stream_close(sli_token_stream *s) {
     if (s == NULL)
         return;
-    for (size_t k = 0; k < s->tok->decoder.n; k++)
+    for (size_t k = 0; k < s->tok->decoder.n; k++) {
         sli_text_free(&s->states[k].held);
+        sli_text_free(&s->states[k].piece);
+        sli_spans_free(&s->states[k].spans);
+    }
     sli_free(s->states);
     sli_text_free(&s->out);
     sli_free(s);
@@ -374,7 +395,10 @@ static sl_status flush_steps(sli_token_stream *s, sl_error *err) {
     for (size_t k = 0; k < d->n; k++) {
         if (d->steps[k].flush != NULL)
             SL_TRY(d->steps[k].flush(s, k, err));
-        s->states[k] = (step_state){.held = {s->states[k].held.data, 0, s->states[k].held.cap}};
+        step_state *state = &s->states[k];
+        state->held.len = 0;
+        state->seen = state->dropped = 0;
+        state->begun = 0;
     }
     return SL_OK;
 }

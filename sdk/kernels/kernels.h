@@ -4,8 +4,8 @@
  *     k->rmsnorm(&(slk_norm){...}, 0, T);
  *     log("%s", k->rmsnorm_name);            "rmsnorm_avx512"
  *
- * No kernel allocates, blocks, keeps state or touches anything outside its arguments. Sizes and pointers are the caller's
- * responsibility (asserted in debug builds at most). All of them are safe in any thread.
+ * No kernel allocates, blocks, keeps state or touches anything outside its arguments. Sizes and pointers are the
+ * caller's responsibility (asserted in debug builds at most). All of them are safe in any thread.
  */
 #ifndef SLUICE_KERNELS_H
 #define SLUICE_KERNELS_H
@@ -21,12 +21,12 @@
 
 /* X(field, function type): every operation that has variants. The order is that of slk_kernel_name. */
 #define SLK_KERNEL_LIST(X)                                                                                             \
-    X(gemm_f32, slk_gemm_fn)         /* x f32, w f32 */                                                                \
-    X(gemm_f16, slk_gemm_fn)         /* x f32, w f16 */                                                                \
-    X(gemm_bf16, slk_gemm_fn)        /* x f32, w bf16 */                                                               \
-    X(gemm_bf16_bf16, slk_gemm_fn)   /* x bf16, w bf16: vdpbf16ps where there is one */                                \
-    X(gemm_q8, slk_gemm_fn)          /* x f32, w packed in 8 bits */                                                   \
-    X(gemm_q4, slk_gemm_fn)          /* x f32, w packed in 4 bits */                                                   \
+    X(gemm_f32, slk_gemm_fn)       /* x f32, w f32 */                                                                  \
+    X(gemm_f16, slk_gemm_fn)       /* x f32, w f16 */                                                                  \
+    X(gemm_bf16, slk_gemm_fn)      /* x f32, w bf16 */                                                                 \
+    X(gemm_bf16_bf16, slk_gemm_fn) /* x bf16, w bf16: vdpbf16ps where there is one */                                  \
+    X(gemm_q8, slk_gemm_fn)        /* x f32, w packed in 8 bits */                                                     \
+    X(gemm_q4, slk_gemm_fn)        /* x f32, w packed in 4 bits */                                                     \
     X(rmsnorm, slk_norm_fn)                                                                                            \
     X(rope, slk_rope_fn)                                                                                               \
     X(silu_mul, slk_act_fn)                                                                                            \
@@ -57,13 +57,14 @@ enum {
 #define SLK_KERNEL_INDEX_(op, type) SLK_KERNEL_##op,
     SLK_KERNEL_LIST(SLK_KERNEL_INDEX_)
 #undef SLK_KERNEL_INDEX_
-    SLK_KERNEL_COUNT
+        SLK_KERNEL_COUNT
 };
 
 /* The table for a set of SLK_ISA_* flags; flags that this machine lacks are dropped. Static, never NULL.  [any] */
 const slk_kernels *slk_kernels_for(uint32_t isa);
 
-/* Name of the variant that stands in the table for operation 0..SLK_KERNEL_COUNT-1, such as "gemm_q4_avx2". Static.  [any] */
+/* Name of the variant that stands in the table for operation 0..SLK_KERNEL_COUNT-1, such as "gemm_q4_avx2". Static.
+ * [any] */
 const char *slk_kernel_name(const slk_kernels *k, int op);
 
 /* Y = X W^T with the kernel for p's dtypes. p->x_dtype SL_BF16 needs w_dtype SL_BF16.  [worker] */

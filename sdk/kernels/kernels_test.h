@@ -45,7 +45,9 @@ static inline void *test_as_dtype(uint32_t dtype, float *x, size_t n) {
     return out;
 }
 
-static inline int test_range(uint64_t *rng, int lo, int hi) { return lo + (int)(test_next(rng) % (uint64_t)(hi - lo + 1)); }
+static inline int test_range(uint64_t *rng, int lo, int hi) {
+    return lo + (int)(test_next(rng) % (uint64_t)(hi - lo + 1));
+}
 
 /* Bit equality; names the first difference. */
 static inline void check_bits(const char *what, const float *a, const float *b, size_t n) {

@@ -19,7 +19,8 @@ static void host_offers_what_the_headers_promise(void **state) {
     (void)state;
     static const char *const always[] = {"sl.model/1", "sl.mem/1",     "sl.scratch/1", "sl.threads/1",
                                          "sl.cpu/1",   "sl.exec/1",    "sl.ops/1",     "sl.artifact/1",
-                                         "sl.rng/1",   "sl.metrics/1", "sl.sample/1",  "sl.work/1"};
+                                         "sl.rng/1",   "sl.metrics/1", "sl.sample/1",  "sl.work/1",
+                                         "sl.topk.prompt/1"};
     for (size_t i = 0; i < sizeof always / sizeof *always; i++)
         assert_true(sli_match_has(NULL, 0, NULL, 0, always[i]));
     assert_false(sli_match_has(NULL, 0, NULL, 0, "sl.select/1"));

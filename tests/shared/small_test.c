@@ -14,6 +14,7 @@ static const char *environment(const char *name) {
 }
 
 /* Output of `sluice ARGUMENTS`, which must succeed. Caller frees. */
+static char *run_command(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static char *run_command(const char *fmt, ...) {
     char arguments[2048], command[4096];
     va_list ap;

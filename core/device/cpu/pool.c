@@ -1,7 +1,10 @@
 /* The thread pool; see pool.h.
  *
  * One call is one epoch: the caller writes the job, sets `pending` and advances `epoch` (release); workers that see the
- * new epoch (acquire) do their range and count `pending` down (release), which the caller waits for (acquire). A worker
+ * new epoch (acquire) claim their range, do it and count `pending` down (release), which the caller waits for (acquire).
+ * A range that its worker has not begun when the caller is through with its own is claimed by the caller: on a machine
+ * where others compute too, a call need not wait for a thread that has no core. Every range is claimed once an epoch, so
+ * a claim for epoch e moves `claimed` from e - 1 to e, and a worker that comes late finds it moved. A worker
  * that goes to sleep first announces itself in `sleepers` and then looks at `epoch` once more; the caller advances
  * `epoch` first and then looks at `sleepers`. Both in sequentially consistent order, so one of them sees the other. */
 #include "pool.h"
@@ -30,6 +33,7 @@ enum {
 };
 
 typedef struct worker {
+    _Alignas(CACHE_LINE) _Atomic uint32_t claimed; /* the last epoch in which somebody took this worker's range */
     sli_pool *pool;
     pthread_t thread;
     int32_t index;
@@ -87,6 +91,15 @@ static void run_share(sli_pool *pool, int32_t w) {
     run(pool, pool->job.fn, pool->job.user, first * grain, last == units ? n : last * grain, w);
 }
 
+/* Does the range of workers[i] in this epoch unless somebody has begun it. */
+static void claim_share(sli_pool *pool, int32_t i, uint32_t epoch) {
+    uint32_t before = epoch - 1;
+    if (!atomic_compare_exchange_strong_explicit(&pool->workers[i].claimed, &before, epoch, memory_order_acq_rel, memory_order_relaxed))
+        return;
+    run_share(pool, pool->workers[i].index);
+    atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_release);
+}
+
 /* Sleeps until the epoch moves, a step begins or the pool ends. */
 static void sleep_until_called(sli_pool *pool, uint32_t seen) {
     pthread_mutex_lock(&pool->lock);
@@ -126,8 +139,7 @@ static void *work(void *arg) {
         if (now == seen)
             return NULL;
         seen = now;
-        run_share(pool, self->index);
-        atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_release);
+        claim_share(pool, self->index - 1, now);
     }
 }
 
@@ -229,10 +241,12 @@ void sli_pool_parallel_for(sli_pool *pool, int64_t n, int64_t grain, sl_range_fn
     pool->job.n = n;
     pool->job.grain = grain;
     atomic_store_explicit(&pool->pending, pool->n_workers - 1, memory_order_relaxed);
-    atomic_fetch_add(&pool->epoch, 1);
+    uint32_t epoch = atomic_fetch_add(&pool->epoch, 1) + 1;
     if (atomic_load(&pool->sleepers) != 0)
         wake_all(pool);
     run_share(pool, 0);
+    for (int32_t i = 0; i < pool->n_workers - 1; i++)
+        claim_share(pool, i, epoch);
     wait_for_workers(pool);
 }
 

@@ -1,7 +1,8 @@
 /* The thread pool: static contiguous splits, workers that spin while a step runs and sleep otherwise.
  *
  * parallel_for cuts n items into one range a worker. The cut depends on n, grain and the number of workers alone, never
- * on timing, and a worker always gets the same range for the same n, so that its caches stay warm from layer to layer.
+ * on timing; a worker gets the same range for the same n, so that its caches stay warm from layer to layer, unless the
+ * caller has to stand in for it.
  * One thread at a time calls; it works too, as worker 0. Nothing is allocated by a call.
  *
  * Waiting is layered, since the machine may have fewer free cores than the pool has workers: a short stretch of pauses,

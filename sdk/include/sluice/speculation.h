@@ -20,9 +20,10 @@ typedef struct sl_spec_caps {
     uint32_t lossless;         /* 0: accept is its own and changes the output distribution; reports say so */
     uint32_t needs_draft;      /* 1: needs the second model ([draft.model]) */
     uint32_t plans_rows;       /* 1: plan_rows is there */
-    uint32_t reserved0;
+    uint32_t topk_prompt;      /* 1: topk of every prompt row, too; the head then runs for all of them
+                                  ("sl.topk.prompt/1") */
 } sl_spec_caps;
-SL_ABI_STRUCT(sl_spec_caps, reserved0);
+SL_ABI_STRUCT(sl_spec_caps, topk_prompt);
 
 /* One sequence as a drafter sees it. [borrowed] */
 typedef struct sl_spec_seq {
@@ -66,13 +67,15 @@ typedef struct sl_propose {
 } sl_propose;
 SL_ABI_STRUCT(sl_propose, round);
 
-/* What became of the drafts of one step, the verified trees included (commit->batch->tree). Where taps of the prefill
- * stage were asked for, observe is called for prompt chunks too (commit->next = -1). [borrowed] */
+/* What became of the drafts of one step, the verified trees included (commit->batch->tree). Where topk or taps of the
+ * prefill stage were asked for, observe is called for steps of prompt chunks alone, too; inside a prompt commit->next is
+ * -1. [borrowed] */
 typedef struct sl_observe {
     uint64_t struct_size;
     const sl_commit *commit;
     const sl_spec_seq *const *seqs;       /* [n_seqs] after the step */
-    const int32_t *topk;                  /* [n_rows, caps.topk] ids, best first; NULL unless wanted */
+    const int32_t *topk;                  /* [n_rows, caps.topk] ids, best first, of raw logits; -1: the row has none,
+                                             as all rows of a prompt but the last; NULL unless wanted */
     const float *topk_logit;              /* likewise */
     const sl_tap_rows *const *taps;       /* [n_taps] */
     double draft_ms, verify_ms;

@@ -14,8 +14,10 @@ static void test_acts(void **state) {
     const int n_tables = test_tables(tables);
     uint64_t rng = 47;
     enum { N = 4099 };
-    float *g = test_normals(&rng, N, 4), *up = test_normals(&rng, N, 1), *y = test_alloc(N * sizeof *y), *part = test_alloc(N * sizeof *y);
-    static const float special[] = {0, -0.0f, 1e-30f, -1e-30f, 80, -80, 88.8f, -88.8f, 1000, -1000, 3e38f, -1e19f, INFINITY};
+    float *g = test_normals(&rng, N, 4), *up = test_normals(&rng, N, 1), *y = test_alloc(N * sizeof *y),
+          *part = test_alloc(N * sizeof *y);
+    static const float special[] = {0,      -0.0f, 1e-30f, -1e-30f, 80,     -80,     88.8f,
+                                    -88.8f, 1000,  -1000,  3e38f,   -1e19f, INFINITY};
     memcpy(g, special, sizeof special);
     for (int i = 0; i < n_tables; i++)
         for (int gelu = 0; gelu < 2; gelu++)
@@ -26,8 +28,9 @@ static void test_acts(void **state) {
                 for (int j = 0; j < N; j++) {
                     const double want = isinf(g[j]) ? INFINITY : want_act(gelu, g[j]) * (with_up ? up[j] : 1);
                     if (isinf(g[j]) ? !isinf(y[j]) : !(fabs(y[j] - want) <= (gelu ? 2e-5 : 4e-7) * fabs(want) + 1e-35))
-                        fail_msg("%s(%.9g): %.9g, expected %.9g", gelu ? tables[i]->gelu_mul_name : tables[i]->silu_mul_name,
-                                 (double)g[j], (double)y[j], want);
+                        fail_msg("%s(%.9g): %.9g, expected %.9g",
+                                 gelu ? tables[i]->gelu_mul_name : tables[i]->silu_mul_name, (double)g[j], (double)y[j],
+                                 want);
                 }
                 for (int at = 0; at < N;) { /* an element does not depend on where it stands */
                     const int n = test_range(&rng, 1, N - at < 50 ? N - at : 50);
@@ -101,6 +104,7 @@ static void test_exp(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acts), cmocka_unit_test(test_softmax), cmocka_unit_test(test_exp)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_acts), cmocka_unit_test(test_softmax),
+                                       cmocka_unit_test(test_exp)};
     return cmocka_run_group_tests_name("act", tests, NULL, NULL);
 }

@@ -20,8 +20,12 @@ V_INLINE void act_rows(int gelu, const slk_act *p, int64_t row_begin, int64_t ro
         }
 }
 
-static void V_SUFFIX(silu_mul)(const slk_act *p, int64_t row_begin, int64_t row_end) { act_rows(0, p, row_begin, row_end); }
-static void V_SUFFIX(gelu_mul)(const slk_act *p, int64_t row_begin, int64_t row_end) { act_rows(1, p, row_begin, row_end); }
+static void V_SUFFIX(silu_mul)(const slk_act *p, int64_t row_begin, int64_t row_end) {
+    act_rows(0, p, row_begin, row_end);
+}
+static void V_SUFFIX(gelu_mul)(const slk_act *p, int64_t row_begin, int64_t row_end) {
+    act_rows(1, p, row_begin, row_end);
+}
 
 static float V_SUFFIX(softmax)(float *x, int64_t n) {
     vf top = v_set1(-INFINITY), sum = v_zero();

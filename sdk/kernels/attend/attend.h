@@ -1,13 +1,13 @@
 /* Attention of query rows over the rows of a key-value store, one KV head a call.
  *
- * Keys are named by *slots*. A slot is row (slot % page_rows) of page (slot / page_rows); a contiguous store is one big page.
- * What a query row sees is an ordered list of slots: two intervals and an explicit list, in this order. The index in that
- * list is the key's *rank*.
+ * Keys are named by *slots*. A slot is row (slot % page_rows) of page (slot / page_rows); a contiguous store is one big
+ * page. What a query row sees is an ordered list of slots: two intervals and an explicit list, in this order. The index
+ * in that list is the key's *rank*.
  *
- * Determinism: ranks are taken in blocks of SLK_ATTEND_BLOCK with a running softmax, and SLK_ATTEND_SEGMENT ranks make a part with a
- * softmax of its own; parts are joined in order. So, within one instruction set and dtype, o and lse of a row depend on its
- * ordered list of keys and values only: not on slots, pages, intervals against lists, other rows of the call, the group
- * size, or which worker computed which part.
+ * Determinism: ranks are taken in blocks of SLK_ATTEND_BLOCK with a running softmax, and SLK_ATTEND_SEGMENT ranks make
+ * a part with a softmax of its own; parts are joined in order. So, within one instruction set and dtype, o and lse of a
+ * row depend on its ordered list of keys and values only: not on slots, pages, intervals against lists, other rows of
+ * the call, the group size, or which worker computed which part.
  */
 #ifndef SLUICE_KERNELS_ATTEND_H
 #define SLUICE_KERNELS_ATTEND_H
@@ -24,7 +24,8 @@ typedef struct slk_paged {
     uint32_t dtype;           /* SL_F32, SL_F16, SL_BF16; rows aligned to their element */
 } slk_paged;
 
-/* Slots that one query row sees: [lo[0], hi[0]), then [lo[1], hi[1]), then slots[0..n_slots). Empty intervals: hi <= lo. */
+/* Slots that one query row sees: [lo[0], hi[0]), then [lo[1], hi[1]), then slots[0..n_slots). Empty intervals: hi <=
+ * lo. */
 typedef struct slk_visible {
     int32_t lo[2], hi[2];
     const int32_t *slots;
@@ -32,25 +33,26 @@ typedef struct slk_visible {
 } slk_visible;
 
 typedef struct slk_attend {
-    const float *q;          /* query r, head g of the group: q + r * q_row + g * q_head, d_k elements */
+    const float *q; /* query r, head g of the group: q + r * q_row + g * q_head, d_k elements */
     int64_t q_row, q_head;
-    float *o;                /* the same way, d_v elements; zeros for a row that sees nothing */
+    float *o; /* the same way, d_v elements; zeros for a row that sees nothing */
     int64_t o_row, o_head;
-    float *lse;              /* log(sum(exp(scaled scores))) at r * lse_row + g, -inf for a row that sees nothing; or NULL */
+    float *lse; /* log(sum(exp(scaled scores))) at r * lse_row + g, -inf for a row that sees nothing; or NULL */
     int64_t lse_row;
     slk_paged k, v;          /* v may name the same rows as k */
     int64_t page_rows;       /* > 0 */
     const slk_visible *rows; /* [n_rows] */
     int64_t n_rows;
-    int64_t group;           /* query heads that share this KV head */
+    int64_t group; /* query heads that share this KV head */
     int64_t d_k, d_v;
-    float scale;             /* scores = scale * q.k */
-    float *scores;           /* raw scaled scores of rank i at r * scores_row + g * scores_head + i; or NULL */
+    float scale;   /* scores = scale * q.k */
+    float *scores; /* raw scaled scores of rank i at r * scores_row + g * scores_head + i; or NULL */
     int64_t scores_row, scores_head;
-    float *prob_sum;         /* prob_sum[slot] += softmax probability, over all rows and heads of the call; needs scores; or NULL */
-    float *parts;            /* not NULL: write parts instead of o, lse and prob_sum, see below */
+    float *prob_sum; /* prob_sum[slot] += softmax probability, over all rows and heads of the call; needs scores; or
+                        NULL */
+    float *parts;    /* not NULL: write parts instead of o, lse and prob_sum, see below */
     int64_t first_part, n_parts;
-    void *scratch;           /* slk_attend_scratch_bytes(), aligned to 64; for this call alone */
+    void *scratch; /* slk_attend_scratch_bytes(), aligned to 64; for this call alone */
 } slk_attend;
 
 /* Bytes of scratch for a call with this group and head sizes, any number of rows. */
@@ -61,11 +63,14 @@ static inline int64_t slk_visible_count(const slk_visible *v) {
     const int64_t a = (int64_t)v->hi[0] - v->lo[0], b = (int64_t)v->hi[1] - v->lo[1];
     return (a > 0 ? a : 0) + (b > 0 ? b : 0) + v->n_slots;
 }
-static inline int64_t slk_attend_parts(int64_t n_keys) { return (n_keys + SLK_ATTEND_SEGMENT - 1) / SLK_ATTEND_SEGMENT; }
+static inline int64_t slk_attend_parts(int64_t n_keys) {
+    return (n_keys + SLK_ATTEND_SEGMENT - 1) / SLK_ATTEND_SEGMENT;
+}
 
-/* All rows of the call. With `parts`: only parts [first_part, first_part + n_parts) of each row, so that workers can share a
- * long row. Part p of (r, g) goes to parts + ((r * group + g) * n_parts + p - first_part) * (2 + d_v): the largest score, the sum
- * of exponentials and the weighted sum of values; -inf, 0 and zeros where the row has no such part.  [worker] */
+/* All rows of the call. With `parts`: only parts [first_part, first_part + n_parts) of each row, so that workers can
+ * share a long row. Part p of (r, g) goes to parts + ((r * group + g) * n_parts + p - first_part) * (2 + d_v): the
+ * largest score, the sum of exponentials and the weighted sum of values; -inf, 0 and zeros where the row has no such
+ * part.  [worker] */
 typedef void (*slk_attend_fn)(const slk_attend *p);
 
 /* Joins n parts, ascending from part 0 and one behind the other, into o [d_v] and *lse (or NULL). Bit-equal to

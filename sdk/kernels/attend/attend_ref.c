@@ -15,8 +15,8 @@ static float elem(const void *row, uint32_t dtype, int64_t i) {
 }
 
 /* One part: part[0] largest score, part[1] sum of exponentials, part[2..] weighted sum of values. */
-static void compute_part(const slk_attend *p, const slk_visible *v, const float *q, int64_t first, int64_t n, float *scores,
-                         float *part) {
+static void compute_part(const slk_attend *p, const slk_visible *v, const float *q, int64_t first, int64_t n,
+                         float *scores, float *part) {
     int32_t slots[SEG];
     const void *rows[SEG];
     float score[SEG], max = -INFINITY, *o = part + 2;

@@ -35,7 +35,8 @@ static inline void attend_addresses(const slk_paged *s, int64_t page_rows, const
 }
 
 /* Adds the probabilities of ranks [first, first + n), n <= SLK_ATTEND_BLOCK, to the sums of their slots. */
-static inline void attend_add_probs(float *prob_sum, const slk_visible *v, int64_t first, int64_t n, const float *probs) {
+static inline void attend_add_probs(float *prob_sum, const slk_visible *v, int64_t first, int64_t n,
+                                    const float *probs) {
     int32_t slots[SLK_ATTEND_BLOCK];
     attend_slots(v, first, n, slots);
     for (int64_t i = 0; i < n; i++)

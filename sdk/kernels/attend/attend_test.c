@@ -3,14 +3,15 @@
 
 /* A store of one or two KV heads with pages in shuffled order, filled from logical rows; slot s holds row s. */
 typedef struct store {
-    float *rows;              /* [n, heads * d], rounded to dtype */
-    void *bytes;              /* [pages, page_rows, heads * d] */
+    float *rows; /* [n, heads * d], rounded to dtype */
+    void *bytes; /* [pages, page_rows, heads * d] */
     const void **pages;
     int64_t n, page_rows, d, heads;
     uint32_t dtype;
 } store;
 
-static store make_store(uint64_t *rng, uint32_t dtype, int64_t n, int64_t page_rows, int64_t d, int64_t heads, float scale) {
+static store make_store(uint64_t *rng, uint32_t dtype, int64_t n, int64_t page_rows, int64_t d, int64_t heads,
+                        float scale) {
     store s = {.n = n, .page_rows = page_rows, .d = d, .heads = heads, .dtype = dtype};
     const int64_t pages = (n + page_rows - 1) / page_rows, width = heads * d, size = dtype == SL_F32 ? 4 : 2;
     s.rows = test_normals(rng, (size_t)(pages * page_rows * width), scale);
@@ -43,8 +44,8 @@ static int32_t slot_at(const slk_visible *v, int64_t rank) {
 }
 
 /* The definition in double: o, lse and scores of one query. */
-static double exact(const slk_visible *v, const store *k, const store *val, int64_t head, const float *q, float scale, double *o,
-                    double *scores) {
+static double exact(const slk_visible *v, const store *k, const store *val, int64_t head, const float *q, float scale,
+                    double *o, double *scores) {
     const int64_t n = slk_visible_count(v);
     double max = -INFINITY, sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -76,8 +77,8 @@ typedef struct call {
     int64_t head, most;
 } call;
 
-static call make_call(uint64_t *rng, uint32_t dtype, int64_t slots, int64_t page_rows, int64_t group, int64_t d_k, int64_t d_v,
-                      const slk_visible *rows, int64_t n_rows) {
+static call make_call(uint64_t *rng, uint32_t dtype, int64_t slots, int64_t page_rows, int64_t group, int64_t d_k,
+                      int64_t d_v, const slk_visible *rows, int64_t n_rows) {
     call c = {.head = 1};
     c.k = make_store(rng, dtype, slots, page_rows, d_k, 2, 1);
     c.v = make_store(rng, dtype, slots, page_rows, d_v, 2, 1);
@@ -90,11 +91,27 @@ static call make_call(uint64_t *rng, uint32_t dtype, int64_t slots, int64_t page
     c.scores = test_normals(rng, (size_t)(queries * c.most), 1);
     c.prob_sum = test_alloc((size_t)((slots + page_rows) * (int64_t)sizeof(float)));
     memset(c.prob_sum, 0, (size_t)(slots + page_rows) * sizeof(float));
-    c.p = (slk_attend){.q = c.q, .q_row = group * d_k, .q_head = d_k, .o = c.o, .o_row = group * d_v, .o_head = d_v,
-                       .lse = c.lse, .lse_row = group, .k = paged(&c.k, 1), .v = paged(&c.v, 1), .page_rows = page_rows,
-                       .rows = rows, .n_rows = n_rows, .group = group, .d_k = d_k, .d_v = d_v,
-                       .scale = (float)(1.5 / sqrt((double)d_k)), .scores = c.scores, .scores_row = group * c.most,
-                       .scores_head = c.most, .prob_sum = c.prob_sum};
+    c.p = (slk_attend){.q = c.q,
+                       .q_row = group * d_k,
+                       .q_head = d_k,
+                       .o = c.o,
+                       .o_row = group * d_v,
+                       .o_head = d_v,
+                       .lse = c.lse,
+                       .lse_row = group,
+                       .k = paged(&c.k, 1),
+                       .v = paged(&c.v, 1),
+                       .page_rows = page_rows,
+                       .rows = rows,
+                       .n_rows = n_rows,
+                       .group = group,
+                       .d_k = d_k,
+                       .d_v = d_v,
+                       .scale = (float)(1.5 / sqrt((double)d_k)),
+                       .scores = c.scores,
+                       .scores_row = group * c.most,
+                       .scores_head = c.most,
+                       .prob_sum = c.prob_sum};
     c.p.scratch = aligned_alloc(64, (size_t)(slk_attend_scratch_bytes(group, d_k, d_v) + 63) / 64 * 64);
     assert_non_null(c.p.scratch);
     return c;
@@ -115,7 +132,8 @@ static void check_call(const char *name, const call *c) {
     for (int64_t r = 0; r < p->n_rows; r++)
         for (int64_t g = 0; g < p->group; g++) {
             const slk_visible *v = &p->rows[r];
-            const double lse = exact(v, &c->k, &c->v, c->head, p->q + r * p->q_row + g * p->q_head, p->scale, o, scores);
+            const double lse =
+                exact(v, &c->k, &c->v, c->head, p->q + r * p->q_row + g * p->q_head, p->scale, o, scores);
             const float got = p->lse[r * p->lse_row + g];
             if (isinf(lse) ? got != -INFINITY : !(fabs(got - lse) < 4e-6))
                 fail_msg("%s: lse of row %d head %d: %.9g, expected %.9g", name, (int)r, (int)g, (double)got, lse);
@@ -131,7 +149,8 @@ static void check_call(const char *name, const call *c) {
         }
     for (int64_t s = 0; s < n_slots; s++)
         if (!(fabs(p->prob_sum[s] - sums[s]) <= 1e-5 * (1 + sums[s])))
-            fail_msg("%s: probabilities of slot %d: %.9g, expected %.9g", name, (int)s, (double)p->prob_sum[s], sums[s]);
+            fail_msg("%s: probabilities of slot %d: %.9g, expected %.9g", name, (int)s, (double)p->prob_sum[s],
+                     sums[s]);
     free(o), free(scores), free(sums);
 }
 
@@ -144,7 +163,8 @@ static void check_company(const slk_kernels *k, call *c, uint64_t *rng) {
     one.prob_sum = NULL, one.scores = NULL;
     for (int64_t r = 0, n; r < p->n_rows; r += n) {
         n = test_range(rng, 1, (int)(p->n_rows - r < 3 ? p->n_rows - r : 3));
-        one.q = p->q + r * p->q_row, one.o = o + r * p->o_row, one.lse = lse + r * p->lse_row, one.rows = p->rows + r, one.n_rows = n;
+        one.q = p->q + r * p->q_row, one.o = o + r * p->o_row, one.lse = lse + r * p->lse_row, one.rows = p->rows + r,
+        one.n_rows = n;
         k->attend(&one);
     }
     check_bits("rows in other company", p->o, o, (size_t)n_o);
@@ -157,8 +177,10 @@ static void check_company(const slk_kernels *k, call *c, uint64_t *rng) {
     }
     check_bits("heads alone", p->o, o, (size_t)n_o);
 
-    const int64_t parts = slk_attend_parts(c->most) + 1, width = 2 + p->d_v; /* one more than there is: it must be empty */
-    float *all = test_alloc((size_t)(n_q * parts * width) * sizeof *all), *some = test_alloc((size_t)(n_q * parts * width) * sizeof *some);
+    const int64_t parts = slk_attend_parts(c->most) + 1,
+                  width = 2 + p->d_v; /* one more than there is: it must be empty */
+    float *all = test_alloc((size_t)(n_q * parts * width) * sizeof *all),
+          *some = test_alloc((size_t)(n_q * parts * width) * sizeof *some);
     one = *p;
     one.prob_sum = NULL, one.scores = NULL;
     for (int64_t first = 0, n; first < parts; first += n) {
@@ -175,8 +197,8 @@ static void check_company(const slk_kernels *k, call *c, uint64_t *rng) {
     free(o), free(lse), free(all), free(some);
 }
 
-static void try_call(uint64_t *rng, uint32_t dtype, int64_t slots, int64_t page_rows, int64_t group, int64_t d_k, int64_t d_v,
-                     const slk_visible *rows, int64_t n_rows) {
+static void try_call(uint64_t *rng, uint32_t dtype, int64_t slots, int64_t page_rows, int64_t group, int64_t d_k,
+                     int64_t d_v, const slk_visible *rows, int64_t n_rows) {
     const slk_kernels *tables[SLK_ISA_END];
     const int n_tables = test_tables(tables);
     call c = make_call(rng, dtype, slots, page_rows, group, d_k, d_v, rows, n_rows);
@@ -208,7 +230,7 @@ static void test_causal(void **state) {
     slk_visible rows[70] = {{{0}, {0}, NULL, 0}};
     for (int r = 0; r < 70; r++)
         rows[r].hi[0] = r + 1;
-    try_call(&rng, SL_BF16, 80, 32, 1, 64, 64, rows, 70);  /* more rows than a tile */
+    try_call(&rng, SL_BF16, 80, 32, 1, 64, 64, rows, 70); /* more rows than a tile */
     try_call(&rng, SL_F16, 80, 16, 3, 32, 32, rows, 70);
     try_call(&rng, SL_F32, 80, 1000, 70, 16, 24, rows, 3); /* a group larger than a tile, one page */
     try_call(&rng, SL_F32, 80, 1, 2, 16, 16, rows, 5);     /* pages of one row */
@@ -237,8 +259,8 @@ static void test_programs(void **state) {
             case 0: v->lo[0] = 0, v->hi[0] = 4, v->lo[1] = 100 + r, v->hi[1] = 150 + r; break; /* sinks and a window */
             case 1: v->hi[0] = 90, v->slots = lists[r], v->n_slots = test_range(&rng, 0, 9); break; /* tree node */
             case 2: v->slots = lists[r], v->n_slots = test_range(&rng, 0, 200); break;              /* selection */
-            case 3: v->slots = lists[0], v->n_slots = 77; break;                                      /* the same for many */
-            default: v->lo[0] = 5, v->hi[0] = 3; break;                                               /* nothing */
+            case 3: v->slots = lists[0], v->n_slots = 77; break; /* the same for many */
+            default: v->lo[0] = 5, v->hi[0] = 3; break;          /* nothing */
             }
         }
         try_call(&rng, dtypes[t % 3], 300, 16, test_range(&rng, 1, 9), 64, 32, rows, n);
@@ -263,8 +285,10 @@ static void test_tree_equals_chain(void **state) {
         const int64_t size = dtypes[t] == SL_F32 ? 4 : 2, width = 2 * D * size;
         for (int i = 0; i < PREFIX + PATH; i++) { /* b's store: the path's rows in consecutive slots, other pages */
             const int from = i < PREFIX ? i : path[i - PREFIX];
-            memcpy((char *)b.k.pages[i / 7] + i % 7 * width, (const char *)a.k.pages[from / 16] + from % 16 * width, (size_t)width);
-            memcpy((char *)b.v.pages[i / 7] + i % 7 * width, (const char *)a.v.pages[from / 16] + from % 16 * width, (size_t)width);
+            memcpy((char *)b.k.pages[i / 7] + i % 7 * width, (const char *)a.k.pages[from / 16] + from % 16 * width,
+                   (size_t)width);
+            memcpy((char *)b.v.pages[i / 7] + i % 7 * width, (const char *)a.v.pages[from / 16] + from % 16 * width,
+                   (size_t)width);
         }
         memcpy(b.q, a.q + (PATH - 1) * G * D, G * D * sizeof *b.q);
         for (int i = 0; i < n_tables; i++) {
@@ -309,7 +333,8 @@ static void test_lse_merge(void **state) {
     const int n_tables = test_tables(tables);
     uint64_t rng = 31;
     enum { D = 37, N = 100, CUT = 63 };
-    const slk_visible whole[4] = {{{0}, {N}, NULL, 0}, {{0}, {CUT}, NULL, 0}, {{CUT}, {N}, NULL, 0}, {{0}, {0}, NULL, 0}};
+    const slk_visible whole[4] = {
+        {{0}, {N}, NULL, 0}, {{0}, {CUT}, NULL, 0}, {{CUT}, {N}, NULL, 0}, {{0}, {0}, NULL, 0}};
     for (int i = 0; i < n_tables; i++) {
         call c = make_call(&rng, SL_F32, N, 16, 1, D, D, whole, 4);
         for (int r = 1; r < 4; r++)
@@ -330,8 +355,9 @@ static void test_lse_merge(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_causal),   cmocka_unit_test(test_long_rows), cmocka_unit_test(test_programs),
-        cmocka_unit_test(test_tree_equals_chain), cmocka_unit_test(test_extremes), cmocka_unit_test(test_lse_merge),
+        cmocka_unit_test(test_causal),   cmocka_unit_test(test_long_rows),
+        cmocka_unit_test(test_programs), cmocka_unit_test(test_tree_equals_chain),
+        cmocka_unit_test(test_extremes), cmocka_unit_test(test_lse_merge),
     };
     return cmocka_run_group_tests_name("attend", tests, NULL, NULL);
 }

@@ -1,10 +1,11 @@
 /* Attention over vectors.
  *
- * Query rows go in tiles of about 64 (row, head) pairs. Rows whose block of 32 ranks names the same slots meet it together:
- * with more than four queries the block's keys and values are first widened to f32 in scratch, else they are read in place.
- * What a query gets never depends on its company:
- *   score   one chain of FMA over d in VL lanes, then v_sums; any tile shape sums alike
- *   output  element d is one chain over ranks: decay * o, then fma(p[rank], v[rank][d], o)
+ * Query rows go in tiles of about 64 (row, head) pairs. Rows whose block of 32 ranks names the same slots meet it
+ * together: with more than four queries the block's keys and values are first widened to f32 in scratch, else they are
+ * read in place. What a query gets never depends on its company:
+ *
+ *     score    one chain of FMA over d in VL lanes, then v_sums; any tile shape sums alike
+ *     output   element d is one chain over ranks: decay * o, then fma(p[rank], v[rank][d], o)
  */
 #include "attend_scratch.h"
 #include "attend_slots.h"
@@ -35,7 +36,7 @@ V_INLINE vf dots(int kind, int mr, int nr, const float *const *q, const void *co
                 acc[i * nr + j] = v_fma(qv[i], kv, acc[i * nr + j]);
         }
     }
-    if (d < n)
+    if (d < n) {
         V_UNROLL
         for (int j = 0; j < nr; j++) {
             const vf kv = v_load_kind_n(kind, k[j], d, n - d);
@@ -43,6 +44,7 @@ V_INLINE vf dots(int kind, int mr, int nr, const float *const *q, const void *co
             for (int i = 0; i < mr; i++)
                 acc[i * nr + j] = v_fma(v_load_n(q[i] + d, n - d), kv, acc[i * nr + j]);
         }
+    }
     V_UNROLL
     for (int lane = 0; lane < VL; lane++)
         in[V_SUMS_INDEX(lane)] = acc[lane];
@@ -50,7 +52,8 @@ V_INLINE vf dots(int kind, int mr, int nr, const float *const *q, const void *co
 }
 
 /* Unscaled scores of mr queries and `count` keys; k has BLOCK entries, filled up with valid addresses. */
-V_INLINE void score_rows(int kind, int mr, const float *const *q, const void *const *k, int64_t count, int64_t d_k, float *out) {
+V_INLINE void score_rows(int kind, int mr, const float *const *q, const void *const *k, int64_t count, int64_t d_k,
+                         float *out) {
     const int nr = mr == 1 ? VL : mr == 2 ? VL / 2 : VL / 4;
     for (int64_t j = 0; j < count; j += nr) {
         float sum[VL];
@@ -61,8 +64,8 @@ V_INLINE void score_rows(int kind, int mr, const float *const *q, const void *co
     }
 }
 
-V_INLINE void score_kind(int kind, const slk_attend *p, const float *const *q, int64_t n_q, const void *const *k, int64_t count,
-                         float *out) {
+V_INLINE void score_kind(int kind, const slk_attend *p, const float *const *q, int64_t n_q, const void *const *k,
+                         int64_t count, float *out) {
     for (; n_q > 0; n_q -= 4, q += 4, out += 4 * BLOCK)
         switch (n_q) {
         case 1: score_rows(kind, 1, q, k, count, p->d_k, out); break;
@@ -72,8 +75,8 @@ V_INLINE void score_kind(int kind, const slk_attend *p, const float *const *q, i
         }
 }
 
-static void score(int kind, const slk_attend *p, const float *const *q, int64_t n_q, const void *const *k, int64_t count,
-                  float *out) {
+static void score(int kind, const slk_attend *p, const float *const *q, int64_t n_q, const void *const *k,
+                  int64_t count, float *out) {
     switch (kind) {
     case KIND_F32: score_kind(KIND_F32, p, q, n_q, k, count, out); break;
     case KIND_F16: score_kind(KIND_F16, p, q, n_q, k, count, out); break;
@@ -83,20 +86,23 @@ static void score(int kind, const slk_attend *p, const float *const *q, int64_t 
 
 /* ---- weighted sums of values ----------------------------------------------------------------------------------- */
 
-/* o[i][d .. d + nv * VL) += sum of p[i][j] v[j] for j in [j0, j1); valid: elements of the last vector that exist in v. */
-V_INLINE void values_tile(int kind, int mr, int nv, float *o, int64_t ld_o, const float *p, const void *const *v, int64_t j0,
-                          int64_t j1, int64_t d, int64_t valid) {
+/* o[i][d .. d + nv * VL) += sum of p[i][j] v[j] for j in [j0, j1); valid: elements of the last vector that exist in v.
+ */
+V_INLINE void values_tile(int kind, int mr, int nv, float *o, int64_t ld_o, const float *p, const void *const *v,
+                          int64_t j0, int64_t j1, int64_t d, int64_t valid) {
     vf acc[4 * 4 > VL ? 4 * 4 : VL];
     V_UNROLL
-    for (int i = 0; i < mr; i++)
+    for (int i = 0; i < mr; i++) {
         V_UNROLL
         for (int c = 0; c < nv; c++)
             acc[i * nv + c] = v_load(o + i * ld_o + d + c * VL);
+    }
     for (int64_t j = j0; j < j1; j++) {
         vf vv[8];
         V_UNROLL
         for (int c = 0; c < nv; c++)
-            vv[c] = c == nv - 1 && valid < VL ? v_load_kind_n(kind, v[j], d + c * VL, valid) : v_load_kind(kind, v[j], d + c * VL);
+            vv[c] = c == nv - 1 && valid < VL ? v_load_kind_n(kind, v[j], d + c * VL, valid)
+                                              : v_load_kind(kind, v[j], d + c * VL);
         V_UNROLL
         for (int i = 0; i < mr; i++) {
             const vf w = v_set1(p[i * BLOCK + j]);
@@ -106,15 +112,16 @@ V_INLINE void values_tile(int kind, int mr, int nv, float *o, int64_t ld_o, cons
         }
     }
     V_UNROLL
-    for (int i = 0; i < mr; i++)
+    for (int i = 0; i < mr; i++) {
         V_UNROLL
         for (int c = 0; c < nv; c++)
             v_store(o + i * ld_o + d + c * VL, acc[i * nv + c]);
+    }
 }
 
 /* All of d_v for mr queries. */
-V_INLINE void values_rows(int kind, int mr, float *o, int64_t ld_o, const float *p, const void *const *v, int64_t j0, int64_t j1,
-                          int64_t d_v) {
+V_INLINE void values_rows(int kind, int mr, float *o, int64_t ld_o, const float *p, const void *const *v, int64_t j0,
+                          int64_t j1, int64_t d_v) {
     const int nv = mr == 1 ? 8 : VL / 4;
     int64_t d = 0;
     for (; d + nv * VL <= d_v; d += nv * VL)
@@ -126,8 +133,8 @@ V_INLINE void values_rows(int kind, int mr, float *o, int64_t ld_o, const float 
 }
 
 /* counts[i]: keys of query i. Queries of a tile go together as far as all of them have keys, then one by one. */
-V_INLINE void values_kind(int kind, const slk_attend *p, float *o, int64_t ld_o, const float *w, int64_t n_q, const void *const *v,
-                          const int32_t *counts) {
+V_INLINE void values_kind(int kind, const slk_attend *p, float *o, int64_t ld_o, const float *w, int64_t n_q,
+                          const void *const *v, const int32_t *counts) {
     for (int64_t q = 0; q < n_q; q += 4) {
         const int64_t mr = n_q - q < 4 ? n_q - q : 4;
         float *oq = o + q * ld_o;
@@ -147,8 +154,8 @@ V_INLINE void values_kind(int kind, const slk_attend *p, float *o, int64_t ld_o,
     }
 }
 
-static void values(int kind, const slk_attend *p, float *o, int64_t ld_o, const float *w, int64_t n_q, const void *const *v,
-                   const int32_t *counts) {
+static void values(int kind, const slk_attend *p, float *o, int64_t ld_o, const float *w, int64_t n_q,
+                   const void *const *v, const int32_t *counts) {
     switch (kind) {
     case KIND_F32: values_kind(KIND_F32, p, o, ld_o, w, n_q, v, counts); break;
     case KIND_F16: values_kind(KIND_F16, p, o, ld_o, w, n_q, v, counts); break;
@@ -213,9 +220,10 @@ static void soften(const slk_attend *p, const attend_scratch *s, int64_t q0, int
     }
 }
 
-/* Rows [r0, r1) of the tile that begins at row `tile`; they see prefixes of the same `count` slots, at ranks from `first`. */
-static void block_of_rows(const slk_attend *p, const attend_scratch *s, int64_t tile, int64_t r0, int64_t r1, int64_t first,
-                          const int32_t *slots, int64_t count, const int32_t *row_counts) {
+/* Rows [r0, r1) of the tile that begins at row `tile`; they see prefixes of the same `count` slots, at ranks from
+ * `first`. */
+static void block_of_rows(const slk_attend *p, const attend_scratch *s, int64_t tile, int64_t r0, int64_t r1,
+                          int64_t first, const int32_t *slots, int64_t count, const int32_t *row_counts) {
     const void *k[BLOCK], *v[BLOCK];
     const int64_t n_q = (r1 - r0) * p->group;
     int kind_k = kind_of(p->k.dtype), kind_v = kind_of(p->v.dtype);
@@ -272,7 +280,8 @@ static void block_of_tile(const slk_attend *p, const attend_scratch *s, int64_t 
 /* ---- parts ----------------------------------------------------------------------------------------------------- */
 
 /* The running result (max, sum, o) takes in a part. */
-V_INLINE void join_part(float *max, float *sum, float *o, float part_max, float part_sum, const float *part_o, int64_t d_v) {
+V_INLINE void join_part(float *max, float *sum, float *o, float part_max, float part_sum, const float *part_o,
+                        int64_t d_v) {
     if (part_max == -INFINITY)
         return;
     const float top = *max > part_max ? *max : part_max, a = v_exp1(*max - top), b = v_exp1(part_max - top);
@@ -309,7 +318,8 @@ static void V_SUFFIX(attend_join)(const float *parts, int64_t n, int64_t d_v, fl
 
 /* ---- the operation --------------------------------------------------------------------------------------------- */
 
-static void part_of_tile(const slk_attend *p, const attend_scratch *s, int64_t tile, int64_t end, int64_t part, int64_t most) {
+static void part_of_tile(const slk_attend *p, const attend_scratch *s, int64_t tile, int64_t end, int64_t part,
+                         int64_t most) {
     const int64_t n_q = (end - tile) * p->group;
     for (int64_t i = 0; i < n_q; i++)
         s->max[i] = -INFINITY, s->sum[i] = 0;
@@ -349,8 +359,9 @@ static void tile_to_output(const slk_attend *p, const attend_scratch *s, int64_t
     for (int64_t part = 0; part * SEGMENT < most; part++) {
         part_of_tile(p, s, tile, end, part, most);
         for (int64_t i = 0; i < n_q; i++)
-            join_part(&s->all_max[i], &s->all_sum[i], p->o + (tile + i / p->group) * p->o_row + i % p->group * p->o_head,
-                      s->max[i], s->sum[i], s->o + i * s->ld_v, p->d_v);
+            join_part(&s->all_max[i], &s->all_sum[i],
+                      p->o + (tile + i / p->group) * p->o_row + i % p->group * p->o_head, s->max[i], s->sum[i],
+                      s->o + i * s->ld_v, p->d_v);
     }
     for (int64_t i = 0; i < n_q; i++) {
         const int64_t r = tile + i / p->group, g = i % p->group;

@@ -2,7 +2,8 @@
  *
  *     kernels_bench [milliseconds a row, default 200] [only names that contain this]
  *
- * Best of the repetitions that fit in the time. GB/s counts weights, keys and values, the operands a decode step streams.
+ * Best of the repetitions that fit in the time. GB/s counts weights, keys and values, the operands a decode step
+ * streams.
  */
 #include "kernels.h"
 
@@ -51,7 +52,8 @@ static void row(const char *name, const char *shape, void (*run)(void *), void *
         best = t1 - t0 < best ? t1 - t0 : best;
         t0 = t1;
     }
-    printf("%-28s %-26s %10.1f us %8.1f GFLOP/s %7.1f GB/s\n", name, shape, best * 1e6, flop / best * 1e-9, bytes / best * 1e-9);
+    printf("%-28s %-26s %10.1f us %8.1f GFLOP/s %7.1f GB/s\n", name, shape, best * 1e6, flop / best * 1e-9,
+           bytes / best * 1e-9);
     fflush(stdout);
 }
 
@@ -80,13 +82,24 @@ static const struct {
                 {SL_F32, SLK_W_PACKED, {4, 128, 1}, " g128 asym", SLK_KERNEL_gemm_q4}};
 
 static void bench_gemm(const slk_kernels *k, int64_t T, int64_t N, int64_t K) {
-    float *w = random_floats((size_t)(N * K)), *x = random_floats((size_t)(T * K)), *y = need((size_t)(T * N) * sizeof *y);
+    float *w = random_floats((size_t)(N * K)), *x = random_floats((size_t)(T * K)),
+          *y = need((size_t)(T * N) * sizeof *y);
     uint16_t *x16 = need((size_t)(T * K) * 2);
     void *w_bits = need((size_t)(N * K) * 4);
     k->bf16_of_f32(x16, x, T * K);
     for (unsigned i = 0; i < sizeof operands / sizeof *operands; i++) {
-        gemm_run g = {k, {.ldx = K, .ldw = K, .y = y, .ldy = N, .T = T, .N = N, .K = K, .x_dtype = operands[i].x_dtype,
-                          .w_dtype = operands[i].w_dtype, .q = operands[i].q, .w = w_bits}};
+        gemm_run g = {k,
+                      {.ldx = K,
+                       .ldw = K,
+                       .y = y,
+                       .ldy = N,
+                       .T = T,
+                       .N = N,
+                       .K = K,
+                       .x_dtype = operands[i].x_dtype,
+                       .w_dtype = operands[i].w_dtype,
+                       .q = operands[i].q,
+                       .w = w_bits}};
         g.p.x = operands[i].x_dtype == SL_F32 ? (const void *)x : x16;
         double bytes = (double)(N * K) * (operands[i].w_dtype == SL_F32 ? 4 : 2);
         if (operands[i].w_dtype == SL_F32)
@@ -117,7 +130,8 @@ static void run_attend(void *arg) {
     a->k->attend(&a->p);
 }
 
-static void bench_attend(const slk_kernels *k, uint32_t dtype, int64_t rows, int64_t context, int64_t group, int64_t d) {
+static void bench_attend(const slk_kernels *k, uint32_t dtype, int64_t rows, int64_t context, int64_t group,
+                         int64_t d) {
     enum { PAGE = 64, HEADS = 4 };
     const int64_t pages = (context + PAGE - 1) / PAGE, size = dtype == SL_F32 ? 4 : 2, width = HEADS * d;
     float *numbers = random_floats((size_t)(PAGE * width)), *q = random_floats((size_t)(rows * group * d));
@@ -139,12 +153,29 @@ static void bench_attend(const slk_kernels *k, uint32_t dtype, int64_t rows, int
         keys += (double)visible[r].hi[0];
     }
     const slk_paged ks = {kp, 0, width, dtype}, vs = {vp, 0, width, dtype};
-    attend_run a = {k, {.q = q, .q_row = group * d, .q_head = d, .o = o, .o_row = group * d, .o_head = d, .k = ks, .v = vs,
-                        .page_rows = PAGE, .rows = visible, .n_rows = rows, .group = group, .d_k = d, .d_v = d, .scale = 0.1f,
-                        .scratch = need((size_t)slk_attend_scratch_bytes(group, d, d))}};
+    attend_run a = {k,
+                    {.q = q,
+                     .q_row = group * d,
+                     .q_head = d,
+                     .o = o,
+                     .o_row = group * d,
+                     .o_head = d,
+                     .k = ks,
+                     .v = vs,
+                     .page_rows = PAGE,
+                     .rows = visible,
+                     .n_rows = rows,
+                     .group = group,
+                     .d_k = d,
+                     .d_v = d,
+                     .scale = 0.1f,
+                     .scratch = need((size_t)slk_attend_scratch_bytes(group, d, d))}};
     char shape[64];
-    snprintf(shape, sizeof shape, "%s T=%d S=%d G=%d D=%d", dtype == SL_F32 ? "f32" : dtype == SL_F16 ? "f16" : "bf16", (int)rows,
-             (int)context, (int)group, (int)d);
+    snprintf(shape, sizeof shape, "%s T=%d S=%d G=%d D=%d",
+             dtype == SL_F32   ? "f32"
+             : dtype == SL_F16 ? "f16"
+                               : "bf16",
+             (int)rows, (int)context, (int)group, (int)d);
     row(k->attend_name, shape, run_attend, &a, 4 * keys * (double)(group * d), 2.0 * (double)(context * d * size));
     free(numbers), free(q), free(o), free(bytes), free(kp), free(vp), free(visible), free(a.p.scratch);
 }
@@ -167,7 +198,13 @@ static void run_norm(void *arg) {
 }
 static void run_rope(void *arg) {
     const small_run *s = arg;
-    const slk_rope p = {.x = s->y, .ldx = WIDTH, .ld_head = 128, .cos_row = s->a, .sin_row = s->b, .ld_trig = 64, .heads = WIDTH / 128,
+    const slk_rope p = {.x = s->y,
+                        .ldx = WIDTH,
+                        .ld_head = 128,
+                        .cos_row = s->a,
+                        .sin_row = s->b,
+                        .ld_trig = 64,
+                        .heads = WIDTH / 128,
                         .n_rot = 128};
     s->k->rope(&p, 0, ROWS);
 }
@@ -216,14 +253,15 @@ static void bench_small(const slk_kernels *k) {
     static const struct {
         int op, flop, bytes; /* an element */
         void (*run)(void *);
-    } ops[] = {{SLK_KERNEL_rmsnorm, 4, 8, run_norm},      {SLK_KERNEL_rope, 3, 8, run_rope},
-               {SLK_KERNEL_silu_mul, 20, 12, run_silu},   {SLK_KERNEL_gelu_mul, 26, 12, run_gelu},
-               {SLK_KERNEL_softmax, 20, 8, run_softmax},  {SLK_KERNEL_argmax, 1, 4, run_argmax},
-               {SLK_KERNEL_topk, 1, 4, run_topk},         {SLK_KERNEL_dot, 2, 8, run_dot},
-               {SLK_KERNEL_axpy, 2, 12, run_axpy},        {SLK_KERNEL_f16_of_f32, 1, 6, run_f16},
+    } ops[] = {{SLK_KERNEL_rmsnorm, 4, 8, run_norm},     {SLK_KERNEL_rope, 3, 8, run_rope},
+               {SLK_KERNEL_silu_mul, 20, 12, run_silu},  {SLK_KERNEL_gelu_mul, 26, 12, run_gelu},
+               {SLK_KERNEL_softmax, 20, 8, run_softmax}, {SLK_KERNEL_argmax, 1, 4, run_argmax},
+               {SLK_KERNEL_topk, 1, 4, run_topk},        {SLK_KERNEL_dot, 2, 8, run_dot},
+               {SLK_KERNEL_axpy, 2, 12, run_axpy},       {SLK_KERNEL_f16_of_f32, 1, 6, run_f16},
                {SLK_KERNEL_bf16_of_f32, 1, 6, run_bf16}};
     for (unsigned i = 0; i < sizeof ops / sizeof *ops; i++)
-        row(slk_kernel_name(k, ops[i].op), "16 x 2048", ops[i].run, &s, (double)n * ops[i].flop, (double)n * ops[i].bytes);
+        row(slk_kernel_name(k, ops[i].op), "16 x 2048", ops[i].run, &s, (double)n * ops[i].flop,
+            (double)n * ops[i].bytes);
     free(s.a), free(s.b), free(s.y), free(s.h), free(s.index);
 }
 
@@ -245,7 +283,7 @@ int main(int argc, char **argv) {
         if (k->isa != SLK_ISA_REF) {
             bench_gemm(k, 8, 1024, 1024);
             bench_gemm(k, 64, 512, 4096);
-            bench_gemm(k, 1, 1024, 1024);  /* from cache */
+            bench_gemm(k, 1, 1024, 1024); /* from cache */
             bench_gemm(k, 1, 8192, 4096); /* from memory */
         }
         bench_attend(k, SL_F32, 1, 4096, 4, 128);

@@ -4,10 +4,10 @@
  * that a thread pool can split N.
  *
  * Determinism: within one instruction set and weight type, an output is one chain of fused multiply-adds in ascending k
- * (lane = k mod vector length) and one fixed horizontal sum. It does not depend on T, on the row's place in the call, or
- * on how N is split: one row computed alone is bit-equal to the same row computed among 64.
- * Packed weights are expanded to f32 exactly (an f16 scale times at most 9 bits fits f32), so a product with packed weights
- * is bit-equal to the f32 product with the weights that slk_q_unpack gives.
+ * (lane = k mod vector length) and one fixed horizontal sum. It does not depend on T, on the row's place in the call,
+ * or on how N is split: one row computed alone is bit-equal to the same row computed among 64. Packed weights are
+ * expanded to f32 exactly (an f16 scale times at most 9 bits fits f32), so a product with packed weights is bit-equal
+ * to the f32 product with the weights that slk_q_unpack gives.
  */
 #ifndef SLUICE_KERNELS_GEMM_H
 #define SLUICE_KERNELS_GEMM_H

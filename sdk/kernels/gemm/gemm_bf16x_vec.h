@@ -1,4 +1,5 @@
-/* bf16 x bf16 where there is no vdpbf16ps: both sides widened to f32 in registers. Over either vocabulary of vectors. */
+/* bf16 x bf16 where there is no vdpbf16ps: both sides widened to f32 in registers. Over either vocabulary of vectors.
+ */
 #define GEMM_STEP VL
 typedef uint16_t gemm_x;
 typedef vf gemm_v;

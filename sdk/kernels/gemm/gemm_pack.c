@@ -32,7 +32,8 @@ static void put_code(const slk_q_format *f, uint8_t *codes, int64_t i, uint32_t 
         codes[i / 32 * 16 + i % 16] |= (uint8_t)(code << (i % 32 < 16 ? 0 : 4));
 }
 
-static sl_status pack_group(const slk_q_format *f, const float *w, int64_t n, int64_t g, uint8_t *block, sl_error *err) {
+static sl_status pack_group(const slk_q_format *f, const float *w, int64_t n, int64_t g, uint8_t *block,
+                            sl_error *err) {
     float lo = 0, hi = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(w[i]))
@@ -50,11 +51,13 @@ static sl_status pack_group(const slk_q_format *f, const float *w, int64_t n, in
     if (f->asym)
         block[2] = (uint8_t)zero;
     for (int64_t i = 0; i < g; i++)
-        put_code(f, block + slk_q_header_bytes(f), i, (uint32_t)(i < n ? clampf(rintf(w[i] / s) + zero, 0, top) : zero));
+        put_code(f, block + slk_q_header_bytes(f), i,
+                 (uint32_t)(i < n ? clampf(rintf(w[i] / s) + zero, 0, top) : zero));
     return SL_OK;
 }
 
-sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t N, int64_t K, void *dst, sl_error *err) {
+sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t N, int64_t K, void *dst,
+                     sl_error *err) {
     SL_TRY(check_format(f, err));
     const int64_t g = slk_q_group(f, K), block_bytes = slk_q_block_bytes(f, K);
     uint8_t *block = dst;
@@ -75,7 +78,8 @@ void slk_q_unpack(const slk_q_format *f, const void *packed, int64_t N, int64_t 
             const float s = slk_f32_of_f16((uint16_t)(block[0] | block[1] << 8)), zero = slk_q_zero(f, block);
             const uint8_t *codes = block + slk_q_header_bytes(f);
             for (int64_t i = 0; i < g && k + i < K; i++) {
-                const uint32_t code = f->bits == 8 ? codes[i] : codes[i / 32 * 16 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15u;
+                const uint32_t code =
+                    f->bits == 8 ? codes[i] : codes[i / 32 * 16 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15u;
                 w[n * ldw + k + i] = ((float)code - zero) * s;
             }
         }

@@ -6,8 +6,9 @@
  *     asymmetric  u16 scale (f16 bits) | u8 zero | u8 0 | codes
  *     8 bits      one byte a code
  *     4 bits      chunks of 32 codes in 16 bytes: byte j has code j in its low, code j + 16 in its high nibble
- * Codes are unsigned: w = scale * (code - zero), where zero is 128 or 8 when symmetric. A block holds `group` codes; the last one
- * of a row is padded with zero codes when K is no multiple of the group. group 0 = the whole row, padded to 32.
+ * Codes are unsigned: w = scale * (code - zero), where zero is 128 or 8 when symmetric. A block holds `group` codes;
+ * the last one of a row is padded with zero codes when K is no multiple of the group. group 0 = the whole row, padded
+ * to 32.
  */
 #ifndef SLUICE_KERNELS_GEMM_PACK_H
 #define SLUICE_KERNELS_GEMM_PACK_H
@@ -38,12 +39,13 @@ static inline float slk_q_zero(const slk_q_format *f, const uint8_t *block) {
 }
 
 /* Packs w f32 [N,K] (row stride ldw elements) into dst, N * slk_q_row_bytes(f, K) bytes.
- * Symmetric: s = f16(max|w| / (2^(b-1)-1)), q = clamp(rint(w/s), -2^(b-1), 2^(b-1)-1). Asymmetric: 0 forced into [min,max],
- * s = f16((max-min)/(2^b-1)), z = clamp(rint(-min/s), 0, 2^b-1), q = clamp(rint(w/s) + z, 0, 2^b-1). Halves round to even. An all-zero
- * group has s = 1, q = 0 (z = 0); a scale too small for f16 becomes its smallest value, 2^-24.
- * Returns SL_OK; SL_E_INVALID for a format other than the above; SL_E_DATA for NaN or Inf; SL_E_RANGE when a scale exceeds f16's 65504.
- * [any] */
-sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t N, int64_t K, void *dst, sl_error *err);
+ * Symmetric: s = f16(max|w| / (2^(b-1)-1)), q = clamp(rint(w/s), -2^(b-1), 2^(b-1)-1). Asymmetric: 0 forced into
+ * [min,max], s = f16((max-min)/(2^b-1)), z = clamp(rint(-min/s), 0, 2^b-1), q = clamp(rint(w/s) + z, 0, 2^b-1). Halves
+ * round to even. An all-zero group has s = 1, q = 0 (z = 0); a scale too small for f16 becomes its smallest value,
+ * 2^-24. Returns SL_OK; SL_E_INVALID for a format other than the above; SL_E_DATA for NaN or Inf; SL_E_RANGE when a
+ * scale exceeds f16's 65504. [any] */
+sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t N, int64_t K, void *dst,
+                     sl_error *err);
 
 /* The weights that packed rows stand for: w f32 [N,K], exact. [any] */
 void slk_q_unpack(const slk_q_format *f, const void *packed, int64_t N, int64_t K, float *w, int64_t ldw);

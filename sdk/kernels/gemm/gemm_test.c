@@ -1,4 +1,5 @@
-/* Matrix products: every variant against exact sums, bit equality of rows whatever the call's shape, the packed formats. */
+/* Matrix products: every variant against exact sums, bit equality of rows whatever the call's shape, the packed
+ * formats. */
 #include "kernels_test.h"
 
 #include "sl_error.h"
@@ -11,11 +12,21 @@ typedef struct problem {
 
 enum { WITH_BIAS = 1, WITH_RESIDUAL = 2, WITH_ACCUMULATE = 4 };
 
-static problem make(uint64_t *rng, int64_t T, int64_t N, int64_t K, uint32_t x_dtype, uint32_t w_dtype, slk_q_format q, int epilogue) {
+static problem make(uint64_t *rng, int64_t T, int64_t N, int64_t K, uint32_t x_dtype, uint32_t w_dtype, slk_q_format q,
+                    int epilogue) {
     problem a = {0};
     const int64_t pad_x = test_range(rng, 0, 3), pad_w = test_range(rng, 0, 3), pad_y = test_range(rng, 0, 3);
-    a.p = (slk_gemm){.T = T, .N = N, .K = K, .ldx = K + pad_x, .ldw = K + pad_w, .ldy = N + pad_y, .ldr = N + pad_y,
-                     .x_dtype = x_dtype, .w_dtype = w_dtype, .q = q, .accumulate = (epilogue & WITH_ACCUMULATE) != 0};
+    a.p = (slk_gemm){.T = T,
+                     .N = N,
+                     .K = K,
+                     .ldx = K + pad_x,
+                     .ldw = K + pad_w,
+                     .ldy = N + pad_y,
+                     .ldr = N + pad_y,
+                     .x_dtype = x_dtype,
+                     .w_dtype = w_dtype,
+                     .q = q,
+                     .accumulate = (epilogue & WITH_ACCUMULATE) != 0};
     a.x = test_normals(rng, (size_t)(T * a.p.ldx), 1);
     a.w = test_normals(rng, (size_t)(N * a.p.ldw), 1);
     a.x_bits = test_as_dtype(x_dtype, a.x, (size_t)(T * a.p.ldx));
@@ -39,9 +50,10 @@ static void drop(problem *a) {
     free(a->x), free(a->w), free(a->y), free(a->bias), free(a->residual), free(a->x_bits), free(a->w_bits);
 }
 
-/* Against sums in double. A chain of K / VL roundings errs by at most K / VL + 7 units of 2^-24 sum|x w|; with random signs
- * errors cancel, and 8 units hold for every size tried here. vdpbf16ps rounds twice a pair: the same bound. */
-static void check_result(const char *name, const problem *a, const float *y_before, const float *y, int64_t n0, int64_t n1) {
+/* Against sums in double. A chain of K / VL roundings errs by at most K / VL + 7 units of 2^-24 sum|x w|; with random
+ * signs errors cancel, and 8 units hold for every size tried here. vdpbf16ps rounds twice a pair: the same bound. */
+static void check_result(const char *name, const problem *a, const float *y_before, const float *y, int64_t n0,
+                         int64_t n1) {
     const slk_gemm *p = &a->p;
     for (int64_t t = 0; t < p->T; t++)
         for (int64_t n = 0; n < p->ldy; n++) {
@@ -145,7 +157,8 @@ static void test_shapes(void **state) {
         for (int64_t T = 0; T <= 9; T++)
             try_all(&rng, T, test_range(&rng, 0, 40), test_range(&rng, 0, 150), op, test_range(&rng, 0, 7));
         for (int i = 0; i < 6; i++)
-            try_all(&rng, test_range(&rng, 1, 70), test_range(&rng, 1, 40), test_range(&rng, 1, 90), op, test_range(&rng, 0, 7));
+            try_all(&rng, test_range(&rng, 1, 70), test_range(&rng, 1, 40), test_range(&rng, 1, 90), op,
+                    test_range(&rng, 0, 7));
         try_all(&rng, 66, 9, 64, op, WITH_BIAS);
         try_all(&rng, 6, 17, 1, op, 0);
         try_all(&rng, 3, 17, 33, op, 0);
@@ -212,8 +225,17 @@ static void test_not_finite(void **state) {
             for (int j = 0; j < 3 * 20; j++)
                 w[j] = j < 20 ? 3e38f : 1e-42f; /* row 0 overflows, the others are sums of subnormals */
             w[59] = NAN;
-            const slk_gemm p = {.x = x, .ldx = 20, .w = w, .ldw = 20, .y = y, .ldy = 3, .T = T, .N = 3, .K = 20,
-                                .x_dtype = SL_F32, .w_dtype = SL_F32};
+            const slk_gemm p = {.x = x,
+                                .ldx = 20,
+                                .w = w,
+                                .ldw = 20,
+                                .y = y,
+                                .ldy = 3,
+                                .T = T,
+                                .N = 3,
+                                .K = 20,
+                                .x_dtype = SL_F32,
+                                .w_dtype = SL_F32};
             slk_gemm_run(tables[i], &p, 0, 3);
             for (int64_t t = 0; t < T; t++) {
                 assert_true(isinf(y[t * 3]) && y[t * 3] > 0);
@@ -285,7 +307,8 @@ static void test_pack_properties(void **state) {
         slk_q_unpack(&q, packed, N, K, once, K);
         const int64_t g = slk_q_group(&q, K);
         for (int n = 0; n < N; n++)
-            for (int64_t k0 = 0; k0 < K; k0 += g) { /* no weight further off than half a step, plus the scale's rounding */
+            for (int64_t k0 = 0; k0 < K;
+                 k0 += g) { /* no weight further off than half a step, plus the scale's rounding */
                 float lo = 0, hi = 0;
                 const int64_t end = k0 + g < K ? k0 + g : K;
                 for (int64_t k = k0; k < end; k++)
@@ -293,7 +316,8 @@ static void test_pack_properties(void **state) {
                 const float levels = q.bits == 8 ? 255 : 15;
                 const float step = q.asym ? (hi - lo) / levels : fmaxf(-lo, hi) / ((levels - 1) / 2);
                 for (int64_t k = k0; k < end; k++)
-                    assert_true(fabsf(w[n * K + k] - once[n * K + k]) <= step * (q.asym ? 1.02f : 0.51f) + levels * step * 0x1p-11f);
+                    assert_true(fabsf(w[n * K + k] - once[n * K + k]) <=
+                                step * (q.asym ? 1.02f : 0.51f) + levels * step * 0x1p-11f);
             }
         /* position independence: the rows packed one by one are the same bytes */
         for (int n = 0; n < N; n++)
@@ -323,9 +347,12 @@ static void test_pack_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),           cmocka_unit_test(test_packed_is_exact),
-        cmocka_unit_test(test_residual_in_place), cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_pack_known),       cmocka_unit_test(test_pack_properties),
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_packed_is_exact),
+        cmocka_unit_test(test_residual_in_place),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_pack_known),
+        cmocka_unit_test(test_pack_properties),
         cmocka_unit_test(test_pack_refuses),
     };
     return cmocka_run_group_tests_name("gemm", tests, NULL, NULL);

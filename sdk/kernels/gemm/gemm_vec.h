@@ -4,21 +4,41 @@
  *     gemm_v           vector of GEMM_STEP elements           gemm_fma(acc, x, w)
  *     gemm_load_x(p), gemm_load_x_n(p, n)                     gemm_load_w(kind, row, k), gemm_load_w_n(kind, row, k, n)
  *
- * Every output has one accumulator of VL lanes that runs through k in steps of GEMM_STEP, ceil(K / GEMM_STEP) of them, the last filled
- * up with zeros; then v_sums. Both ways below keep to that, so they agree bit for bit:
- *   direct  T <= 4: weights are loaded (and converted or expanded) into registers, once
- *   panel   T > 4:  weights of GEMM_PANEL outputs go, expanded, into a buffer in L1 and meet all rows of x from there
+ * Every output has one accumulator of VL lanes that runs through k in steps of GEMM_STEP, ceil(K / GEMM_STEP) of them,
+ * the last filled up with zeros; then v_sums. Both ways below keep to that, so they agree bit for bit:
+ *
+ *     direct   T <= 4: weights are loaded (and converted or expanded) into registers, once
+ *     panel    T > 4: weights of GEMM_PANEL outputs go, expanded, into a buffer in L1 and meet all rows of x from there
  */
 enum {
-    GEMM_MR = 4,       /* rows of x in a tile */
-    GEMM_NT = VL / 4,  /* outputs in a tile of 4 rows: VL accumulators, one v_sums */
-    GEMM_N1 = 8,       /* outputs in a tile of 1 row: enough chains to cover the latency of FMA */
-    GEMM_PANEL = 8,    /* outputs in a panel */
+    GEMM_MR = 4,              /* rows of x in a tile */
+    GEMM_NT = VL / 4,         /* outputs in a tile of 4 rows: VL accumulators, one v_sums */
+    GEMM_N1 = 8,              /* outputs in a tile of 1 row: enough chains to cover the latency of FMA */
+    GEMM_PANEL = 8,           /* outputs in a panel */
     GEMM_KB = 32 * GEMM_STEP, /* elements of k in a panel: it takes 16 KB (AVX-512) or 8 KB (AVX2) of L1 */
-    GEMM_TB = 64       /* rows of x that a panel meets before the next one */
+    GEMM_TB = 64,             /* most rows of x that a panel meets before the next one */
+    GEMM_X_BYTES = 1 << 20    /* and most bytes: they are read again for each panel, from L2 */
 };
 
-/* Horizontal sums of acc[mr * nr], epilogue, store to rows t.., outputs n... Only the first n_valid of nr are stored. */
+/* The epilogue: sums of rows t.. and outputs n.., mr rows of nr of which n_valid count, into y. */
+static void gemm_store(const slk_gemm *p, int mr, int nr, int64_t t, int64_t n, int64_t n_valid, float *sum) {
+    for (int i = 0; i < mr; i++, sum += nr) {
+        float *y = p->y + (t + i) * p->ldy + n;
+        if (p->bias)
+            for (int64_t j = 0; j < n_valid; j++)
+                sum[j] += p->bias[n + j];
+        if (p->residual)
+            for (int64_t j = 0; j < n_valid; j++)
+                sum[j] += p->residual[(t + i) * p->ldr + n + j];
+        if (p->accumulate)
+            for (int64_t j = 0; j < n_valid; j++)
+                sum[j] += y[j];
+        for (int64_t j = 0; j < n_valid; j++)
+            y[j] = sum[j];
+    }
+}
+
+/* Horizontal sums of acc[mr * nr], then the epilogue. */
 V_INLINE void gemm_emit(const slk_gemm *p, int mr, int nr, int64_t t, int64_t n, int64_t n_valid, const vf *acc) {
     vf in[VL];
     float sum[VL];
@@ -26,27 +46,14 @@ V_INLINE void gemm_emit(const slk_gemm *p, int mr, int nr, int64_t t, int64_t n,
     for (int lane = 0; lane < VL; lane++)
         in[V_SUMS_INDEX(lane)] = lane < mr * nr ? acc[lane] : v_zero();
     v_store(sum, v_sums(in));
-    for (int i = 0; i < mr; i++) {
-        float *y = p->y + (t + i) * p->ldy + n, *s = sum + i * nr;
-        if (p->bias)
-            for (int64_t j = 0; j < n_valid; j++)
-                s[j] += p->bias[n + j];
-        if (p->residual)
-            for (int64_t j = 0; j < n_valid; j++)
-                s[j] += p->residual[(t + i) * p->ldr + n + j];
-        if (p->accumulate)
-            for (int64_t j = 0; j < n_valid; j++)
-                s[j] += y[j];
-        for (int64_t j = 0; j < n_valid; j++)
-            y[j] = s[j];
-    }
+    gemm_store(p, mr, nr, t, n, n_valid, sum);
 }
 
 /* ---- direct ---------------------------------------------------------------------------------------------------- */
 
 /* acc[i * nr + j] of rows x.. and outputs w.., plain weights. */
-V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ldx, const char *w, int64_t ldw, int64_t K,
-                           vf *acc) {
+V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ldx, const char *w, int64_t ldw,
+                           int64_t K, vf *acc) {
     int64_t k = 0;
     for (; k + GEMM_STEP <= K; k += GEMM_STEP) {
         gemm_v xv[GEMM_MR];
@@ -61,7 +68,7 @@ V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ld
                 acc[i * nr + j] = gemm_fma(acc[i * nr + j], xv[i], wv);
         }
     }
-    if (k < K)
+    if (k < K) {
         V_UNROLL
         for (int j = 0; j < nr; j++) {
             const gemm_v wv = gemm_load_w_n(kind, w + j * ldw, k, K - k);
@@ -69,6 +76,7 @@ V_INLINE void direct_plain(int kind, int mr, int nr, const gemm_x *x, int64_t ld
             for (int i = 0; i < mr; i++)
                 acc[i * nr + j] = gemm_fma(acc[i * nr + j], gemm_load_x_n(x + i * ldx + k, K - k), wv);
         }
+    }
 }
 
 #if defined(GEMM_PACKED)
@@ -96,22 +104,29 @@ V_INLINE void direct_packed(int kind, int mr, int nr, const float *x, int64_t ld
                 s8[j] = v_q8_scale(scale, zero);
         }
         const uint8_t *codes = w + header;
-        for (int64_t k = k0; k < end; k += SLK_Q_CHUNK, codes += chunk_bytes) {
+        int64_t k = k0;
+        for (; k + SLK_Q_CHUNK <= end; k += SLK_Q_CHUNK, codes += chunk_bytes) {
             V_UNROLL
-            for (int c = 0; c < SLK_Q_CHUNK; c += VL) {
-                const int64_t n = end - k - c;
-                if (n <= 0)
-                    break;
+            for (int j = 0; j < nr; j++) {
+                const uint8_t *row = codes + j * row_bytes;
                 V_UNROLL
-                for (int j = 0; j < nr; j++) {
-                    const uint8_t *row = codes + j * row_bytes;
+                for (int c = 0; c < SLK_Q_CHUNK; c += VL) {
                     const vf wv = kind == KIND_Q4 ? v_q4_load(row, c, s4[j]) : v_q8_load(row, c, s8[j]);
                     V_UNROLL
-                    for (int i = 0; i < mr; i++) {
-                        const float *xp = x + i * ldx + k + c;
-                        acc[i * nr + j] = v_fma(n >= VL ? v_load(xp) : v_load_n(xp, n), wv, acc[i * nr + j]);
-                    }
+                    for (int i = 0; i < mr; i++)
+                        acc[i * nr + j] = v_fma(v_load(x + i * ldx + k + c), wv, acc[i * nr + j]);
                 }
+            }
+        }
+        for (int64_t c = 0; k + c < end; c += VL) { /* the end of K inside a chunk */
+            V_UNROLL
+            for (int j = 0; j < nr; j++) {
+                const uint8_t *row = codes + j * row_bytes;
+                const vf wv = kind == KIND_Q4 ? v_q4_load(row, c, s4[j]) : v_q8_load(row, c, s8[j]);
+                const int64_t n = end - k - c < VL ? end - k - c : VL;
+                V_UNROLL
+                for (int i = 0; i < mr; i++)
+                    acc[i * nr + j] = v_fma(v_load_n(x + i * ldx + k + c, n), wv, acc[i * nr + j]);
             }
         }
     }
@@ -157,8 +172,8 @@ V_INLINE void direct(int kind, const slk_gemm *p, int64_t n0, int64_t n1) {
 
 /* ---- panel ----------------------------------------------------------------------------------------------------- */
 
-/* Weights of outputs n.. (nv of them, zeros up to GEMM_PANEL) and inputs [k0, k1) -> buf, for each tile of GEMM_NT outputs:
- * vectors in the order (step of k, output). */
+/* Weights of outputs n.. (nv of them, zeros up to GEMM_PANEL) and inputs [k0, k1) -> buf, for each tile of GEMM_NT
+ * outputs: vectors in the order (step of k, output). */
 V_INLINE void panel_pack(int kind, const slk_gemm *p, int64_t n, int64_t nv, int64_t k0, int64_t k1, gemm_x *buf) {
     for (int64_t j = 0; j < GEMM_PANEL; j++) {
         gemm_x *out = buf + j / GEMM_NT * GEMM_NT * GEMM_KB + j % GEMM_NT * GEMM_STEP;
@@ -212,7 +227,7 @@ V_INLINE void panel_tile(int mr, const gemm_x *x, int64_t ldx, const gemm_x *w, 
                 acc[i * GEMM_NT + j] = gemm_fma(acc[i * GEMM_NT + j], xv, wv[j]);
         }
     }
-    if (k < kn)
+    if (k < kn) {
         V_UNROLL
         for (int i = 0; i < mr; i++) {
             const gemm_v xv = gemm_load_x_n(x + i * ldx + k, kn - k);
@@ -220,6 +235,7 @@ V_INLINE void panel_tile(int mr, const gemm_x *x, int64_t ldx, const gemm_x *w, 
             for (int j = 0; j < GEMM_NT; j++)
                 acc[i * GEMM_NT + j] = gemm_fma(acc[i * GEMM_NT + j], xv, gemm_load_x(w + j * GEMM_STEP));
         }
+    }
 }
 
 /* mr rows from t against all tiles of a panel. `kept` holds the accumulators between panels of the same outputs. */
@@ -242,11 +258,31 @@ V_INLINE void panel_rows(int mr, const slk_gemm *p, int64_t t, int64_t n, int64_
     }
 }
 
+/* One function a number of rows, shared by all kinds of weights. */
+static void panel_rows_1(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
+    panel_rows(1, p, t, n, nv, k0, k1, buf, kept);
+}
+static void panel_rows_2(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
+    panel_rows(2, p, t, n, nv, k0, k1, buf, kept);
+}
+static void panel_rows_3(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
+    panel_rows(3, p, t, n, nv, k0, k1, buf, kept);
+}
+static void panel_rows_4(const slk_gemm *p, int64_t t, int64_t n, int64_t nv, int64_t k0, int64_t k1, const gemm_x *buf,
+                         vf *kept) {
+    panel_rows(4, p, t, n, nv, k0, k1, buf, kept);
+}
+
 V_INLINE void panels(int kind, const slk_gemm *p, int64_t n0, int64_t n1) {
     _Alignas(64) gemm_x buf[GEMM_PANEL * GEMM_KB];
     vf kept[GEMM_TB * GEMM_PANEL];
-    for (int64_t t0 = 0; t0 < p->T; t0 += GEMM_TB) {
-        const int64_t t1 = p->T - t0 < GEMM_TB ? p->T : t0 + GEMM_TB;
+    int64_t step = p->K > 0 ? GEMM_X_BYTES / (int64_t)sizeof(gemm_x) / p->K / GEMM_MR * GEMM_MR : GEMM_TB;
+    step = step < 16 ? 16 : step > GEMM_TB ? GEMM_TB : step;
+    for (int64_t t0 = 0; t0 < p->T; t0 += step) {
+        const int64_t t1 = p->T - t0 < step ? p->T : t0 + step;
         for (int64_t n = n0; n < n1; n += GEMM_PANEL) {
             const int64_t nv = n1 - n < GEMM_PANEL ? n1 - n : GEMM_PANEL;
             for (int64_t k0 = 0; k0 < p->K || k0 == 0; k0 += GEMM_KB) {
@@ -255,10 +291,10 @@ V_INLINE void panels(int kind, const slk_gemm *p, int64_t n0, int64_t n1) {
                 for (int64_t t = t0; t < t1; t += GEMM_MR) {
                     vf *at = kept + (t - t0) * GEMM_PANEL;
                     switch (t1 - t) {
-                    case 1: panel_rows(1, p, t, n, nv, k0, k1, buf, at); break;
-                    case 2: panel_rows(2, p, t, n, nv, k0, k1, buf, at); break;
-                    case 3: panel_rows(3, p, t, n, nv, k0, k1, buf, at); break;
-                    default: panel_rows(4, p, t, n, nv, k0, k1, buf, at); break;
+                    case 1: panel_rows_1(p, t, n, nv, k0, k1, buf, at); break;
+                    case 2: panel_rows_2(p, t, n, nv, k0, k1, buf, at); break;
+                    case 3: panel_rows_3(p, t, n, nv, k0, k1, buf, at); break;
+                    default: panel_rows_4(p, t, n, nv, k0, k1, buf, at); break;
                     }
                 }
             }

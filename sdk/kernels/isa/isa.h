@@ -17,8 +17,8 @@ enum {
 /* What this CPU can do and the operating system saves (XGETBV) and this build has code for.  [any] */
 uint32_t slk_isa_detect(void);
 
-/* "auto", "ref", "avx2" or "avx512" -> flags, cut down to what slk_isa_detect() has. Returns 0 and writes *isa; -1: not a
- * name; -2: this machine lacks that level (*isa then holds the best one below).  [any] */
+/* "auto", "ref", "avx2" or "avx512" -> flags, cut down to what slk_isa_detect() has. Returns 0 and writes *isa; -1: not
+ * a name; -2: this machine lacks that level (*isa then holds the best one below).  [any] */
 int slk_isa_parse(const char *text, uint32_t *isa);
 
 /* "ref", "avx2", "avx512", "avx512-bf16", "avx512-vnni" or "avx512-bf16-vnni"; static.  [any] */

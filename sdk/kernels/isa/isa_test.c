@@ -26,7 +26,9 @@ static void test_tables_full(void **state) {
         for (int op = 0; op < SLK_KERNEL_COUNT; op++) {
             const char *name = slk_kernel_name(tables[i], op);
             assert_non_null(name);
-            const char *level = tables[i]->isa & SLK_ISA_AVX512 ? "_avx512" : tables[i]->isa & SLK_ISA_AVX2 ? "_avx2" : "_ref";
+            const char *level = tables[i]->isa & SLK_ISA_AVX512 ? "_avx512"
+                                : tables[i]->isa & SLK_ISA_AVX2 ? "_avx2"
+                                                                : "_ref";
             if (strstr(name, level) == NULL)
                 fail_msg("table %s holds %s", slk_isa_name(tables[i]->isa), name);
         }

@@ -1,5 +1,5 @@
-/* The vocabulary of vectors in which kernels are written once, for AVX2 with FMA and F16C: 8 f32 lanes. See vec_avx512.h for its twin.
- * Included by files compiled for AVX2 only; everything is static. */
+/* The vocabulary of vectors in which kernels are written once, for AVX2 with FMA and F16C: 8 f32 lanes. See
+ * vec_avx512.h for its twin. Included by files compiled for AVX2 only; everything is static. */
 #ifndef SLUICE_KERNELS_VEC_AVX2_H
 #define SLUICE_KERNELS_VEC_AVX2_H
 
@@ -18,9 +18,10 @@ V_INLINE __m256i v_mask(int64_t n) { /* n in 0..8 */
 V_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
 V_INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
 V_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-V_INLINE vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_mask(n)); }
+/* Masked accesses are slow here: take them for the last vector of a row only. */
+V_INLINE vf v_load_n(const float *p, int64_t n) { return n >= VL ? v_load(p) : _mm256_maskload_ps(p, v_mask(n)); }
 V_INLINE void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
-V_INLINE void v_store_n(float *p, vf a, int64_t n) { _mm256_maskstore_ps(p, v_mask(n), a); }
+V_INLINE void v_store_n(float *p, vf a, int64_t n) { n >= VL ? v_store(p, a) : _mm256_maskstore_ps(p, v_mask(n), a); }
 V_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 V_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 V_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
@@ -30,7 +31,9 @@ V_INLINE vf v_fms(vf a, vf b, vf c) { return _mm256_fmsub_ps(a, b, c); }   /* a 
 V_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a b */
 V_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }              /* b when either is NaN */
 V_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-V_INLINE unsigned v_gt_bits(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); } /* bit i: a[i] > b[i] */
+V_INLINE unsigned v_gt_bits(vf a, vf b) {
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+} /* bit i: a[i] > b[i] */
 /* Lanes n.. become x. */
 V_INLINE vf v_fill_from(vf a, int64_t n, float x) {
     return _mm256_blendv_ps(v_set1(x), a, _mm256_castsi256_ps(v_mask(n)));
@@ -47,17 +50,20 @@ V_INLINE vf v_load_f16(const uint16_t *p) { return v_of_f16(_mm_loadu_si128((con
 V_INLINE vf v_load_bf16(const uint16_t *p) { return v_of_bf16(_mm_loadu_si128((const void *)p)); }
 V_INLINE vf v_load_f16_n(const uint16_t *p, int64_t n) { return v_of_f16(v_load_u16_n(p, n)); }
 V_INLINE vf v_load_bf16_n(const uint16_t *p, int64_t n) { return v_of_bf16(v_load_u16_n(p, n)); }
-V_INLINE void v_store_f16(uint16_t *p, vf a) { _mm_storeu_si128((void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+V_INLINE void v_store_f16(uint16_t *p, vf a) {
+    _mm_storeu_si128((void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 V_INLINE void v_store_bf16(uint16_t *p, vf a) {
     const __m256i u = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i near = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
     const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)), r = _mm256_blendv_epi8(near, quiet, nan);
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)),
+                  r = _mm256_blendv_epi8(near, quiet, nan);
     _mm_storeu_si128((void *)p, _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
 }
 
-/* Vector of sums from VL vectors: lane L gets the sum of in[(L % 4) * (VL / 4) + L / 4]. The order is the same for every
- * lane: i + (i+4), i + (i+2), i + (i+1), so a sum does not depend on the place it stands in. */
+/* Vector of sums from VL vectors: lane L gets the sum of in[(L % 4) * (VL / 4) + L / 4]. The order is the same for
+ * every lane: i + (i+4), i + (i+2), i + (i+1), so a sum does not depend on the place it stands in. */
 #define V_SUMS_INDEX(lane) ((lane) % 4 * (VL / 4) + (lane) / 4)
 V_INLINE vf v_sums_8_(vf a, vf b) {
     return v_add(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));

@@ -38,7 +38,9 @@ V_INLINE vf v_load_f16(const uint16_t *p) { return v_of_f16(_mm256_loadu_si256((
 V_INLINE vf v_load_bf16(const uint16_t *p) { return v_of_bf16(_mm256_loadu_si256((const void *)p)); }
 V_INLINE vf v_load_f16_n(const uint16_t *p, int64_t n) { return v_of_f16(_mm256_maskz_loadu_epi16(v_mask(n), p)); }
 V_INLINE vf v_load_bf16_n(const uint16_t *p, int64_t n) { return v_of_bf16(_mm256_maskz_loadu_epi16(v_mask(n), p)); }
-V_INLINE void v_store_f16(uint16_t *p, vf a) { _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+V_INLINE void v_store_f16(uint16_t *p, vf a) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 V_INLINE void v_store_bf16(uint16_t *p, vf a) {
     const __m512i u = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     const __m512i near = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
@@ -47,12 +49,10 @@ V_INLINE void v_store_bf16(uint16_t *p, vf a) {
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, near, quiet)));
 }
 
-/* Vector of sums from VL vectors: lane L gets the sum of in[(L % 4) * (VL / 4) + L / 4]. The order is the same for every
- * lane: i + (i+8), i + (i+4), i + (i+2), i + (i+1), so a sum does not depend on the place it stands in. */
+/* Vector of sums from VL vectors: lane L gets the sum of in[(L % 4) * (VL / 4) + L / 4]. The order is the same for
+ * every lane: i + (i+8), i + (i+4), i + (i+2), i + (i+1), so a sum does not depend on the place it stands in. */
 #define V_SUMS_INDEX(lane) ((lane) % 4 * (VL / 4) + (lane) / 4)
-V_INLINE vf v_sums_16_(vf a, vf b) {
-    return v_add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-}
+V_INLINE vf v_sums_16_(vf a, vf b) { return v_add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee)); }
 V_INLINE vf v_sums_8_(vf a, vf b) { return v_add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)); }
 V_INLINE vf v_sums_4_(vf a, vf b) { return v_add(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee)); }
 V_INLINE vf v_sums_2_(vf a, vf b) { return v_add(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd)); }
@@ -94,9 +94,7 @@ V_INLINE void v_zip(vf a, vf b, vf *lo, vf *hi) {
 typedef struct v_scale8 {
     vf scale, shift; /* w = code * scale - shift */
 } v_scale8;
-V_INLINE v_scale8 v_q8_scale(float scale, float zero) {
-    return (v_scale8){v_set1(scale), v_set1(scale * zero)};
-}
+V_INLINE v_scale8 v_q8_scale(float scale, float zero) { return (v_scale8){v_set1(scale), v_set1(scale * zero)}; }
 V_INLINE vf v_q8_load(const uint8_t *codes, int64_t i, v_scale8 s) {
     const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(codes + i)));
     return v_fms(_mm512_cvtepi32_ps(code), s.scale, s.shift);

@@ -7,7 +7,14 @@
 #include <string.h>
 
 #define V_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
+#if defined(__has_feature)
+#define V_HAS_FEATURE(x) __has_feature(x)
+#else
+#define V_HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || V_HAS_FEATURE(address_sanitizer)
+#define V_UNROLL /* checks on every access of unrolled tiles take minutes to compile */
+#elif defined(__clang__)
 #define V_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define V_UNROLL _Pragma("GCC unroll 16")

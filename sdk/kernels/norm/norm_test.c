@@ -6,12 +6,21 @@ static void try_norm(uint64_t *rng, int64_t rows, int64_t n, int with_w, int wit
     const int n_tables = test_tables(tables);
     const int64_t ld = n + 3;
     const size_t size = (size_t)(rows * ld);
-    float *x = test_normals(rng, size, scale), *w = test_normals(rng, (size_t)n, 1), *res0 = test_normals(rng, size, scale);
-    float *res = test_alloc(size * sizeof *res), *y = test_alloc(size * sizeof *y), *alone = test_alloc(size * sizeof *y);
+    float *x = test_normals(rng, size, scale), *w = test_normals(rng, (size_t)n, 1),
+          *res0 = test_normals(rng, size, scale);
+    float *res = test_alloc(size * sizeof *res), *y = test_alloc(size * sizeof *y),
+          *alone = test_alloc(size * sizeof *y);
     const float eps = 1e-5f;
     for (int i = 0; i < n_tables; i++) {
-        slk_norm p = {.x = x, .ldx = ld, .y = y, .ldy = ld, .residual = with_residual ? res : NULL, .ldr = ld,
-                      .w = with_w ? w : NULL, .n = n, .eps = eps};
+        slk_norm p = {.x = x,
+                      .ldx = ld,
+                      .y = y,
+                      .ldy = ld,
+                      .residual = with_residual ? res : NULL,
+                      .ldr = ld,
+                      .w = with_w ? w : NULL,
+                      .n = n,
+                      .eps = eps};
         memset(y, 0, size * sizeof *y), memset(alone, 0, size * sizeof *y);
         if (size > 0)
             memcpy(res, res0, size * sizeof *res);
@@ -24,12 +33,13 @@ static void try_norm(uint64_t *rng, int64_t rows, int64_t n, int with_w, int wit
                     assert_true(res[r * ld + j] == a);
                 sum += (double)a * a;
             }
-            for (int64_t j = 0; j < n; j++) { /* squares sum in f32 (relative error 1e-6 at most), three more roundings */
+            for (int64_t j = 0; j < n;
+                 j++) { /* squares sum in f32 (relative error 1e-6 at most), three more roundings */
                 const float a = with_residual ? res0[r * ld + j] + x[r * ld + j] : x[r * ld + j];
                 const double want = (with_w ? w[j] : 1) * (a / sqrt(sum / (double)n + (double)eps));
                 if (!(fabs(y[r * ld + j] - want) <= 2e-6 * fabs(want)))
-                    fail_msg("%s: row %d, %d of %d: %.9g, expected %.9g", tables[i]->rmsnorm_name, (int)r, (int)j, (int)n,
-                             (double)y[r * ld + j], want);
+                    fail_msg("%s: row %d, %d of %d: %.9g, expected %.9g", tables[i]->rmsnorm_name, (int)r, (int)j,
+                             (int)n, (double)y[r * ld + j], want);
             }
         }
         if (size > 0)

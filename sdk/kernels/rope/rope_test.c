@@ -7,8 +7,15 @@ static void try_rope(uint64_t *rng, int64_t rows, int64_t heads, int64_t d, int6
     const int64_t ld_head = d + 1, ldx = heads * ld_head + 2, ld_trig = n_rot / 2 + 1, half = n_rot / 2;
     const size_t size = (size_t)(rows * ldx);
     float *x0 = test_normals(rng, size, 1), *c = test_normals(rng, (size_t)(rows * ld_trig), 1);
-    float *s = test_normals(rng, (size_t)(rows * ld_trig), 1), *ref = test_alloc(size * sizeof *ref), *x = test_alloc(size * sizeof *x);
-    slk_rope p = {.ldx = ldx, .ld_head = ld_head, .cos_row = c, .sin_row = s, .ld_trig = ld_trig, .heads = heads, .n_rot = n_rot,
+    float *s = test_normals(rng, (size_t)(rows * ld_trig), 1), *ref = test_alloc(size * sizeof *ref),
+          *x = test_alloc(size * sizeof *x);
+    slk_rope p = {.ldx = ldx,
+                  .ld_head = ld_head,
+                  .cos_row = c,
+                  .sin_row = s,
+                  .ld_trig = ld_trig,
+                  .heads = heads,
+                  .n_rot = n_rot,
                   .interleaved = interleaved};
     memcpy(ref, x0, size * sizeof *ref);
     for (int64_t r = 0; r < rows; r++)
@@ -36,7 +43,8 @@ static void test_shapes(void **state) {
     uint64_t rng = 43;
     for (int64_t n_rot = 2; n_rot <= 130; n_rot += 2)
         for (uint32_t interleaved = 0; interleaved < 2; interleaved++)
-            try_rope(&rng, test_range(&rng, 1, 4), test_range(&rng, 1, 3), n_rot + test_range(&rng, 0, 9), n_rot, interleaved);
+            try_rope(&rng, test_range(&rng, 1, 4), test_range(&rng, 1, 3), n_rot + test_range(&rng, 0, 9), n_rot,
+                     interleaved);
 }
 
 int main(void) {

@@ -41,8 +41,8 @@ static void V_SUFFIX(rope)(const slk_rope *p, int64_t row_begin, int64_t row_end
     for (int64_t r = row_begin; r < row_end; r++)
         for (int64_t h = 0; h < p->heads; h++)
             (p->interleaved ? rope_interleaved : rope_halves)(p->x + r * p->ldx + h * p->ld_head,
-                                                              p->cos_row + r * p->ld_trig,
-                                                              p->sin_row + r * p->ld_trig, p->n_rot / 2);
+                                                              p->cos_row + r * p->ld_trig, p->sin_row + r * p->ld_trig,
+                                                              p->n_rot / 2);
 }
 
 void V_FILL(rope)(slk_kernels *k) { SLK_SET(k, rope, V_SUFFIX(rope)); }

@@ -38,7 +38,8 @@ static inline uint16_t slk_f16_of_f32(float x) {
         return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
     if (a >= 0x477ff000u) /* 65520 and more round to infinity */
         return (uint16_t)(sign | 0x7c00);
-    if (a < 0x38800000u) { /* below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the end of the mantissa */
+    if (a <
+        0x38800000u) { /* below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the end of the mantissa */
         const float shifted = slk_f32_of_bits(a) + 0.5f;
         return (uint16_t)(sign | (slk_bits_of_f32(shifted) - 0x3f000000u));
     }

@@ -17,7 +17,7 @@ typedef void (*slk_widen_fn)(float *dst, const uint16_t *src, int64_t n);
 typedef void (*slk_narrow_fn)(uint16_t *dst, const float *src, int64_t n);
 
 /* dst[i] = src[index[i]] for rows of row_bytes bytes; strides in bytes.  [any] */
-void slk_gather_rows(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, const int32_t *index, int64_t n,
-                     int64_t row_bytes);
+void slk_gather_rows(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, const int32_t *index,
+                     int64_t n, int64_t row_bytes);
 
 #endif

@@ -36,8 +36,8 @@ static void bf16_of_f32_ref(uint16_t *dst, const float *src, int64_t n) {
         dst[i] = slk_bf16_of_f32(src[i]);
 }
 
-void slk_gather_rows(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, const int32_t *index, int64_t n,
-                     int64_t row_bytes) {
+void slk_gather_rows(void *dst, int64_t dst_stride, const void *src, int64_t src_stride, const int32_t *index,
+                     int64_t n, int64_t row_bytes) {
     for (int64_t i = 0; i < n; i++)
         memcpy((char *)dst + i * dst_stride, (const char *)src + index[i] * src_stride, (size_t)row_bytes);
 }

@@ -22,7 +22,8 @@ static void test_widen_all(void **state) {
                     want = ldexp(exp ? man + (1 << bits) : man, (exp ? exp : 1) - bias - bits);
                 want = sign ? -want : want;
                 if (isnan(want) ? !isnan(out[i]) : !(out[i] == want && !signbit(out[i]) == !sign))
-                    fail_msg("%s of 0x%04x: %.9g, expected %.9g", bf ? "bf16" : "f16", (unsigned)i, (double)out[i], want);
+                    fail_msg("%s of 0x%04x: %.9g, expected %.9g", bf ? "bf16" : "f16", (unsigned)i, (double)out[i],
+                             want);
             }
         }
     free(in), free(out);
@@ -40,8 +41,9 @@ static void test_narrow(void **state) {
         for (int i = 0; i < infinity; i++) {
             const float lo = bf ? slk_f32_of_bf16((uint16_t)i) : slk_f32_of_f16((uint16_t)i);
             /* the value after the largest is where infinity would stand */
-            const double hi = i + 1 == infinity ? (bf ? 0x1p128 : 65536.0) : bf ? slk_f32_of_bf16((uint16_t)(i + 1))
-                                                                                 : slk_f32_of_f16((uint16_t)(i + 1));
+            const double hi = i + 1 == infinity ? (bf ? 0x1p128 : 65536.0)
+                              : bf              ? slk_f32_of_bf16((uint16_t)(i + 1))
+                                                : slk_f32_of_f16((uint16_t)(i + 1));
             const float mid = (float)(((double)lo + hi) / 2);
             in[i * per] = lo, want[i * per] = (uint16_t)i;
             in[i * per + 1] = mid, want[i * per + 1] = (uint16_t)(i + (i & 1));
@@ -54,7 +56,8 @@ static void test_narrow(void **state) {
             fn(out, in, 2 * n);
             for (int i = 0; i < 2 * n; i++)
                 if (out[i] != want[i])
-                    fail_msg("%s of %.9g: 0x%04x, expected 0x%04x", bf ? "bf16" : "f16", (double)in[i], out[i], want[i]);
+                    fail_msg("%s of %.9g: 0x%04x, expected 0x%04x", bf ? "bf16" : "f16", (double)in[i], out[i],
+                             want[i]);
             const float odd[5] = {NAN, -NAN, INFINITY, 3.4e38f, slk_f32_of_bits(0x7f800001u)};
             uint16_t h[5];
             fn(h, odd, 5);
@@ -73,7 +76,8 @@ static void test_dot_axpy(void **state) {
     uint64_t rng = 59;
     for (int t = 0; t < n_tables; t++)
         for (int n = 0; n < 600; n = n < 150 ? n + 1 : n + 61) {
-            float *a = test_normals(&rng, (size_t)n, 1), *b = test_normals(&rng, (size_t)n, 1), *y = test_alloc((size_t)n * sizeof *y);
+            float *a = test_normals(&rng, (size_t)n, 1), *b = test_normals(&rng, (size_t)n, 1),
+                  *y = test_alloc((size_t)n * sizeof *y);
             double sum = 0, size = 0;
             for (int i = 0; i < n; i++)
                 y[i] = b[i], sum += (double)a[i] * b[i], size += fabs((double)a[i] * b[i]);

@@ -5,10 +5,11 @@ static float V_SUFFIX(dot)(const float *a, const float *b, int64_t n) {
     for (int c = 0; c < CHAINS; c++)
         sum[c] = v_zero();
     int64_t i = 0;
-    for (; i + CHAINS * VL <= n; i += CHAINS * VL)
+    for (; i + CHAINS * VL <= n; i += CHAINS * VL) {
         V_UNROLL
         for (int c = 0; c < CHAINS; c++)
             sum[c] = v_fma(v_load(a + i + c * VL), v_load(b + i + c * VL), sum[c]);
+    }
     for (int c = 0; i < n; i += VL, c++) {
         const int64_t m = n - i < VL ? n - i : VL;
         sum[c] = v_fma(v_load_n(a + i, m), v_load_n(b + i, m), sum[c]);

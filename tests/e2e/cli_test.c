@@ -1,0 +1,336 @@
+/* The command as its users see it: what goes to stdout, what to stderr, exit statuses, and the JSON it writes. */
+#include "cli.h"
+
+static e2e_prompts prompts;
+static const char *tiny;
+
+/* stdout is the beginning of that text, and a line feed. */
+static void check_text(const char *got, const char *text) {
+    size_t n = strlen(got);
+    assert_true(n > 0 && got[n - 1] == '\n');
+    if (strncmp(got, text, n - 1) != 0 || n - 1 > strlen(text))
+        fail_msg("stdout is \"%s\", expected the beginning of \"%s\"", got, text);
+}
+
+/* ---- run --------------------------------------------------------------------------------------------------------- */
+
+static void test_run(void **state) {
+    (void)state;
+    const e2e_prompt *p = &prompts.prompt[0];
+    cli_result r = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "64"), NULL);
+    assert_int_equal(strlen(r.out), strlen(p->greedy_text) + 1);
+    check_text(r.out, p->greedy_text);
+    assert_non_null(strstr(r.err, "tokens/s")); /* the summary */
+    cli_free(&r);
+    r = cli_good(CLI("run", "-m", tiny, "--prompt", p->text, "--n-predict=8", "--quiet"), NULL);
+    check_text(r.out, p->greedy_text);
+    assert_string_equal(r.err, "");
+    cli_free(&r);
+    /* from a file, from stdin */
+    e2e_put_text(e2e_temp(""), "prompt.txt", p->text);
+    r = cli_good(CLI("run", "-m", tiny, "-f", e2e_temp("prompt.txt"), "-n", "64", "-q"), NULL);
+    assert_int_equal(strlen(r.out), strlen(p->greedy_text) + 1);
+    check_text(r.out, p->greedy_text);
+    cli_free(&r);
+    r = cli_good(CLI("run", "-m", tiny, "-n", "64", "-q"), p->text);
+    check_text(r.out, p->greedy_text);
+    assert_int_equal(strlen(r.out), strlen(p->greedy_text) + 1);
+    cli_free(&r);
+    r = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "8", "-q", "--echo"), NULL);
+    assert_memory_equal(r.out, p->text, strlen(p->text));
+    check_text(r.out + strlen(p->text), p->greedy_text);
+    cli_free(&r);
+    /* a seed makes sampled text repeatable, and the seed that was drawn is told */
+    cli_result a = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "24", "--temp", "0.9", "-s", "7", "-q"), NULL);
+    cli_result b = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "24", "--temp", "0.9", "-s", "7", "-q"), NULL);
+    cli_result c = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "24", "--temp", "0.9", "-s", "8"), NULL);
+    assert_string_equal(a.out, b.out);
+    assert_string_not_equal(a.out, c.out);
+    assert_non_null(strstr(c.err, "seed: 8\n"));
+    cli_free(&a);
+    cli_free(&b);
+    cli_free(&c);
+}
+
+/* The INI of a run, and what --set lays over it. */
+static void test_run_config(void **state) {
+    (void)state;
+    const e2e_prompt *p = &prompts.prompt[0];
+    char ini[PATH_MAX + 256];
+    snprintf(ini, sizeof ini, "[model]\npath = %s\n[sampling]\nmax_tokens = 5\nstop = winter|1897\n[speculation]\nplugin = prompt_lookup\n", tiny);
+    e2e_put_text(e2e_temp(""), "run.ini", ini);
+    const char *config = e2e_temp("run.ini");
+    cli_result r = cli_good(CLI("run", "--config", config, "-p", p->text, "-q"), NULL);
+    check_text(r.out, p->greedy_text);
+    assert_true(strlen(r.out) < 40);
+    cli_free(&r);
+    r = cli_good(CLI("run", "--config", config, "--set", "sampling.max_tokens=64", "-p", p->text, "-q"), NULL);
+    assert_string_equal(r.out, " the sight of the \n"); /* up to the stop string */
+    cli_free(&r);
+}
+
+static void test_stats(void **state) {
+    (void)state;
+    const e2e_prompt *p = &prompts.prompt[0];
+    const char *path = e2e_temp("stats.json");
+    cli_result r = cli_good(CLI("run", "-m", tiny, "-p", p->text, "-n", "64", "--set", "speculation.plugin=prompt_lookup", "--stats", path), NULL);
+    check_text(r.out, p->greedy_text);
+    cli_free(&r);
+    json_t *stats = e2e_json(path);
+    static const char *const numbers[] = {"tokens", "prompt_tps", "decode_tps", "steps", "emitted", "drafted", "accepted",
+                                          "allocs_in_steps", "bytes.weights", "bytes.kv", "bytes.scratch", "bytes.plugin",
+                                          "bytes.peak"};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        assert_true(e2e_number(stats, numbers[i]) >= 0);
+    assert_int_equal(e2e_number(stats, "tokens"), 64);
+    assert_int_equal(e2e_number(stats, "emitted"), 63);
+    assert_int_equal(e2e_number(stats, "allocs_in_steps"), 0);
+    assert_true(e2e_number(stats, "accepted") > 0 && e2e_number(stats, "accepted") < e2e_number(stats, "drafted"));
+    assert_int_equal(e2e_number(stats, "steps") + e2e_number(stats, "accepted"), 63);
+    assert_true(e2e_number(stats, "prompt_tps") > 0 && e2e_number(stats, "decode_tps") > 0);
+    json_t *depths = json_object_get(stats, "accepted_by_depth"), *one;
+    size_t i;
+    int64_t sum = 0;
+    assert_true(json_is_array(depths));
+    json_array_foreach(depths, i, one) sum += json_integer_value(one);
+    assert_int_equal(sum, e2e_number(stats, "accepted"));
+    assert_true(json_is_string(json_object_get(stats, "isa")));
+    json_t *plugins = json_object_get(stats, "plugins");
+    char *text = json_dumps(plugins, 0);
+    assert_non_null(text);
+    static const char *const used[] = {"dense", "paged", "prompt_lookup"};
+    for (size_t j = 0; j < sizeof used / sizeof *used; j++)
+        assert_non_null(strstr(text, used[j]));
+    free(text);
+    json_decref(stats);
+    /* a file that cannot be written */
+    r = cli_run(CLI("run", "-m", tiny, "-p", p->text, "-n", "2", "-q", "--stats", "/nonexistent/stats.json"), NULL);
+    assert_true(r.status >= 1 && r.status <= 123);
+    assert_non_null(strstr(r.err, "/nonexistent/stats.json"));
+    cli_free(&r);
+}
+
+/* ---- help -------------------------------------------------------------------------------------------------------- */
+
+static void test_help(void **state) {
+    (void)state;
+    static const struct {
+        const char *args[4], *word;
+    } cases[] = {
+        {{"--help"}, "run"},           {{"-h"}, "bench"},           {{"run", "--help"}, "--stats"}, {{"run", "-h"}, "--top-k"},
+        {{"bench", "--help"}, "-r"},   {{"eval", "--help"}, "ppl"}, {{"eval", "ppl", "--help"}, "--text"},
+        {{"eval", "retrieval", "--help"}, "--mode"},                {{"plugins", "--help"}, "describe"},
+        {{"config", "--help"}, "check"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cli_result r = cli_good(cases[i].args, NULL);
+        if (strstr(r.out, cases[i].word) == NULL || r.err[0] != '\0')
+            fail_msg("sluice %s ...: no %s in: %s%s", cases[i].args[0], cases[i].word, r.out, r.err);
+        cli_free(&r);
+    }
+    cli_result r = cli_good(CLI("--version"), NULL);
+    char *version = e2e_read(e2e_path("VERSION"), NULL), expected[64];
+    snprintf(expected, sizeof expected, "sluice %s", version);
+    assert_string_equal(r.out, expected);
+    free(version);
+    cli_free(&r);
+    static const char *const wrong[][3] = {{NULL}, {"walk"}, {"eval"}, {"eval", "speed"}, {"config"}, {"plugins"}, {"config", "mend"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        r = cli_run(wrong[i], NULL);
+        assert_true(r.status >= 1 && r.status <= 123);
+        assert_int_equal(r.n_out, 0);
+        assert_true(r.err[0] != '\0');
+        cli_free(&r);
+    }
+}
+
+/* ---- config ------------------------------------------------------------------------------------------------------ */
+
+static void test_config_show(void **state) {
+    (void)state;
+    /* what is shown is an INI that gives the same when it is read again */
+    cli_result r = cli_good(CLI("config", "show", "-m", tiny, "--set", "kvcache.page=32", "--set", "speculation.plugin=prompt_lookup",
+                                "--set", "sampling.stop=a|b\\n", "-t", "1"), NULL);
+    assert_non_null(strstr(r.out, "[kvcache]"));
+    assert_non_null(strstr(r.out, "ngram_max"));
+    e2e_put(e2e_temp(""), "shown.ini", r.out, r.n_out);
+    cli_result again = cli_good(CLI("config", "show", "--config", e2e_temp("shown.ini")), NULL);
+    /* remarks say where a value came from, and that differs */
+    const char *a = r.out, *b = again.out;
+    while (*a != '\0' || *b != '\0') {
+        size_t na = strcspn(a, ";\n"), nb = strcspn(b, ";\n"), ka = na, kb = nb;
+        while (ka > 0 && a[ka - 1] == ' ')
+            ka--;
+        while (kb > 0 && b[kb - 1] == ' ')
+            kb--;
+        if (ka != kb || memcmp(a, b, ka) != 0)
+            fail_msg("shown again, \"%.*s\" became \"%.*s\"", (int)ka, a, (int)kb, b);
+        a += strcspn(a, "\n"), b += strcspn(b, "\n");
+        a += *a == '\n', b += *b == '\n';
+    }
+    cli_free(&r);
+    cli_free(&again);
+    /* and it runs */
+    r = cli_good(CLI("run", "--config", e2e_temp("shown.ini"), "-p", prompts.prompt[0].text, "-n", "6", "-q"), NULL);
+    check_text(r.out, prompts.prompt[0].greedy_text);
+    cli_free(&r);
+}
+
+static void test_config_check(void **state) {
+    (void)state;
+    char ini[PATH_MAX + 256];
+    snprintf(ini, sizeof ini, "[model]\npath = %s\n[quant]\nplugin = rtn\nbits = 8\n", tiny);
+    e2e_put_text(e2e_temp(""), "good.ini", ini);
+    cli_result r = cli_good(CLI("config", "check", "--config", e2e_temp("good.ini")), NULL);
+    assert_string_equal(r.err, "");
+    cli_free(&r);
+    r = cli_good(CLI("config", "check", "--config", e2e_path("demo.ini")), NULL);
+    cli_free(&r);
+    cli_refused(CLI("config", "check", "--config", e2e_temp("good.ini"), "--set", "speculation.plugin=sps"), SETS("draft.model"));
+    cli_refused(CLI("config", "check", "--config", e2e_temp("good.ini"), "--set", "quant.bits=3"), SETS("bits"));
+    cli_refused(CLI("config", "check", "--config", e2e_temp("good.ini"), "--set", "attention.plugin=nothere"), SETS("nothere"));
+}
+
+/* ---- plugins ----------------------------------------------------------------------------------------------------- */
+
+static void test_plugins(void **state) {
+    (void)state;
+    static const char *const ids[] = {"dense", "paged", "prompt_lookup", "sps", "none", "rtn"};
+    cli_result r = cli_good(CLI("plugins", "list"), NULL);
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        assert_non_null(strstr(r.out, ids[i]));
+    assert_string_equal(r.err, "");
+    cli_free(&r);
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        r = cli_good(CLI("plugins", "describe", ids[i], "--json"), NULL);
+        json_t *all = json_loads(r.out, 0, NULL), *one = json_array_get(all, 0);
+        assert_int_equal(json_array_size(all), 1);
+        assert_string_equal(json_string_value(json_object_get(one, "id")), ids[i]);
+        assert_true(json_is_array(json_object_get(one, "params")) && json_is_array(json_object_get(one, "roles")));
+        json_decref(all);
+        cli_free(&r);
+    }
+    r = cli_good(CLI("plugins", "describe", "paged"), NULL);
+    static const char *const words[] = {"page", "1 .. 4096", "64", "dtype", "auto", "bf16", "PagedAttention", "kvcache.store"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strstr(r.out, words[i]) == NULL)
+            fail_msg("plugins describe paged does not say \"%s\": %s", words[i], r.out);
+    cli_free(&r);
+}
+
+/* ---- bench and eval ---------------------------------------------------------------------------------------------- */
+
+static void test_bench(void **state) {
+    (void)state;
+    cli_result r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "16,32", "-n", "8", "-d", "0,20", "-r", "2", "-o", "json"), NULL);
+    json_t *all = json_loads(r.out, 0, NULL), *one;
+    size_t i;
+    assert_int_equal(json_array_size(all), 6);
+    static const char *const numbers[] = {"model_size", "model_n_params", "n_threads", "n_prompt", "n_gen", "n_depth", "avg_ns",
+                                          "stddev_ns", "avg_ts", "stddev_ts"};
+    static const int64_t expected[6][3] = {{16, 0, 0}, {32, 0, 0}, {0, 8, 0}, {16, 0, 20}, {32, 0, 20}, {0, 8, 20}};
+    json_array_foreach(all, i, one) {
+        for (size_t j = 0; j < sizeof numbers / sizeof *numbers; j++)
+            assert_true(e2e_number(one, numbers[j]) >= 0);
+        assert_int_equal(e2e_number(one, "n_prompt"), expected[i][0]);
+        assert_int_equal(e2e_number(one, "n_gen"), expected[i][1]);
+        assert_int_equal(e2e_number(one, "n_depth"), expected[i][2]);
+        assert_int_equal(e2e_number(one, "n_threads"), 1);
+        assert_int_equal(e2e_number(one, "model_n_params"), 5180672);
+        assert_int_equal(json_array_size(json_object_get(one, "samples_ns")), 2);
+        assert_int_equal(json_array_size(json_object_get(one, "samples_ts")), 2);
+        assert_true(json_is_string(json_object_get(one, "model_filename")) && json_is_string(json_object_get(one, "model_type")));
+        double tokens = e2e_number(one, "n_prompt") + e2e_number(one, "n_gen");
+        for (size_t j = 0; j < 2; j++) {
+            double ns = json_number_value(json_array_get(json_object_get(one, "samples_ns"), j));
+            double ts = json_number_value(json_array_get(json_object_get(one, "samples_ts"), j));
+            assert_true(fabs(ts * ns / 1e9 - tokens) < 1e-3 * tokens);
+        }
+    }
+    json_decref(all);
+    cli_free(&r);
+    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "8", "-n", "4", "-r", "1"), NULL);
+    assert_non_null(strstr(r.out, "| pp8 |"));
+    assert_non_null(strstr(r.out, "| tg4 |"));
+    cli_free(&r);
+    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "8", "-n", "0", "-r", "1", "-o", "jsonl"), NULL);
+    one = json_loads(r.out, 0, NULL);
+    assert_int_equal(e2e_number(one, "n_prompt"), 8);
+    json_decref(one);
+    cli_free(&r);
+    cli_refused(CLI("bench", "-m", tiny, "-p", "8,x"), SETS("-p"));
+    cli_refused(CLI("bench", "-m", tiny, "-c", "64", "-p", "128", "-n", "0", "-r", "1", "-o", "jsonl"), SETS("context"));
+}
+
+static void test_perplexity(void **state) {
+    (void)state;
+    json_t *golden = e2e_json(e2e_path("tests/data/tiny/ppl.json"));
+    cli_result r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("recipes/golden/prose_watson.txt"), "--context", "256"), NULL);
+    json_t *got = json_loads(r.out, 0, NULL);
+    assert_int_equal(e2e_number(got, "n_tokens"), e2e_number(golden, "n_tokens"));
+    assert_int_equal(e2e_number(got, "windows"), e2e_number(golden, "windows"));
+    double expected = e2e_number(golden, "ppl"), ppl = e2e_number(got, "ppl");
+    if (!(fabs(ppl - expected) < 1e-4 * expected))
+        fail_msg("perplexity %.8f, expected %.8f", ppl, expected);
+    json_t *windows = json_object_get(json_array_get(json_object_get(golden, "files"), 0), "nll_by_window");
+    assert_int_equal(json_array_size(json_object_get(got, "nll_by_window")), json_array_size(windows));
+    for (size_t i = 0; i < json_array_size(windows); i++) {
+        double want = json_number_value(json_array_get(windows, i)), has = json_number_value(json_array_get(json_object_get(got, "nll_by_window"), i));
+        assert_true(fabs(want - has) < 1e-4 * want);
+    }
+    json_decref(golden);
+    json_decref(got);
+    cli_free(&r);
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", "/nonexistent/book.txt", "--context", "256"), SETS("/nonexistent/book.txt"));
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("VERSION"), "--context", "256"), SETS("256"));
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("VERSION"), "--context", "99999"), SETS("4096"));
+}
+
+/* The embedded model retrieves numbers from short contexts; forced and generated answers are counted over the same text. */
+static void test_retrieval(void **state) {
+    (void)state;
+    const char *text = e2e_path("recipes/golden/prose_watson.txt");
+    static const char *const modes[] = {"forced", "generated"};
+    for (int i = 0; i < 2; i++) {
+        cli_result r = cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "700", "--needles", "4", "--answers", "60",
+                                    "--mode", modes[i]), NULL);
+        json_t *got = json_loads(r.out, 0, NULL);
+        assert_string_equal(json_string_value(json_object_get(got, "mode")), modes[i]);
+        assert_true(e2e_number(got, "tokens") >= 60);
+        assert_int_equal(e2e_number(got, "length"), 700);
+        assert_int_equal(e2e_number(got, "answers"), 4 * e2e_number(got, "contexts"));
+        double p = e2e_number(got, "tokens_right") / e2e_number(got, "tokens");
+        assert_true(fabs(p - e2e_number(got, "token_accuracy")) < 1e-12);
+        if (!(p >= 0.5))
+            fail_msg("%s: %.3f of the answer tokens are right; chance is 0.1", modes[i], p);
+        json_decref(got);
+        cli_free(&r);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static int set_up(void **state) {
+    (void)state;
+    static char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s", e2e_path("models/tiny"));
+    tiny = path;
+    e2e_prompts_read("tests/data/tiny/golden.json", &prompts);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    e2e_prompts_free(&prompts);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_run),          cmocka_unit_test(test_run_config), cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_help),         cmocka_unit_test(test_config_show), cmocka_unit_test(test_config_check),
+        cmocka_unit_test(test_plugins),      cmocka_unit_test(test_bench),      cmocka_unit_test(test_perplexity),
+        cmocka_unit_test(test_retrieval),
+    };
+    return cmocka_run_group_tests_name("cli", tests, set_up, tear_down);
+}

@@ -1,0 +1,46 @@
+/* Forty short prompts, 16 greedy tokens each, plainly and with each lossless drafter, one by one and five together. */
+#include "e2e.h"
+
+static e2e_prompts prompts;
+static char draft[PATH_MAX + 32];
+
+typedef struct drafter {
+    const char *name;
+    const char *sets[4];
+} drafter;
+
+static const drafter drafters[] = {
+    {"plain", {NULL}},
+    {"prompt_lookup", {"speculation.plugin=prompt_lookup"}},
+    {"sps", {"speculation.plugin=sps", "speculation.gamma=3", draft}},
+};
+
+static void test_forty(void **state) {
+    const drafter *d = *state;
+    sluice_engine *engine = e2e_open("models/tiny", d->sets);
+    e2e_check_greedy(d->name, engine, prompts.prompt, prompts.n, 1);
+    e2e_check_greedy(d->name, engine, prompts.prompt, prompts.n, 5);
+    sluice_close(engine);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    e2e_prompts_read("tests/data/tiny/prompts40.json", &prompts);
+    assert_int_equal(prompts.n, 40);
+    snprintf(draft, sizeof draft, "draft.model.path=%s", e2e_path("models/tiny"));
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    e2e_prompts_free(&prompts);
+    return 0;
+}
+
+int main(void) {
+    enum { N = sizeof drafters / sizeof *drafters };
+    static struct CMUnitTest tests[N];
+    for (int i = 0; i < N; i++)
+        tests[i] = (struct CMUnitTest){drafters[i].name, test_forty, NULL, NULL, (void *)(uintptr_t)&drafters[i]};
+    return cmocka_run_group_tests_name("prompts40", tests, set_up, tear_down);
+}
