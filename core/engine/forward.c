@@ -213,7 +213,8 @@ static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, 
     return layer->store->api->append(layer->store->self, &args);
 }
 
-/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A store or attention
+/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A selector gets the rows of
+ * one stage at a time, since a row set covers all rows of a call. A store or attention
  * plugin that caps how many rows it takes at once gets them sequence by sequence, block by block. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
@@ -228,7 +229,9 @@ static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) 
         SL_TRY(append_part(net, pass, l, &whole));
         for (int32_t i = 0; i < b->n_seqs;) {
             int32_t j = i + 1;
-            while (j < b->n_seqs && layer->attender[stage_number(b->stage[j])] == layer->attender[stage_number(b->stage[i])])
+            const sli_attender *attender = layer->attender[stage_number(b->stage[i])];
+            while (j < b->n_seqs && layer->attender[stage_number(b->stage[j])] == attender &&
+                   (attender->api->select == NULL || b->stage[j] == b->stage[i]))
                 j++;
             part p = part_of(net, b, b->row_begin[i], b->row_begin[j], b->stage[i]);
             SL_TRY(attend_part(net, pass, l, &p));

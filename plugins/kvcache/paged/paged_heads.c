@@ -23,7 +23,7 @@ struct paged_heads {
 int64_t paged_longest(const paged_sequence *s) { return s->heads != NULL ? s->heads->longest : s->n_tokens; }
 int64_t paged_shortest(const paged_sequence *s) { return s->heads != NULL ? s->heads->shortest : s->n_tokens; }
 
-static void measure(const sl_instance *self, paged_heads *heads) {
+static void measure_lists(const sl_instance *self, paged_heads *heads) {
     heads->longest = 0;
     heads->shortest = INT64_MAX;
     for (int32_t i = 0; i < self->n_lists; i++) {
@@ -52,7 +52,7 @@ static sl_status make_heads(sl_instance *self, paged_sequence *s) {
     memset(s->heads, 0, (size_t)bytes);
     for (int32_t i = 0; i < self->n_lists; i++)
         s->heads->lists[i].n = s->n_tokens;
-    measure(self, s->heads);
+    measure_lists(self, s->heads);
     return SL_OK;
 }
 
@@ -106,7 +106,7 @@ void paged_heads_cut(sl_instance *self, paged_sequence *s, int64_t n) {
     for (int32_t i = 0; s->heads != NULL && i < self->n_lists; i++)
         s->heads->lists[i].n = rows_below(&s->heads->lists[i], n);
     if (s->heads != NULL)
-        measure(self, s->heads);
+        measure_lists(self, s->heads);
 }
 
 sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_sequence *parent, int64_t upto, sl_error *err) {
@@ -134,7 +134,7 @@ sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_seq
         return sl_fail(err, status, "paged: no memory for the lists of a fork");
     }
     s->heads->n_edited = parent->heads->n_edited;
-    measure(self, s->heads);
+    measure_lists(self, s->heads);
     return SL_OK;
 }
 
@@ -142,7 +142,7 @@ sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_seq
 
 /* Do the lists name rows, ascending? *first: the first slot that gets another row; *most: rows of the longest list.
  * Returns 0 when they do not; *drops tells whether anything goes. */
-static int check(const paged_place *p, const sl_kv_edit *e, const int64_t *n_rows, int64_t *first, int64_t *most, int *drops) {
+static int check_lists(const paged_place *p, const sl_kv_edit *e, const int64_t *n_rows, int64_t *first, int64_t *most, int *drops) {
     *first = INT64_MAX, *most = 0, *drops = 0;
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         const int32_t *keep = e->keep + e->keep_begin[h];
@@ -164,7 +164,7 @@ static int check(const paged_place *p, const sl_kv_edit *e, const int64_t *n_row
 }
 
 /* Moves the kept rows of a head down; sources ascend and lie at or behind their destination. */
-static void compact(sl_instance *self, paged_sequence *s, const paged_place *p, int32_t h, const int32_t *keep, int64_t n) {
+static void move_down(sl_instance *self, paged_sequence *s, const paged_place *p, int32_t h, const int32_t *keep, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (keep[i] == i)
             continue;
@@ -176,7 +176,7 @@ static void compact(sl_instance *self, paged_sequence *s, const paged_place *p, 
 }
 
 /* Everything that can fail: indices for heads that had none (in fresh), free pages for those that will be made private. */
-static sl_status prepare(sl_instance *self, paged_sequence *s, const paged_place *p, const sl_kv_edit *e, int64_t n_private,
+static sl_status prepare_edit(sl_instance *self, paged_sequence *s, const paged_place *p, const sl_kv_edit *e, int64_t n_private,
                          int64_t **fresh) {
     if (s->heads == NULL)
         SL_TRY(make_heads(self, s));
@@ -214,20 +214,20 @@ sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
     if (p->n_kv_heads > MAX_HEADS)
         return SL_E_UNIMPLEMENTED;
     SL_TRY(paged_rows(self, e->layer, e->seq, n_rows));
-    if (!check(p, e, n_rows, &first, &most, &drops))
+    if (!check_lists(p, e, n_rows, &first, &most, &drops))
         return SL_E_INVALID;
     if (!drops)
         return SL_OK;
-    SL_TRY(prepare(self, s, p, e, first < most ? paged_cover_cost(self, s, first, most) : 0, fresh));
+    SL_TRY(prepare_edit(self, s, p, e, first < most ? paged_cover_cost(self, s, first, most) : 0, fresh));
     if (first < most)
         paged_cover(self, s, first, most);
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         const int32_t *keep = e->keep + e->keep_begin[h];
         int64_t n = e->keep_begin[h + 1] - e->keep_begin[h];
-        compact(self, s, p, h, keep, n);
+        move_down(self, s, p, h, keep, n);
         relist(&s->heads->lists[p->first_list + h], fresh[h], keep, n, to_come(s));
     }
-    measure(self, s->heads);
+    measure_lists(self, s->heads);
     s->heads->n_edited = s->n_tokens;
     paged_drop_pages(self, s, paged_pages_for(self, paged_longest(s)));
     paged_trim(self);

@@ -106,6 +106,7 @@ static void refusals(void **state) {
     run_refused("leaves no recent row", "kvcache.policy.plugin=streaming", "kvcache.policy.budget=5");
     run_refused("positions", "kvcache.policy.plugin=streaming", "kvcache.policy.positions=cache");
     run_refused("draft", "draft.kvcache.policy.plugin=streaming", "draft.model.path=models/tiny");
+    run_refused("selects tokens", "kvcache.policy.plugin=streaming", "attention.plugin=tidaldecode");
     sluice_close(run_open("kvcache.policy.plugin=streaming", "speculation.plugin=prompt_lookup", "engine.deterministic=no"));
 }
 

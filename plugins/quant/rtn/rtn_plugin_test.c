@@ -1,12 +1,8 @@
 /* rtn: which formats it claims, how it lays groups of matrices out in one blob, and which operation multiplies what. The
  * arithmetic of packed formats is the kernels' and tested there; here the operations are fakes that write down their calls. */
+#include "rtn.c"
+
 #include "test_host.h"
-
-#include "sl_error.h"
-#include "sl_tensor.h"
-#include "sluice/quant.h"
-
-const sl_package *sl_package_0(void);
 
 typedef struct call {
     const char *op;
@@ -61,14 +57,14 @@ typedef struct rig {
 static float weights[4][96 * 64];
 
 static void open_rig(rig *r, const char *const *sets) {
-    static const char *const names[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight"}, *const roles[] = {"q", "k", "v"};
+    static const char *const names[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight"}, *const role[] = {"q", "k", "v"};
     static const int64_t outs[] = {96, 33, 33};
-    const sl_plugin *p = sl_package_0()->plugins[0];
+    const sl_plugin *p = &plugin;
     memset(r, 0, sizeof *r);
     test_host_init(&r->host);
     r->host.ops.q_bytes = q_bytes, r->host.ops.q_pack = q_pack, r->host.ops.gemm = gemm, r->host.ops.qgemm = qgemm;
     for (int i = 0; i < 3; i++) {
-        r->linears[i] = (sl_linear){.struct_size = SL_SIZE(sl_linear), .name = names[i], .role = roles[i]};
+        r->linears[i] = (sl_linear){.struct_size = SL_SIZE(sl_linear), .name = names[i], .role = role[i]};
         assert_int_equal(sl_tensor_make(&r->linears[i].weight, weights[i], SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){outs[i], 64}), SL_OK);
         r->list[i] = &r->linears[i];
     }
@@ -77,18 +73,18 @@ static void open_rig(rig *r, const char *const *sets) {
     assert_int_equal(sl_tensor_make(&r->head.weight, weights[3], SL_BF16, SL_DEVICE_CPU, 2, (int64_t[]){96, 64}), SL_OK);
     r->head_list[0] = &r->head;
     r->head_group = (sl_linear_group){SL_SIZE(sl_linear_group), "head", r->head_list, 1, -1, 64};
-    sl_params *params = test_params(p, sets);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .params = params};
+    sl_params *values = test_params(p, sets);
+    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .params = values};
     sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .compute = SL_BF16};
     assert_int_equal(p->create(&args, &r->self, NULL), SL_OK);
     assert_int_equal(p->activate(r->self, &limits, NULL), SL_OK);
-    test_params_free(params);
+    test_params_free(values);
     r->api = p->query(r->self, SL_QUANT_ID);
     assert_non_null(r->api);
 }
 
 static void close_rig(rig *r) {
-    const sl_plugin *p = sl_package_0()->plugins[0];
+    const sl_plugin *p = &plugin;
     p->deactivate(r->self);
     p->destroy(r->self);
     assert_int_equal(r->host.n_live, 0);
@@ -192,17 +188,17 @@ static void test_pack_and_multiply(void **state) {
 
 static void test_needs_operations(void **state) {
     (void)state;
-    const sl_plugin *p = sl_package_0()->plugins[0];
+    const sl_plugin *p = &plugin;
     test_host host;
     test_host_init(&host);
     host.ops.struct_size = SL_FIELD_END(sl_ops, q_bytes); /* an older host */
-    sl_params *params = test_params(p, NULL);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .params = params};
+    sl_params *values = test_params(p, NULL);
+    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .params = values};
     sl_instance *self = NULL;
     SL_ERROR(err);
     assert_true(p->create(&args, &self, &err) < 0);
     assert_non_null(strstr(err.text, SL_OPS_ID));
-    test_params_free(params);
+    test_params_free(values);
     p->destroy(NULL);
 }
 

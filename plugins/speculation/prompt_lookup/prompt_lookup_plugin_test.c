@@ -1,10 +1,8 @@
 /* prompt_lookup: the search against the rule written down as plainly as possible, and the drafts that come of it. */
-#include "lookup.h"
+#include "lookup.c"
+#include "prompt_lookup.c"
+
 #include "test_host.h"
-
-#include "sluice/speculation.h"
-
-const sl_package *sl_package_0(void);
 
 /* ---- the search --------------------------------------------------------------------------------------------------- */
 
@@ -60,8 +58,6 @@ static void test_search(void **state) {
 
 /* ---- drafts --------------------------------------------------------------------------------------------------------- */
 
-static const sl_plugin *plugin_of(void) { return sl_package_0()->plugins[0]; }
-
 typedef struct drafter {
     test_host host;
     sl_instance *self;
@@ -69,23 +65,23 @@ typedef struct drafter {
 } drafter;
 
 static void open_drafter(drafter *d, const char *const *sets) {
-    const sl_plugin *p = plugin_of();
+    const sl_plugin *p = &plugin;
     test_host_init(&d->host);
-    sl_params *params = test_params(p, sets);
+    sl_params *values = test_params(p, sets);
     sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .vocab = 1000};
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &d->host.host, .model = &model, .params = params};
+    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &d->host.host, .model = &model, .params = values};
     sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = 1000, .max_rows = 64, .max_seqs = 3, .max_tree = 16, .n_workers = 1};
     assert_int_equal(p->create(&args, &d->self, NULL), SL_OK);
     assert_int_equal(p->activate(d->self, &limits, NULL), SL_OK);
     d->api = p->query(d->self, SL_SPECULATION_ID);
     assert_non_null(d->api);
     assert_null(p->query(d->self, "sl.speculation/2"));
-    test_params_free(params);
+    test_params_free(values);
 }
 
 static void close_drafter(drafter *d) {
-    plugin_of()->deactivate(d->self);
-    plugin_of()->destroy(d->self);
+    plugin.deactivate(d->self);
+    plugin.destroy(d->self);
     assert_int_equal(d->host.n_live, 0);
 }
 
@@ -97,11 +93,11 @@ static void test_drafts(void **state) {
     (void)state;
     drafter d;
     open_drafter(&d, (const char *const[]){"num_pred=4", NULL});
-    sl_spec_caps caps = {.struct_size = SL_SIZE(sl_spec_caps)};
-    assert_int_equal(d.api->caps(d.self, &caps), SL_OK);
-    assert_int_equal(caps.max_nodes, 5);
-    assert_int_equal(caps.kinds, 1u << SL_DRAFT_DET);
-    assert_int_equal(caps.lossless, 1);
+    sl_spec_caps offered = {.struct_size = SL_SIZE(sl_spec_caps)};
+    assert_int_equal(d.api->caps(d.self, &offered), SL_OK);
+    assert_int_equal(offered.max_nodes, 5);
+    assert_int_equal(offered.kinds, 1u << SL_DRAFT_DET);
+    assert_int_equal(offered.lossless, 1);
     /* behind 7 8 9 come 1 2 3 4; nothing of b occurs twice; c has room for two tokens only */
     static const int32_t a[] = {7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9}, b[] = {1, 2, 3, 4, 5}, c[] = {5, 1, 2, 3, 4, 5};
     const sl_spec_seq seqs[] = {seq_of(a, 12, 16, 16), seq_of(b, 5, 16, 16), seq_of(c, 6, 16, 2)};
@@ -140,14 +136,14 @@ static void test_limits(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    const sl_plugin *p = plugin_of();
+    const sl_plugin *p = &plugin;
     test_host host;
     test_host_init(&host);
-    sl_params *params = test_params(p, (const char *const[]){"ngram_max=2", "ngram_min=3", NULL});
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .params = params};
+    sl_params *values = test_params(p, (const char *const[]){"ngram_max=2", "ngram_min=3", NULL});
+    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .params = values};
     sl_instance *self = NULL;
     assert_true(p->create(&args, &self, NULL) < 0);
-    test_params_free(params);
+    test_params_free(values);
     p->destroy(NULL);
 }
 

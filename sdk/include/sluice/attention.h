@@ -72,8 +72,8 @@ typedef struct sl_attention {
     sl_status (*plan)(sl_instance *self, sl_attn_plan *io);
     /* Rows of a layer went by. Optional. [step & active] [capture] */
     sl_status (*note_rows)(sl_instance *self, const sl_note *note);
-    /* Row set in token indices, or SL_SKIPPED: everything. Lives until the next call for a selecting layer. Optional.
-     * [step & active] [capture] */
+    /* Row set in token indices, or SL_SKIPPED: everything. Lives until the next call for a selecting layer. The rows of a
+     * call are of one stage, here and in the attend that follows. Optional. [step & active] [capture] */
     sl_status (*select)(sl_instance *self, const sl_select *args, const sl_rowset **out);
     /* Computes o (and what is wanted) over the view. SL_PENDING: finish will be called with the same arguments.
      * Optional: the core's kernel attends. [step & active] [capture] */
