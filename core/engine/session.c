@@ -11,6 +11,7 @@
 #include "base/ledger.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
+#include "sums.h"
 
 /* ---- life -------------------------------------------------------------------------------------------------------------- */
 
@@ -262,6 +263,8 @@ int sluice_session_load(sluice_session *s, const char *path, sluice_error *error
         s->n = h.n;
         s->n_kv = h.n_kv;
         s->n_prompt = h.n_prompt;
+        if (h.n_kv > 0)
+            sli_sums_imported(&e->target, s->id);
     } else if (f != NULL)
         sli_network_seq_truncate(&e->target, s->id, 0, NULL);
     if (f != NULL)
