@@ -33,9 +33,9 @@ static int take_text(void **state) {
 }
 
 /* Logits of six tokens after a prompt of 150. */
-static void six_after_150(const char *fmt, const char *mode, float *logits) {
+static void six_after_150(const char *mode, const char *more, float *logits) {
     char sets[1024];
-    snprintf(sets, sizeof sets, fmt, mode);
+    snprintf(sets, sizeof sets, "%s%s", mode, more);
     sluice_engine *e = rig_open(sets);
     rig_decode(e, rig_prompt(e, text, 150), 150, text + 150, 6, logits);
     sluice_close(e);
@@ -44,21 +44,21 @@ static void six_after_150(const char *fmt, const char *mode, float *logits) {
 static void covering_everything_is_dense(void **state) {
     (void)state;
     for (int m = 0; m < N_MODES; m++) {
-        six_after_150("%s", modes[m], got); /* really sparse */
+        six_after_150(modes[m], "", got); /* really sparse */
         assert_false(rig_same(dense, got, 1));
-        six_after_150("%s|attention.token_budget=156", modes[m], got);
+        six_after_150(modes[m], "|attention.token_budget=156", got);
         assert_true(rig_same(dense, got, 6));
-        six_after_150("%s|attention.min_context=156", modes[m], got);
+        six_after_150(modes[m], "|attention.min_context=156", got);
         assert_true(rig_same(dense, got, 6));
         if (m % 2 == 1 && test_length() < 2)
             continue;
-        six_after_150("%s|attention.min_context=152", modes[m], got); /* dense up to there, sparse behind */
+        six_after_150(modes[m], "|attention.min_context=152", got); /* dense up to there, sparse behind */
         assert_true(rig_same(dense, got, 2));
         assert_false(rig_same(dense + 2 * RIG_VOCAB, got + 2 * RIG_VOCAB, 1));
-        six_after_150("%s|attention.reselect_layers=3,4,5", modes[m], got);
+        six_after_150(modes[m], "|attention.reselect_layers=3,4,5", got);
         assert_true(rig_same(dense, got, 6));
-        six_after_150("%s|attention.reselect_layers=none", modes[m], other);
-        six_after_150("%s", modes[m], got);
+        six_after_150(modes[m], "|attention.reselect_layers=none", other);
+        six_after_150(modes[m], "", got);
         assert_false(rig_same(other, got, 1));
     }
 }
@@ -66,7 +66,7 @@ static void covering_everything_is_dense(void **state) {
 /* The recents of a window over everything, chosen without scores, are dense too. */
 static void recents_alone_are_a_window(void **state) {
     (void)state;
-    six_after_150("%s|attention.middle_ratio=0|attention.token_budget=155", TIDAL "attention.select_heads=layer", got);
+    six_after_150(TIDAL "attention.select_heads=layer", "|attention.middle_ratio=0|attention.token_budget=155", got);
     assert_true(rig_same(dense, got, 5));
     assert_false(rig_same(dense + 5 * RIG_VOCAB, got + 5 * RIG_VOCAB, 1)); /* 156 keys, the first is not seen */
 }
@@ -346,8 +346,8 @@ static void calibration_stands_for_auto(void **state) {
     snprintf(sets, sizeof sets, "attention.plugin=tidaldecode|attention.token_budget=32|attention.calibration=%s",
              path);
     write_calibration(path, fingerprint, "5");
-    six_after_150("%s", sets, got);
-    six_after_150("%s", "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=5", other);
+    six_after_150(sets, "", got);
+    six_after_150("attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=5", "", other);
     assert_true(rig_same(got, other, 6));
     write_calibration(path, fingerprint, "6");
     refused(sets, "layer 6 is outside of 3 .. 5");
