@@ -78,7 +78,7 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
     for (int32_t i = 0; i < io->n_seqs; i++) {
         const sl_spec_seq *s = io->seqs[i];
         draft *d = &self->drafts[i];
-        int64_t begin, n = lookup_find(s->token, s->n, self->ngram_max, self->ngram_min, self->n_pred, self->which,
+        int64_t begin = 0, n = lookup_find(s->token, s->n, self->ngram_max, self->ngram_min, self->n_pred, self->which,
                                        self->full_window, &begin);
         int64_t room = s->max_nodes - 1 < s->max_depth ? s->max_nodes - 1 : s->max_depth;
         n = n < room ? n : room;
