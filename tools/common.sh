@@ -35,9 +35,13 @@ have() { # kind name
     cmd) command -v "$2" >/dev/null 2>&1 ;;
     cpp) echo "#include <$2>" | gcc -E - >/dev/null 2>&1 ;;
     pc) pkg-config --exists "$2" >/dev/null 2>&1 ;;
-    cfuzz) # can clang link a libFuzzer target?
+    cfuzz) # can clang link a libFuzzer target? Into a file of its own: a failing linker removes what it was to write
+        local target status=0
+        target=$(mktemp)
         echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n == 1; }' |
-            clang -x c -fsanitize=fuzzer,address,undefined -o /dev/null - >/dev/null 2>&1 ;;
+            clang -x c -fsanitize=fuzzer,address,undefined -o "$target" - >/dev/null 2>&1 || status=$?
+        rm -f "$target"
+        return $status ;;
     esac
 }
 

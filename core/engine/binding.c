@@ -32,7 +32,8 @@ struct sli_binding {
     sli_quantizer *quantizers;
     sli_attender *attenders;
     sli_store *stores;
-    int n_quantizers, n_attenders, n_stores;
+    sli_policy *policies;
+    int n_quantizers, n_attenders, n_stores, n_policies;
 };
 
 static const uint32_t stages[] = {SL_STAGE_PREFILL, SL_STAGE_DECODE, SL_STAGE_VERIFY};
@@ -52,7 +53,7 @@ static const bound *same_plugin(const sli_binding *b, int i) {
 
 /* Roles that the engine of this version puts to work. */
 static int is_served(const char *role) {
-    return strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
+    return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
 }
 
 static sl_status find_scope(const sli_binding *b, bound *c) {
@@ -63,7 +64,8 @@ static sl_status find_scope(const sli_binding *b, bound *c) {
         return SL_E_NO_MEMORY;
     for (int32_t l = 0; l < n; l++)
         for (size_t s = 0; s < sizeof stages / sizeof *stages; s++)
-            if (c->choice->scope.match != NULL || sli_choice_for_layer(b->args.config, b->args.prefix, role, l, stages[s]) == c->choice)
+            if (c->choice->scope.match != NULL || strcmp(role, "kvcache.policy") == 0 || /* a chain: all of them, everywhere */
+                sli_choice_for_layer(b->args.config, b->args.prefix, role, l, stages[s]) == c->choice)
                 c->layer_stages[l] |= stages[s];
     return SL_OK;
 }
@@ -74,6 +76,8 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
     sl_status s = sli_plugin_open(b->args.search, role, c->choice->plugin, &c->package, err);
     if (s < 0)
         return within(c, s, err);
+    if (strcmp(role, "kvcache.policy") == 0 && b->args.prefix[0] != '\0')
+        return within(c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version runs no policies on the draft model's cache"), err);
     if (!is_served(role))
         return within(c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version serves no plugin in the role %s", role), err);
     c->shared = same_plugin(b, i) != NULL;
@@ -166,6 +170,9 @@ static void list_role(sli_binding *b, bound *c) {
     } else if (strcmp(role, "kvcache.store") == 0) {
         c->place = b->n_stores++;
         b->stores[c->place] = (sli_store){self, c->table, sli_instance_table(c->instance, SL_SELECT_ID, SL_SIZE(sl_selector))};
+    } else if (strcmp(role, "kvcache.policy") == 0) { /* choices stand in the order of the chain */
+        c->place = b->n_policies++;
+        b->policies[c->place] = (sli_policy){self, c->table};
     }
 }
 
@@ -173,7 +180,8 @@ sl_status sli_binding_create(sli_binding *b, sl_error *err) {
     b->quantizers = sli_calloc(SLI_TAG_MISC, (size_t)count_role(b, "quant") + 1, sizeof *b->quantizers);
     b->attenders = sli_calloc(SLI_TAG_MISC, (size_t)count_role(b, "attention") + 1, sizeof *b->attenders);
     b->stores = sli_calloc(SLI_TAG_MISC, (size_t)count_role(b, "kvcache.store") + 1, sizeof *b->stores);
-    if (b->quantizers == NULL || b->attenders == NULL || b->stores == NULL)
+    b->policies = sli_calloc(SLI_TAG_MISC, (size_t)count_role(b, "kvcache.policy") + 1, sizeof *b->policies);
+    if (b->quantizers == NULL || b->attenders == NULL || b->stores == NULL || b->policies == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the plugins");
     for (int i = 0; i < b->n; i++) {
         SL_TRY(create_one(b, i, err));
@@ -208,6 +216,7 @@ void sli_binding_destroy(sli_binding *b) {
     sli_free(b->quantizers);
     sli_free(b->attenders);
     sli_free(b->stores);
+    sli_free(b->policies);
     sli_free(b);
 }
 
@@ -220,6 +229,8 @@ sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err) {
     net->n_quantizers = b->n_quantizers;
     net->n_attenders = b->n_attenders;
     net->n_stores = b->n_stores;
+    net->policies = b->policies;
+    net->n_policies = b->n_policies;
     const char *missing = b->n_quantizers == 0 ? "quant" : b->n_attenders == 0 ? "attention" : b->n_stores == 0 ? "kvcache" : NULL;
     if (missing != NULL)
         return sl_fail(err, SL_E_INVALID, "no plugin was chosen for [%s%s%s]", b->args.prefix, b->args.prefix[0] != '\0' ? "." : "", missing);

@@ -9,6 +9,7 @@
 #include "base/ledger.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
+#include "sums.h"
 
 /* ---- linear groups --------------------------------------------------------------------------------------------------- */
 
@@ -144,7 +145,30 @@ static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *er
         if (layer->store->selector != NULL && layer->attender[s]->api->select != NULL)
             return sl_fail(err, SL_E_INVALID, "layer %d: both the KV store and the attention plugin select tokens", l);
         if (caps->wants & SL_WANT_COLSUM)
-            return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the attention plugin wants column sums, which this engine does not hand out yet", l);
+            return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the attention plugin wants column sums of others' attention, which this engine "
+                                                    "does not hand out yet", l);
+    }
+    return SL_OK;
+}
+
+/* Do store and attention of one layer go with policies on top of them? */
+static sl_status check_policies(const sli_net_layer *layer, int32_t l, sl_error *err) {
+    const sli_store *store = layer->store;
+    if (!(layer->layout.flags & SL_KV_EDITS) || !SL_HAS_FN(store->api, sl_kv_store, edit))
+        return sl_fail(err, SL_E_INVALID, "layer %d: a policy was chosen, and the KV store cannot drop rows", l);
+    if ((layer->layout.flags & SL_KV_PER_HEAD) && !SL_HAS_FN(store->api, sl_kv_store, rows))
+        return sl_fail(err, SL_E_INVALID, "layer %d: the KV store keeps lengths by head and does not tell them", l);
+    if (store->selector != NULL)
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: a policy was chosen, and the KV store selects tokens for itself", l);
+    if (layer->sum_heads > 0 && (layer->layout.kinds & SL_SEGMENT_OPAQUE))
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the policy wants column sums, which the KV store's own attend does not tell", l);
+    for (int s = 0; s < SLI_STAGES; s++) {
+        const sl_attention *api = layer->attender[s]->api;
+        if (api->select != NULL)
+            return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the attention plugin selects tokens, which this engine does not combine with a "
+                                                    "policy that drops rows by head", l);
+        if (layer->sum_heads > 0 && api->attend != NULL && !(layer->caps[s].flags & SL_ATTN_COLSUM))
+            return sl_fail(err, SL_E_INVALID, "layer %d: the policy wants column sums, which the attention plugin's attend does not tell", l);
     }
     return SL_OK;
 }
@@ -199,7 +223,7 @@ static sl_status take_buffers(sli_network *net, sl_error *err) {
 
 /* ---- life ----------------------------------------------------------------------------------------------------------------- */
 
-sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_error *err) {
+sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int32_t max_seqs, sl_error *err) {
     int32_t n = net->info->n_layers;
     int64_t total = sli_model_bytes(net->model);
     net->layers = sli_calloc(SLI_TAG_MISC, (size_t)n, sizeof *net->layers);
@@ -220,10 +244,16 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_e
     net->head = slots[SLI_ROLE_HEAD];
     if (plan->progress != NULL)
         plan->progress(plan->user, total, total);
-    return take_buffers(net, err);
+    SL_TRY(take_buffers(net, err));
+    SL_TRY(sli_sums_create(net, max_seqs, err));
+    for (int32_t l = 0; net->n_policies > 0 && l < n; l++)
+        SL_TRY(check_policies(&net->layers[l], l, err));
+    return SL_OK;
 }
 
 void sli_network_destroy(sli_network *net) {
+    sli_sums_destroy(net->sums);
+    net->sums = NULL;
     for (int32_t i = 0; net->groups != NULL && i < net->n_groups; i++) {
         sli_group *g = &net->groups[i];
         if (g->handle != NULL)

@@ -46,6 +46,7 @@ struct sluice_session {
     int32_t *tokens;             /* [max_context + 1] */
     int64_t n, n_kv;
     int64_t n_prompt;            /* rows below this token index are prompt */
+    int64_t n_grown;             /* tokens that the target's cache was told to be ready for */
     int64_t n_draft;             /* committed rows in the draft model's cache */
     int32_t id;                  /* sequence id: 0 .. max_seqs - 1 */
     sli_request *request;        /* NULL: not generating */
@@ -56,6 +57,9 @@ struct sluice_session {
     int32_t wants_next;          /* 1: a token is decided after its rows */
     int32_t first_logits;        /* row of the logits buffer */
 };
+
+/* Tokens of the prompt that is being computed: without a request everything that was appended. */
+static inline int64_t sli_prompt_end(const sluice_session *s) { return s->request != NULL ? s->n_prompt : s->n; }
 
 typedef struct sli_drafter {
     sl_instance *self;           /* NULL: no drafter */
@@ -93,6 +97,7 @@ struct sluice_engine {
     int64_t logit_rows;
     sluice_session **active;     /* [max_seqs] sessions of the step, in batch order */
     int32_t *path, *path_begin, *next;
+    int64_t *n_prompt;           /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
 
     sluice_stats stats;
@@ -104,6 +109,9 @@ struct sluice_engine {
  * fn is told about every token. */
 sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
                           int *n_active, sl_error *err);
+
+/* After a step, when memory may be taken again: policies drop rows of the sequences of the step, events are told. */
+sl_status sli_engine_settle(sluice_engine *e, sl_error *err);
 
 /* Runs work items; results[i] belongs to works[i]. */
 sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err);

@@ -6,6 +6,7 @@
 
 #include "sl_error.h"
 #include "sl_tensor.h"
+#include "sums.h"
 
 /* ---- small views --------------------------------------------------------------------------------------------------- */
 
@@ -120,8 +121,41 @@ static sl_status attend(sli_network *net, const sli_net_layer *layer, const sli_
     return net->ops->lse_merge(net->host, &merge);
 }
 
+static sl_tensor slice(sl_tensor t, int64_t first, int64_t n) {
+    t.data = (float *)t.data + first * t.stride[0];
+    t.shape[0] = n;
+    return t;
+}
+
+/* Attends; rows whose probabilities policies want to know go a few at a time, a sequence at a time. */
+static sl_status attend_counting(sli_network *net, const sli_pass *pass, const sli_net_layer *layer, const sli_attender *attender,
+                                 const part *p, sl_attend *args) {
+    int32_t l = args->layer;
+    if (layer->sum_heads == 0 || pass->n_prompt == NULL)
+        return attend(net, layer, attender, args);
+    const sl_batch *b = pass->batch;
+    for (int32_t i = p->begin, end = p->begin + p->rows.n, j; i < end; i = j) {
+        int wanted = sli_sums_want(net, pass, l, i);
+        for (j = i + 1; j < end && sli_sums_want(net, pass, l, j) == wanted; j++)
+            if (wanted && (j - i == SLI_SUM_ROWS || b->row_seq[j] != b->row_seq[i]))
+                break;
+        part some = part_of(net, b, i, j, b->stage[b->row_seq[i]]);
+        sl_attend one = *args;
+        one.rows = &some.rows;
+        one.q = slice(args->q, i - p->begin, j - i);
+        one.q_raw = slice(args->q_raw, i - p->begin, j - i);
+        one.o = slice(args->o, i - p->begin, j - i);
+        if (wanted)
+            sli_sums_ask(net, &one);
+        SL_TRY(attend(net, layer, attender, &one));
+        if (wanted)
+            sli_sums_take(net, pass, i, &one);
+    }
+    return SL_OK;
+}
+
 /* Select, locate and attend for rows of one stage. */
-static sl_status attend_part(sli_network *net, int32_t l, const part *p) {
+static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, const part *p) {
     sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     const sli_attender *attender = layer->attender[p->stage];
@@ -158,7 +192,7 @@ static sl_status attend_part(sli_network *net, int32_t l, const part *p) {
                       .q_raw = q_raw, .o = rows3(net->o + p->begin * H * Dv, n, H, Dv), .scale = info->attn_scale,
                       .softcap = info->attn_softcap, .layer = l};
     SL_TRY(store->api->view(store->self, net->lane, l, &p->rows, chosen, &args.view));
-    SL_TRY(attend(net, layer, attender, &args));
+    SL_TRY(attend_counting(net, pass, layer, attender, p, &args));
     if (store->api->settle != NULL) {
         sl_kv_side side = {.struct_size = SL_SIZE(sl_kv_side), .rows = &p->rows, .lse = args.lse, .q = &q, .layer = l};
         SL_TRY(store->api->settle(store->self, &side));
@@ -179,7 +213,8 @@ static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, 
     return layer->store->api->append(layer->store->self, &args);
 }
 
-/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A store or attention
+/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A selector gets the rows of
+ * one stage at a time, since a row set covers all rows of a call. A store or attention
  * plugin that caps how many rows it takes at once gets them sequence by sequence, block by block. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
@@ -194,10 +229,12 @@ static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) 
         SL_TRY(append_part(net, pass, l, &whole));
         for (int32_t i = 0; i < b->n_seqs;) {
             int32_t j = i + 1;
-            while (j < b->n_seqs && layer->attender[stage_number(b->stage[j])] == layer->attender[stage_number(b->stage[i])])
+            const sli_attender *attender = layer->attender[stage_number(b->stage[i])];
+            while (j < b->n_seqs && layer->attender[stage_number(b->stage[j])] == attender &&
+                   (attender->api->select == NULL || b->stage[j] == b->stage[i]))
                 j++;
             part p = part_of(net, b, b->row_begin[i], b->row_begin[j], b->stage[i]);
-            SL_TRY(attend_part(net, l, &p));
+            SL_TRY(attend_part(net, pass, l, &p));
             i = j;
         }
         return SL_OK;
@@ -207,7 +244,7 @@ static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) 
             int64_t end = begin + block < b->row_begin[i + 1] ? begin + block : b->row_begin[i + 1];
             part p = part_of(net, b, (int32_t)begin, (int32_t)end, b->stage[i]);
             SL_TRY(append_part(net, pass, l, &p));
-            SL_TRY(attend_part(net, l, &p));
+            SL_TRY(attend_part(net, pass, l, &p));
         }
     return SL_OK;
 }
@@ -331,6 +368,7 @@ sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *e
 }
 
 sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error *err) {
+    SL_TRY(sli_sums_commit(net, commit));
     for (int32_t i = 0; i < net->n_stores; i++)
         SL_TRY(net->stores[i].api->commit(net->stores[i].self, net->lane, commit, err));
     for (int32_t i = 0; i < net->n_attenders; i++) {
@@ -351,10 +389,14 @@ sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, in
             return s;
         }
     }
-    return SL_OK;
+    sl_status s = sli_sums_open(net, seq, parent, upto, err);
+    if (s < 0)
+        sli_network_seq_close(net, seq);
+    return s;
 }
 
 void sli_network_seq_close(sli_network *net, int32_t seq) {
+    sli_sums_close(net, seq);
     for (int32_t i = 0; i < net->n_stores; i++)
         net->stores[i].api->close(net->stores[i].self, seq);
 }
@@ -373,5 +415,17 @@ sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_
             return sl_fail(err, s, "this KV store cannot be cut to %lld tokens (shortest: %lld)", (long long)n,
                            (long long)minimum);
     }
+    sli_sums_cut(net, seq, n);
+    return SL_OK;
+}
+
+sl_status sli_network_rows(sli_network *net, int32_t layer, int32_t seq, int64_t *n_rows) {
+    const sli_store *store = net->layers[layer].store;
+    if (SL_HAS_FN(store->api, sl_kv_store, rows))
+        return store->api->rows(store->self, layer, seq, n_rows);
+    int64_t n = 0, bytes;
+    SL_TRY(store->api->length(store->self, seq, &n, &bytes));
+    for (int32_t h = 0; h < net->info->layers[layer]->n_kv_heads; h++)
+        n_rows[h] = n;
     return SL_OK;
 }

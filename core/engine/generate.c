@@ -68,6 +68,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     if (sli_output_reserve(&r->text, 64 * 1024) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     int64_t rows = r->n_limit + e->limits.max_tree;
+    s->n_grown = rows;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));
     if (e->draft.model != NULL && e->drafter.caps.needs_draft)
         SL_TRY(sli_network_seq_grow(&e->draft, s->id, rows < e->draft_limits.max_context ? rows : e->draft_limits.max_context, err));
@@ -102,6 +103,7 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
         sl_status status = sli_engine_step(e, running, n_running, fn, user, &n_active, err);
         sli_engine_step_end(e);
         SL_TRY(status);
+        SL_TRY(sli_engine_settle(e, err));
     }
 }
 

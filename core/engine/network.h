@@ -34,6 +34,14 @@ typedef struct sli_store {
     const sl_selector *selector; /* NULL unless the store selects */
 } sli_store;
 
+/* A policy of the chain. */
+typedef struct sli_policy {
+    sl_instance *self;
+    const sl_kv_policy *api;
+} sli_policy;
+
+typedef struct sli_sums sli_sums;
+
 /* A linear group bound to its quantizer: what was packed, and the biases that the epilogue adds. */
 typedef struct sli_group {
     sl_linear_group desc;
@@ -61,6 +69,7 @@ typedef struct sli_net_layer {
     sl_attn_caps caps[SLI_STAGES];
     const sli_store *store;
     sl_kv_layout layout;
+    int32_t sum_heads; /* heads of the column sums that policies asked for; 0: none */
 } sli_net_layer;
 
 typedef struct sli_network {
@@ -82,7 +91,9 @@ typedef struct sli_network {
     sli_quantizer *quantizers;
     sli_attender *attenders;
     sli_store *stores;
-    int32_t n_quantizers, n_attenders, n_stores;
+    sli_policy *policies;  /* in the order of the chain */
+    sli_sums *sums;        /* what they want to know; NULL: nothing */
+    int32_t n_quantizers, n_attenders, n_stores, n_policies;
 
     /* Activations, [max_rows, ...] */
     float *x, *xn, *q, *k, *v, *q_raw, *k_raw, *o, *gate, *up;
@@ -106,6 +117,7 @@ typedef struct sli_pass {
     void *tap_user;
     int32_t enter_layer;
     int32_t exit_layer;           /* one past the last; 0: all */
+    const int64_t *n_prompt;      /* [n_seqs] tokens of each prompt: rows are counted in column sums; NULL: they are not */
     uint32_t overwrite;           /* rows replace committed ones */
 } sli_pass;
 
@@ -119,9 +131,10 @@ typedef struct sli_network_plan {
 } sli_network_plan;
 
 /* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane, model,
- * info, limits, and the lists of quantizers, attenders and stores, all of them active. On failure sli_network_destroy
+ * info, limits, and the lists of quantizers, attenders, stores and policies, all of them active. max_seqs: sequence ids
+ * below it are policies' to judge. On failure sli_network_destroy
  * is still to be called. [setup] */
-sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, sl_error *err);
+sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int32_t max_seqs, sl_error *err);
 void sli_network_destroy(sli_network *net);
 
 /* Residual rows of the batch are in net->x afterwards. Nothing is committed. */
@@ -138,6 +151,8 @@ sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error
 sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
 void sli_network_seq_close(sli_network *net, int32_t seq);
 sl_status sli_network_seq_grow(sli_network *net, int32_t seq, int64_t n_tokens, sl_error *err);
+/* Rows that a layer holds of a sequence, by KV head: n_rows [K]. */
+sl_status sli_network_rows(sli_network *net, int32_t layer, int32_t seq, int64_t *n_rows);
 sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_error *err);
 
 #endif

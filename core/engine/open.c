@@ -110,9 +110,11 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
 /* Host capabilities, with "sl.model.draft/1" when there is a second model. */
 static const char *const *capabilities(int with_draft) {
     static const char *const plain[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
-                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1", "sl.topk.prompt/1", NULL};
+                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
+                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", NULL};
     static const char *const draft[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
-                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1", "sl.topk.prompt/1", "sl.model.draft/1", NULL};
+                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
+                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", "sl.model.draft/1", NULL};
     return with_draft ? draft : plain;
 }
 
@@ -236,7 +238,7 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
-    return sli_network_build(net, &plan, err);
+    return sli_network_build(net, &plan, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
@@ -251,8 +253,9 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     e->path = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_rows + SL_MAX_TREE_NODES, sizeof *e->path);
     e->path_begin = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs + 1, sizeof *e->path_begin);
     e->next = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->next);
+    e->n_prompt = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->n_prompt);
     if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->by_id == NULL || e->active == NULL || e->path == NULL ||
-        e->path_begin == NULL || e->next == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
+        e->path_begin == NULL || e->next == NULL || e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logits and batches");
@@ -372,7 +375,7 @@ void sluice_close(sluice_engine *e) {
     sli_draft_buffers_destroy(e->drafts);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
-    void *owned[] = {e->logits, e->work_logits, e->by_id, e->active, e->path, e->path_begin, e->next, e->bias_id, e->bias};
+    void *owned[] = {e->logits, e->work_logits, e->by_id, e->active, e->path, e->path_begin, e->next, e->n_prompt, e->bias_id, e->bias};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     sli_network_destroy(&e->target);

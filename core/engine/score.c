@@ -21,8 +21,9 @@ static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logit
     sli_batch_clear(&e->batch, 0, ++e->target.step);
     sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL, NULL);
     const sl_batch *b = &e->batch.view;
+    e->n_prompt[0] = sli_prompt_end(s);
     SL_TRY(sli_network_begin(&e->target, b, err));
-    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b}, err));
+    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b, .n_prompt = e->n_prompt}, err));
     for (int64_t r = first > s->n_kv ? first - s->n_kv : 0; r < rows; r += e->logit_rows) {
         int32_t n = (int32_t)(rows - r < e->logit_rows ? rows - r : e->logit_rows);
         for (int32_t i = 0; i < n; i++)
@@ -41,20 +42,19 @@ static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logit
     s->n_kv += rows;
     e->stats.prompt_tokens += rows;
     e->stats.prompt_seconds += sli_now() - begin;
-    sli_engine_event(e, SL_EVENT_CHUNK_END, s->id, -1, s->n_kv);
-    if (s->n_kv == s->n)
-        sli_engine_event(e, SL_EVENT_PREFILL_END, s->id, -1, s->n);
     return SL_OK;
 }
 
 static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
     sluice_engine *e = s->engine;
+    s->n_grown = s->n;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, s->n, err));
     while (s->n_kv < s->n) {
         sli_engine_step_begin(e);
         sl_status status = chunk(e, s, first, fn, user, err);
         sli_engine_step_end(e);
         SL_TRY(status);
+        SL_TRY(sli_engine_settle(e, err));
     }
     return SL_OK;
 }

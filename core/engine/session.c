@@ -5,11 +5,13 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "api.h"
 #include "base/ledger.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
+#include "sums.h"
 
 /* ---- life -------------------------------------------------------------------------------------------------------------- */
 
@@ -215,7 +217,8 @@ int sluice_session_save(sluice_session *s, const char *path, sluice_error *error
         status = transfer(s, f, s->n_kv, SL_COPY_EXPORT, &err);
     if (f != NULL && fclose(f) != 0 && status >= 0)
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
-    if (status < 0 && f != NULL)
+    struct stat what;
+    if (status < 0 && f != NULL && stat(path, &what) == 0 && S_ISREG(what.st_mode)) /* half a file helps nobody; a device stays */
         remove(path);
     return status < 0 ? sli_api_fail(&err, sl_fail_within(&err, status, "%s", path), error) : SLUICE_OK;
 }
@@ -260,6 +263,8 @@ int sluice_session_load(sluice_session *s, const char *path, sluice_error *error
         s->n = h.n;
         s->n_kv = h.n_kv;
         s->n_prompt = h.n_prompt;
+        if (h.n_kv > 0)
+            sli_sums_imported(&e->target, s->id);
     } else if (f != NULL)
         sli_network_seq_truncate(&e->target, s->id, 0, NULL);
     if (f != NULL)

@@ -1,4 +1,4 @@
-/* One step: draft, lay out, compute, decide, commit, tell. */
+/* One step: draft, lay out, compute, decide, commit, tell. What follows the commit is in policy.c. */
 #include "engine.h"
 
 #include <assert.h>
@@ -21,6 +21,7 @@ static void place(sluice_engine *e, sluice_session *s, uint32_t stage, int32_t n
     s->place = sli_batch_add(&e->batch, s->id, s->n_kv, stage, tokens, n_rows, tree, NULL);
     s->wants_next = s->request != NULL && s->n_kv + n_rows >= s->n;
     e->active[s->place] = s;
+    e->n_prompt[s->place] = sli_prompt_end(s);
 }
 
 /* Prompt chunks first, then decoding rows, then trees: rows of one stage are neighbours. Decoding is never held up by
@@ -190,17 +191,6 @@ static void measure(sluice_engine *e, double seconds, int n_decoding) {
     e->step_ms = e->step_ms > 0 ? 0.9 * e->step_ms + 100 * seconds : 1e3 * seconds;
 }
 
-static void announce(sluice_engine *e) {
-    for (int32_t i = 0; i < e->batch.view.n_seqs; i++) {
-        sluice_session *s = e->active[i];
-        if (e->batch.stage[i] != SL_STAGE_PREFILL)
-            continue;
-        sli_engine_event(e, SL_EVENT_CHUNK_END, s->id, -1, s->n_kv);
-        if (s->n_kv >= s->n_prompt)
-            sli_engine_event(e, SL_EVENT_PREFILL_END, s->id, -1, s->n_prompt);
-    }
-}
-
 sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user, int *n_active,
                           sl_error *err) {
     double begin = sli_now();
@@ -222,7 +212,7 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         return SL_OK;
 
     SL_TRY(sli_network_begin(&e->target, b, err));
-    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b}, err));
+    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b, .n_prompt = e->n_prompt}, err));
     SL_TRY(compute_logits(e, err));
     e->path_begin[0] = 0;
     for (int32_t i = 0; i < b->n_seqs; i++)
@@ -238,6 +228,5 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     }
     measure(e, sli_now() - begin, n_decoding);
     SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
-    announce(e);
     return SL_OK;
 }

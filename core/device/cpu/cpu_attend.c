@@ -2,6 +2,8 @@
  * over workers by KV head and tiles of rows. */
 #include "cpu_ops.h"
 
+#include <string.h>
+
 #include "sl_tensor.h"
 
 enum { TILE = SLI_ATTEND_TILE };
@@ -16,6 +18,7 @@ typedef struct job {
     int64_t tile;
     int64_t n_tiles;  /* over all sequences */
     int32_t first_seq, n_seqs; /* places that have active rows */
+    int apart;        /* query heads one by one in the column sums */
 } job;
 
 static int32_t row_at(const sl_rows *rows, int64_t i) { return rows->index != NULL ? rows->index[i] : (int32_t)i; }
@@ -123,6 +126,17 @@ static slk_paged pages_of(const void *const *pages, sl_dtype dtype, int64_t row_
     return (slk_paged){pages, head * head_stride / element, row_stride / element, dtype};
 }
 
+/* Where the column sums of query heads [head, ...) go: a stretch for each sequence or row, and in it for each head. */
+static float *colsum_of(const job *j, int32_t at, int64_t row, int64_t head) {
+    int64_t unit = j->a->colsum_per_row ? row : at, kept = j->apart ? head : head / j->G;
+    return j->a->colsum + (unit * (j->apart ? j->H : j->K) + kept) * j->a->score_stride;
+}
+
+/* Does the row count in the column sums? Rows have their own stretch, or weights of 0 and 1 (see check). */
+static int counts(const job *j, int64_t row) {
+    return (j->a->want & SL_WANT_COLSUM) && (j->a->colsum_weight == NULL || j->a->colsum_weight[row] != 0);
+}
+
 /* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head, one segment. */
 static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_t begin, int64_t end, int64_t head, int64_t g, float *o,
                            float *lse, int64_t o_row, int64_t lse_row, int32_t worker) {
@@ -160,15 +174,20 @@ static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_
         args.scores_row = j->H * a->score_stride;
         args.scores_head = a->score_stride;
     }
-    if (a->want & SL_WANT_COLSUM) {
+    if (counts(j, begin)) {
         if (a->scores == NULL) {
             args.scores = (float *)(scratch + j->ctx->scores_offset);
             args.scores_head = j->ctx->max_keys;
             args.scores_row = g * j->ctx->max_keys;
         }
-        args.prob_sum = a->colsum + (at * j->K + kv_head) * a->score_stride;
+        args.prob_sum = colsum_of(j, at, begin, head);
+        if (a->colsum_per_row && (j->apart || head % j->G == 0))
+            memset(args.prob_sum, 0, sizeof(float) * (size_t)(s->n_committed + s->n_staged));
     }
     j->ctx->kernels->attend(&args);
+    if (args.prob_sum != NULL && a->colsum_per_row && a->colsum_weight != NULL && (j->apart || head % j->G == j->G - g))
+        for (int64_t i = 0; i < s->n_committed + s->n_staged; i++)
+            args.prob_sum[i] *= a->colsum_weight[begin];
 }
 
 /* All public segments that hold this KV head; the parts of more than one are joined by their log-sum-exp. */
@@ -202,11 +221,13 @@ static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, i
     }
 }
 
-/* Items are numbered KV head by KV head, so that workers get whole heads and causal tiles spread evenly. Column sums of
- * one head are added up by one worker: then an item is a whole head. */
+/* Column sums over rows are added up by one worker a head. */
+static int whole_heads(const sl_attend *a) { return (a->want & SL_WANT_COLSUM) && !a->colsum_per_row; }
+
+/* Items are numbered KV head by KV head, so that workers get whole heads and causal tiles spread evenly. */
 static void attend_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     const job *j = user;
-    int64_t per_head = j->a->want & SL_WANT_COLSUM ? j->n_tiles : 1;
+    int64_t per_head = whole_heads(j->a) ? j->n_tiles : 1;
     for (int64_t item = begin * per_head; item < end * per_head; item++) {
         int64_t kv_head = item / j->n_tiles, tile = item % j->n_tiles;
         for (int32_t at = j->first_seq; at < j->first_seq + j->n_seqs; at++) {
@@ -219,7 +240,7 @@ static void attend_range(void *user, int64_t begin, int64_t end, int32_t worker)
             }
             int64_t row = first + tile * j->tile, stop = row + j->tile < last ? row + j->tile : last;
             const sl_rowset *set = j->a->view->slots;
-            if (set != NULL && set->n_groups > j->K)
+            if ((set != NULL && set->n_groups > j->K) || ((j->a->want & SL_WANT_COLSUM) && j->apart))
                 for (int64_t h = 0; h < j->G; h++)
                     attend_heads(j, at, row, stop, kv_head * j->G + h, 1, worker);
             else
@@ -227,6 +248,24 @@ static void attend_range(void *user, int64_t begin, int64_t end, int32_t worker)
             break;
         }
     }
+}
+
+/* Column sums come from one segment a head; summed rows count whole or not at all. */
+static sl_status check_colsum(const sl_attend *a) {
+    if (!(a->want & SL_WANT_COLSUM))
+        return SL_OK;
+    for (int64_t i = 0; !a->colsum_per_row && a->colsum_weight != NULL && i < a->rows->n; i++)
+        if (a->colsum_weight[i] != 0 && a->colsum_weight[i] != 1)
+            return SL_E_UNIMPLEMENTED;
+    for (int32_t i = 0; i < a->view->n_seqs; i++) {
+        const sl_seq_view *v = a->view->seqs[i];
+        for (int32_t k = 0; k < v->n_segments; k++)
+            for (int32_t m = 0; m < k; m++)
+                if (v->segments[k]->head_begin < v->segments[m]->head_begin + v->segments[m]->n_heads &&
+                    v->segments[m]->head_begin < v->segments[k]->head_begin + v->segments[k]->n_heads)
+                    return SL_E_UNIMPLEMENTED;
+    }
+    return SL_OK;
 }
 
 /* Can these kernels read the view? */
@@ -239,7 +278,7 @@ static sl_status check(const sl_attend *a) {
             if (s->kind == SL_SEGMENT_QROWS || (s->kind == SL_SEGMENT_ROWS && s->key_state != SL_KEYS_ROTATED))
                 return SL_E_UNIMPLEMENTED;
         }
-    return SL_OK;
+    return check_colsum(a);
 }
 
 sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
@@ -254,6 +293,7 @@ sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
         j.K = heads > j.K ? heads : j.K;
     }
     j.G = j.H / j.K;
+    j.apart = a->colsum_heads > j.K;
     j.first_seq = j.batch->row_seq[row_at(a->rows, 0)];
     j.n_seqs = j.batch->row_seq[row_at(a->rows, j.n_rows - 1)] - j.first_seq + 1;
     for (int32_t at = j.first_seq; at < j.first_seq + j.n_seqs; at++) {
@@ -261,6 +301,6 @@ sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
         rows_of(&j, at, &first, &last);
         j.n_tiles += (last - first + j.tile - 1) / j.tile;
     }
-    sli_pool_parallel_for(ctx->pool, a->want & SL_WANT_COLSUM ? j.K : j.K * j.n_tiles, 1, attend_range, &j);
+    sli_pool_parallel_for(ctx->pool, whole_heads(a) ? j.K : j.K * j.n_tiles, 1, attend_range, &j);
     return SL_OK;
 }

@@ -4,28 +4,18 @@
 #include <assert.h>
 #include <stdlib.h>
 
-struct paged_slab {
-    paged_slab *next;
-    void *memory;
-};
-
 void paged_pool_init(paged_pool *pool, const sl_host *host, const sl_mem *mem, int64_t page_bytes) {
     *pool = (paged_pool){.host = host, .mem = mem, .page_bytes = page_bytes};
 }
 
 void paged_pool_finish(paged_pool *pool) {
-    while (pool->slabs != NULL) {
-        paged_slab *slab = pool->slabs;
-        pool->slabs = slab->next;
-        pool->mem->release(pool->host, SL_DEVICE_CPU, slab->memory);
-        free(slab);
-    }
+    for (int32_t i = 0; i < pool->n_ids; i++)
+        pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[i]);
     free(pool->base);
     free(pool->refs);
     free(pool->free_list);
-    pool->base = NULL;
-    pool->refs = pool->free_list = NULL;
-    pool->n_pages = pool->n_free = 0;
+    free(pool->idle);
+    *pool = (paged_pool){0};
 }
 
 /* Grows one of the pool's arrays to hold n elements; the old one stays valid on failure. */
@@ -37,33 +27,44 @@ static int widen(void *array, int64_t n, size_t size) {
     return 1;
 }
 
+/* Makes ids for n more pages. */
+static int widen_all(paged_pool *pool, int64_t n) {
+    int64_t total = pool->n_ids + n;
+    if (total > INT32_MAX || !widen(&pool->base, total, sizeof *pool->base) || !widen(&pool->refs, total, sizeof *pool->refs) ||
+        !widen(&pool->free_list, total, sizeof *pool->free_list) || !widen(&pool->idle, total, sizeof *pool->idle))
+        return 0;
+    for (int32_t id = (int32_t)total - 1; id >= pool->n_ids; id--) {
+        pool->base[id] = NULL;
+        pool->refs[id] = 0;
+        pool->idle[pool->n_idle++] = id;
+    }
+    pool->n_ids = (int32_t)total;
+    return 1;
+}
+
 sl_status paged_pool_add(paged_pool *pool, int64_t n) {
-    if (n <= 0)
-        return SL_OK;
-    int64_t total = pool->n_pages + n;
-    if (total > INT32_MAX || n > INT64_MAX / pool->page_bytes)
+    if (n > pool->n_idle && !widen_all(pool, n - pool->n_idle))
         return SL_E_NO_MEMORY;
-    if (!widen(&pool->base, total, sizeof *pool->base) || !widen(&pool->refs, total, sizeof *pool->refs) ||
-        !widen(&pool->free_list, total, sizeof *pool->free_list))
-        return SL_E_NO_MEMORY;
-    paged_slab *slab = malloc(sizeof *slab);
-    if (slab == NULL)
-        return SL_E_NO_MEMORY;
-    slab->memory = pool->mem->alloc(pool->host, SL_DEVICE_CPU, n * pool->page_bytes, 64, SL_MEM_KV);
-    if (slab->memory == NULL) {
-        free(slab);
-        return SL_E_NO_MEMORY;
+    for (int64_t i = 0; i < n; i++) {
+        char *memory = pool->mem->alloc(pool->host, SL_DEVICE_CPU, pool->page_bytes, 64, SL_MEM_KV);
+        if (memory == NULL) {
+            paged_pool_trim(pool, pool->n_free - i);
+            return SL_E_NO_MEMORY;
+        }
+        int32_t id = pool->idle[--pool->n_idle];
+        pool->base[id] = memory;
+        pool->free_list[pool->n_free++] = id;
     }
-    slab->next = pool->slabs;
-    pool->slabs = slab;
-    for (int64_t i = n - 1; i >= 0; i--) { /* pages are handed out in address order */
-        int32_t page = pool->n_pages + (int32_t)i;
-        pool->base[page] = (char *)slab->memory + i * pool->page_bytes;
-        pool->refs[page] = 0;
-        pool->free_list[pool->n_free++] = page;
-    }
-    pool->n_pages = (int32_t)total;
     return SL_OK;
+}
+
+void paged_pool_trim(paged_pool *pool, int64_t keep) {
+    while (pool->n_free > keep) {
+        int32_t id = pool->free_list[--pool->n_free];
+        pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[id]);
+        pool->base[id] = NULL;
+        pool->idle[pool->n_idle++] = id;
+    }
 }
 
 int32_t paged_pool_take(paged_pool *pool) {

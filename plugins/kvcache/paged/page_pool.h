@@ -4,17 +4,15 @@
 
 #include "sluice/host.h"
 
-typedef struct paged_slab paged_slab;
-
 typedef struct paged_pool {
     const sl_host *host;
     const sl_mem *mem;
     int64_t page_bytes;
-    paged_slab *slabs;   /* memory, a run of pages each; given back when the pool ends */
-    char **base;         /* [n_pages] */
-    int32_t *refs;       /* [n_pages] */
+    char **base;         /* [n_ids] memory of each page; NULL: given back, the id waits in idle */
+    int32_t *refs;       /* [n_ids] */
     int32_t *free_list;  /* [n_free] page ids, last one first */
-    int32_t n_pages, n_free;
+    int32_t *idle;       /* [n_idle] ids without memory */
+    int32_t n_ids, n_free, n_idle;
 } paged_pool;
 
 void paged_pool_init(paged_pool *pool, const sl_host *host, const sl_mem *mem, int64_t page_bytes);
@@ -22,6 +20,11 @@ void paged_pool_finish(paged_pool *pool);
 
 /* Adds n pages. SL_E_NO_MEMORY: nothing changed. */
 sl_status paged_pool_add(paged_pool *pool, int64_t n);
+
+/* Gives free pages back to the host until at most `keep` are left. */
+void paged_pool_trim(paged_pool *pool, int64_t keep);
+
+static inline int64_t paged_pool_bytes(const paged_pool *pool) { return (pool->n_ids - pool->n_idle) * pool->page_bytes; }
 
 /* A free page with one reference, or -1. */
 int32_t paged_pool_take(paged_pool *pool);

@@ -2,73 +2,30 @@
  *
  * As in "Efficient Memory Management for Large Language Model Serving with PagedAttention", arXiv 2309.06180, section 4:
  * a table of pages a sequence, reference counts, copy on write. A page holds `page` rows of every layer; the slot of a
- * token is its index. What a prefix cache or preemption needs (hashing, swapping) is the scheduler's and not here. */
-#include "sluice/kv.h"
-#include "sluice/ops.h"
+ * token is its index, until a policy drops rows (paged_heads.c). What a prefix cache or preemption needs (hashing,
+ * swapping) is the scheduler's and not here. */
+#include "paged.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "page_pool.h"
-#include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
 #include "sl_tensor.h"
-
-/* Where a layer's keys and values lie in a page: [page, K, D] and [page, K, Dv]. */
-typedef struct place {
-    int64_t k_offset, v_offset;
-    int64_t k_row, v_row, k_head, v_head; /* bytes */
-    int64_t k_width, v_width;             /* elements of a row */
-    int32_t n_kv_heads;
-} place;
-
-typedef struct sequence {
-    int32_t *pages;    /* [max_pages] */
-    int64_t n_pages;
-    int64_t n_tokens;  /* committed */
-    int64_t n_wanted;  /* pages that grow promised */
-    int is_open;
-} sequence;
-
-struct sl_instance {
-    const sl_host *host;
-    const sl_mem *mem;
-    const sl_ops *ops;
-    const sl_threads *threads;
-    const sl_model_info *model;
-    int64_t page_rows, page_bytes;
-    sl_dtype dtype;
-    int dtype_auto;
-    sl_limits limits;
-    int64_t max_pages; /* of one sequence */
-    place *places;     /* [n_layers] */
-    paged_pool pool;
-    sequence *seqs;    /* [max_seqs] */
-    /* the last view */
-    const void **k_pages, **v_pages; /* [max_seqs, max_pages] */
-    sl_segment *segments;
-    const sl_segment **segment_ptrs;
-    sl_seq_view *seq_views;
-    const sl_seq_view **seq_view_ptrs;
-    sl_view view;
-};
-
-static int64_t pages_for(const sl_instance *self, int64_t rows) { return (rows + self->page_rows - 1) / self->page_rows; }
-
-static char *row_of(const sl_instance *self, const sequence *s, int64_t slot, int64_t offset, int64_t row_bytes) {
-    return self->pool.base[s->pages[slot / self->page_rows]] + offset + (slot % self->page_rows) * row_bytes;
-}
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 static void lay_out(sl_instance *self) {
     int64_t bytes = 0, element = sl_dtype_bits(self->dtype) / 8;
+    self->n_lists = self->max_heads = 0;
     for (int32_t l = 0; l < self->model->n_layers; l++) {
         const sl_layer_info *info = self->model->layers[l];
-        place *p = &self->places[l];
+        paged_place *p = &self->places[l];
         p->n_kv_heads = info->n_kv_heads;
+        p->first_list = self->n_lists;
+        self->n_lists += info->n_kv_heads;
+        self->max_heads = info->n_kv_heads > self->max_heads ? info->n_kv_heads : self->max_heads;
         p->k_width = (int64_t)info->n_kv_heads * info->head_dim;
         p->v_width = (int64_t)info->n_kv_heads * info->v_head_dim;
         p->k_head = info->head_dim * element;
@@ -112,8 +69,10 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
-    for (int64_t i = 0; self->seqs != NULL && i < self->limits.max_seqs; i++)
+    for (int64_t i = 0; self->seqs != NULL && i < self->limits.max_seqs; i++) {
+        paged_heads_free(self, &self->seqs[i]);
         free(self->seqs[i].pages);
+    }
     free(self->seqs);
     free(self->k_pages);
     free(self->v_pages);
@@ -136,13 +95,13 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
         self->dtype = limits->compute == SL_BF16 ? SL_BF16 : SL_F32;
     lay_out(self);
     paged_pool_init(&self->pool, self->host, self->mem, self->page_bytes);
-    self->max_pages = pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
-    size_t n = (size_t)limits->max_seqs, tables = n * (size_t)self->max_pages;
+    self->max_pages = paged_pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
+    size_t n = (size_t)limits->max_seqs, heads = n * (size_t)self->max_heads, tables = heads * (size_t)self->max_pages;
     self->seqs = calloc(n, sizeof *self->seqs);
     self->k_pages = calloc(tables, sizeof *self->k_pages);
     self->v_pages = calloc(tables, sizeof *self->v_pages);
-    self->segments = calloc(n, sizeof *self->segments);
-    self->segment_ptrs = calloc(n, sizeof *self->segment_ptrs);
+    self->segments = calloc(heads, sizeof *self->segments);
+    self->segment_ptrs = calloc(heads, sizeof *self->segment_ptrs);
     self->seq_views = calloc(n, sizeof *self->seq_views);
     self->seq_view_ptrs = calloc(n, sizeof *self->seq_view_ptrs);
     int ok = self->seqs && self->k_pages && self->v_pages && self->segments && self->segment_ptrs && self->seq_views &&
@@ -158,17 +117,23 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 
 /* ---- pages of a sequence --------------------------------------------------------------------------------------------- */
 
-/* Pages that a sequence may still ask for: those promised to it, and one when its next row falls into a shared page. */
-static int64_t promised(const sl_instance *self, const sequence *s) {
-    if (!s->is_open)
-        return 0;
-    int64_t more = s->n_wanted > s->n_pages ? s->n_wanted - s->n_pages : 0;
-    int64_t tail = s->n_tokens / self->page_rows;
-    return more + (tail < s->n_pages && self->pool.refs[s->pages[tail]] > 1);
+/* Pages that a sequence will hold when it has all tokens that were promised to it: dropped rows need none. */
+static int64_t wanted_pages(const sl_instance *self, const paged_sequence *s) {
+    return paged_pages_for(self, s->n_wanted > s->n_tokens ? s->n_wanted - s->n_tokens + paged_longest(s) : paged_longest(s));
 }
 
-/* Makes sure that `need` pages are free beside those promised to sequences other than `except`. */
-static sl_status have_free(sl_instance *self, const sequence *except, int64_t need, sl_error *err) {
+/* Pages that a sequence may still ask for: those promised to it, and those shared ones into which its next rows fall. */
+static int64_t promised(const sl_instance *self, const paged_sequence *s) {
+    if (!s->is_open)
+        return 0;
+    int64_t more = wanted_pages(self, s) - s->n_pages;
+    more = more > 0 ? more : 0;
+    for (int64_t i = paged_shortest(s) / self->page_rows; i <= paged_longest(s) / self->page_rows && i < s->n_pages; i++)
+        more += self->pool.refs[s->pages[i]] > 1;
+    return more;
+}
+
+sl_status paged_have_free(sl_instance *self, const paged_sequence *except, int64_t need, sl_error *err) {
     for (int64_t i = 0; i < self->limits.max_seqs; i++)
         if (&self->seqs[i] != except)
             need += promised(self, &self->seqs[i]);
@@ -178,18 +143,17 @@ static sl_status have_free(sl_instance *self, const sequence *except, int64_t ne
     if (paged_pool_add(&self->pool, missing) < 0)
         return sl_fail(err, SL_E_NO_MEMORY,
                        "paged: the cache does not fit: %lld more pages of %lld bytes are needed, %lld bytes are held",
-                       (long long)missing, (long long)self->page_bytes, (long long)(self->pool.n_pages * self->page_bytes));
+                       (long long)missing, (long long)self->page_bytes, (long long)paged_pool_bytes(&self->pool));
     return SL_OK;
 }
 
-static void drop_pages(sl_instance *self, sequence *s, int64_t keep) {
+void paged_drop_pages(sl_instance *self, paged_sequence *s, int64_t keep) {
     while (s->n_pages > keep)
         paged_pool_drop(&self->pool, s->pages[--s->n_pages]);
 }
 
-/* Gives the sequence pages for rows [0, rows) and makes those that hold rows from `first` on its own. Pages are there. */
-static void cover(sl_instance *self, sequence *s, int64_t first, int64_t rows) {
-    for (int64_t i = first / self->page_rows; i < s->n_pages && i < pages_for(self, rows); i++) {
+void paged_cover(sl_instance *self, paged_sequence *s, int64_t first, int64_t rows) {
+    for (int64_t i = first / self->page_rows; i < s->n_pages && i < paged_pages_for(self, rows); i++) {
         int32_t old = s->pages[i];
         if (self->pool.refs[old] == 1)
             continue;
@@ -199,19 +163,26 @@ static void cover(sl_instance *self, sequence *s, int64_t first, int64_t rows) {
         paged_pool_drop(&self->pool, old);
         s->pages[i] = own;
     }
-    while (s->n_pages < pages_for(self, rows)) {
+    while (s->n_pages < paged_pages_for(self, rows)) {
         int32_t page = paged_pool_take(&self->pool);
         assert(page >= 0);
         s->pages[s->n_pages++] = page;
     }
 }
 
-/* Pages that cover() would take. */
-static int64_t cover_cost(const sl_instance *self, const sequence *s, int64_t first, int64_t rows) {
-    int64_t end = pages_for(self, rows), cost = end > s->n_pages ? end - s->n_pages : 0;
+/* Pages that paged_cover() would take. */
+int64_t paged_cover_cost(const sl_instance *self, const paged_sequence *s, int64_t first, int64_t rows) {
+    int64_t end = paged_pages_for(self, rows), cost = end > s->n_pages ? end - s->n_pages : 0;
     for (int64_t i = first / self->page_rows; i < s->n_pages && i < end; i++)
         cost += self->pool.refs[s->pages[i]] > 1;
     return cost;
+}
+
+void paged_trim(sl_instance *self) {
+    int64_t keep = 0;
+    for (int64_t i = 0; i < self->limits.max_seqs; i++)
+        keep += promised(self, &self->seqs[i]);
+    paged_pool_trim(&self->pool, keep);
 }
 
 /* ---- sequences --------------------------------------------------------------------------------------------------------- */
@@ -220,16 +191,17 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
     if (seq < 0 || seq >= self->limits.max_seqs || parent >= self->limits.max_seqs)
         return sl_fail(err, SL_E_RANGE, "paged: sequence %d (parent %d) is outside of [0, %lld)", seq, parent,
                        (long long)self->limits.max_seqs);
-    sequence *s = &self->seqs[seq];
-    const sequence *p = parent >= 0 ? &self->seqs[parent] : NULL;
+    paged_sequence *s = &self->seqs[seq];
+    const paged_sequence *p = parent >= 0 ? &self->seqs[parent] : NULL;
     if (s->is_open || (p != NULL && (!p->is_open || upto < 0 || upto > p->n_tokens)))
         return sl_fail(err, SL_E_STATE, "paged: sequence %d cannot be opened from %d at %lld tokens", seq, parent, (long long)upto);
-    s->is_open = 1;
     s->n_tokens = s->n_pages = s->n_wanted = 0;
-    if (p == NULL)
-        return SL_OK;
-    s->n_tokens = upto;
-    s->n_pages = pages_for(self, upto);
+    if (p != NULL) {
+        SL_TRY(paged_heads_fork(self, s, p, upto, err));
+        s->n_tokens = upto;
+    }
+    s->is_open = 1;
+    s->n_pages = paged_pages_for(self, paged_longest(s));
     for (int64_t i = 0; i < s->n_pages; i++) {
         s->pages[i] = p->pages[i];
         paged_pool_share(&self->pool, s->pages[i]);
@@ -240,34 +212,37 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
 static void seq_close(sl_instance *self, int32_t seq) {
     if (seq < 0 || seq >= self->limits.max_seqs || !self->seqs[seq].is_open)
         return;
-    drop_pages(self, &self->seqs[seq], 0);
+    paged_drop_pages(self, &self->seqs[seq], 0);
+    paged_heads_free(self, &self->seqs[seq]);
     self->seqs[seq].is_open = 0;
     self->seqs[seq].n_tokens = self->seqs[seq].n_wanted = 0;
 }
 
 static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {
-    sequence *s = &self->seqs[seq];
-    int64_t wanted = pages_for(self, n_tokens), before = s->n_wanted;
-    if (wanted > self->max_pages)
+    paged_sequence *s = &self->seqs[seq];
+    int64_t before = s->n_wanted;
+    if (paged_pages_for(self, n_tokens) > self->max_pages)
         return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context", (long long)n_tokens,
                        (long long)(self->max_pages * self->page_rows));
-    if (wanted > before)
-        s->n_wanted = wanted;
-    /* asked even when nothing more is wanted: a fork may share pages by now that have to be copied */
-    sl_status status = have_free(self, s, promised(self, s), err);
+    if (n_tokens > before)
+        s->n_wanted = n_tokens;
+    sl_status status = paged_have_free(self, s, promised(self, s), err);
+    if (status >= 0 && (status = paged_heads_grow(self, s)) < 0)
+        sl_fail(err, status, "paged: no memory for the lists of sequence %d", seq);
     if (status < 0)
         s->n_wanted = before;
     return status;
 }
 
 static sl_status truncate_seq(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum) {
-    sequence *s = &self->seqs[seq];
+    paged_sequence *s = &self->seqs[seq];
     if (minimum != NULL)
-        *minimum = 0;
-    if (n < 0 || n > s->n_tokens)
+        *minimum = paged_heads_minimum(s);
+    if (n < 0 || n > s->n_tokens || (n > 0 && n < paged_heads_minimum(s)))
         return SL_E_RANGE;
     s->n_tokens = n;
-    drop_pages(self, s, pages_for(self, n));
+    paged_heads_cut(self, s, n);
+    paged_drop_pages(self, s, paged_pages_for(self, paged_longest(s)));
     return SL_OK;
 }
 
@@ -280,7 +255,7 @@ static sl_status length(sl_instance *self, int32_t seq, int64_t *n_tokens, int64
 }
 
 static sl_status quote(sl_instance *self, sl_kv_quote *io) {
-    io->bytes = io->bytes_peak = io->n_seqs * pages_for(self, io->n_tokens) * self->page_bytes;
+    io->bytes = io->bytes_peak = io->n_seqs * paged_pages_for(self, io->n_tokens) * self->page_bytes;
     io->bytes_host = 0;
     io->bytes_next = self->page_bytes / self->page_rows;
     return SL_OK;
@@ -289,7 +264,7 @@ static sl_status quote(sl_instance *self, sl_kv_quote *io) {
 static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     (void)layer;
     out->kinds = SL_SEGMENT_ROWS;
-    out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS;
+    out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD;
     out->key_state = SL_KEYS_ROTATED;
     out->dtype = self->dtype;
     return SL_OK;
@@ -299,17 +274,23 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
 
 static sl_status reserve(sl_instance *self, const sl_batch *batch, sl_error *err) {
     for (int32_t i = 0; i < batch->n_seqs; i++) {
-        sequence *s = &self->seqs[batch->seq[i]];
-        int64_t rows = batch->n_past[i] + batch->row_begin[i + 1] - batch->row_begin[i];
-        if (!s->is_open || batch->n_past[i] > s->n_tokens || pages_for(self, rows) > self->max_pages)
-            return sl_fail(err, SL_E_STATE, "paged: sequence %d has no place for rows up to %lld", batch->seq[i], (long long)rows);
-        sl_status status = have_free(self, s, cover_cost(self, s, batch->n_past[i], rows), err);
+        paged_sequence *s = &self->seqs[batch->seq[i]];
+        int64_t n_new = batch->row_begin[i + 1] - batch->row_begin[i];
+        int64_t first = s->heads != NULL ? paged_shortest(s) : batch->n_past[i];
+        int64_t rows = s->heads != NULL ? paged_longest(s) + n_new : batch->n_past[i] + n_new;
+        if (!s->is_open || batch->n_past[i] > s->n_tokens || (s->heads != NULL && batch->n_past[i] != s->n_tokens) ||
+            paged_pages_for(self, rows) > self->max_pages || !paged_heads_have_room(self, s, n_new))
+            return sl_fail(err, SL_E_STATE, "paged: sequence %d has no place for rows up to %lld", batch->seq[i],
+                           (long long)(batch->n_past[i] + n_new));
+        sl_status status = paged_have_free(self, s, paged_cover_cost(self, s, first, rows), err);
         if (status < 0) {
-            while (i-- > 0)
-                drop_pages(self, &self->seqs[batch->seq[i]], pages_for(self, self->seqs[batch->seq[i]].n_tokens));
+            while (i-- > 0) {
+                s = &self->seqs[batch->seq[i]];
+                paged_drop_pages(self, s, paged_pages_for(self, paged_longest(s)));
+            }
             return status;
         }
-        cover(self, s, batch->n_past[i], rows);
+        paged_cover(self, s, first, rows);
     }
     return SL_OK;
 }
@@ -325,16 +306,20 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
     const sl_instance *self = job->self;
     const sl_kv_append *args = job->args;
     const sl_batch *b = args->rows->batch;
-    const place *p = &self->places[args->layer];
+    const paged_place *p = &self->places[args->layer];
     const float *k = args->k.data, *v = args->v.data;
     for (int64_t i = begin; i < end; i++) {
         int32_t row = args->rows->index != NULL ? args->rows->index[i] : (int32_t)i, at = b->row_seq[row];
         if (at < 0)
             continue;
-        const sequence *s = &self->seqs[b->seq[at]];
+        const paged_sequence *s = &self->seqs[b->seq[at]];
         int64_t slot = b->n_past[at] + row - b->row_begin[at];
-        self->ops->convert(row_of(self, s, slot, p->k_offset, p->k_row), self->dtype, k + i * p->k_width, SL_F32, p->k_width);
-        self->ops->convert(row_of(self, s, slot, p->v_offset, p->v_row), self->dtype, v + i * p->v_width, SL_F32, p->v_width);
+        if (s->heads != NULL) {
+            paged_heads_append(self, s, args->layer, row - b->row_begin[at], k + i * p->k_width, v + i * p->v_width);
+            continue;
+        }
+        self->ops->convert(paged_row(self, s, slot, p->k_offset, p->k_row), self->dtype, k + i * p->k_width, SL_F32, p->k_width);
+        self->ops->convert(paged_row(self, s, slot, p->v_offset, p->v_row), self->dtype, v + i * p->v_width, SL_F32, p->v_width);
     }
 }
 
@@ -351,17 +336,24 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
                       const sl_view **out) {
     (void)lane;
     const sl_batch *b = rows->batch;
-    const place *p = &self->places[layer];
+    const paged_place *p = &self->places[layer];
     for (int32_t i = 0; i < b->n_seqs; i++) {
-        const sequence *s = &self->seqs[b->seq[i]];
-        const void **k = self->k_pages + i * self->max_pages, **v = self->v_pages + i * self->max_pages;
+        const paged_sequence *s = &self->seqs[b->seq[i]];
+        int64_t n_staged = b->row_begin[i + 1] - b->row_begin[i], first = (int64_t)i * self->max_heads;
+        const void **k = self->k_pages + first * self->max_pages, **v = self->v_pages + first * self->max_pages;
+        self->seq_view_ptrs[i] = &self->seq_views[i];
+        if (s->heads != NULL) {
+            if (tokens != NULL) /* a token then has another slot in each head */
+                return SL_E_UNIMPLEMENTED;
+            paged_heads_view(self, s, layer, i, n_staged, b->seq[i]);
+            continue;
+        }
         for (int64_t j = 0; j < s->n_pages; j++) {
             char *base = self->pool.base[s->pages[j]];
             k[j] = base + p->k_offset;
             v[j] = base + p->v_offset;
         }
-        int64_t n_staged = b->row_begin[i + 1] - b->row_begin[i];
-        self->segments[i] = (sl_segment){
+        self->segments[first] = (sl_segment){
             .struct_size = SL_SIZE(sl_segment),
             .k_pages = k,
             .v_pages = v,
@@ -378,9 +370,8 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
             .kind = SL_SEGMENT_ROWS,
             .key_state = SL_KEYS_ROTATED,
         };
-        self->segment_ptrs[i] = &self->segments[i];
-        self->seq_views[i] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[i], b->n_past[i] + n_staged, 1, b->seq[i]};
-        self->seq_view_ptrs[i] = &self->seq_views[i];
+        self->segment_ptrs[first] = &self->segments[first];
+        self->seq_views[i] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first], b->n_past[i] + n_staged, 1, b->seq[i]};
     }
     /* slot = token index, and n_committed + row for staged rows: row sets need no translation */
     self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, tokens, b->n_seqs, SL_SEGMENT_ROWS};
@@ -389,15 +380,15 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
 }
 
 /* Accepted rows move down to the front of the staged ones; sources ascend and lie at or behind their destination. */
-static void compact(sl_instance *self, sequence *s, int64_t n_past, const int32_t *path, int32_t n_path) {
+static void compact(sl_instance *self, paged_sequence *s, int64_t n_past, const int32_t *path, int32_t n_path) {
     for (int32_t i = 0; i < n_path; i++) {
         if (path[i] == i)
             continue;
         for (int32_t l = 0; l < self->model->n_layers; l++) {
-            const place *p = &self->places[l];
-            memcpy(row_of(self, s, n_past + i, p->k_offset, p->k_row), row_of(self, s, n_past + path[i], p->k_offset, p->k_row),
+            const paged_place *p = &self->places[l];
+            memcpy(paged_row(self, s, n_past + i, p->k_offset, p->k_row), paged_row(self, s, n_past + path[i], p->k_offset, p->k_row),
                    (size_t)p->k_row);
-            memcpy(row_of(self, s, n_past + i, p->v_offset, p->v_row), row_of(self, s, n_past + path[i], p->v_offset, p->v_row),
+            memcpy(paged_row(self, s, n_past + i, p->v_offset, p->v_row), paged_row(self, s, n_past + path[i], p->v_offset, p->v_row),
                    (size_t)p->v_row);
         }
     }
@@ -406,9 +397,12 @@ static void compact(sl_instance *self, sequence *s, int64_t n_past, const int32_
 static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit *c, sl_error *err) {
     (void)lane, (void)err;
     for (int32_t i = 0; i < c->batch->n_seqs; i++) {
-        sequence *s = &self->seqs[c->batch->seq[i]];
+        paged_sequence *s = &self->seqs[c->batch->seq[i]];
         int32_t n_path = c->path_begin[i + 1] - c->path_begin[i];
-        compact(self, s, c->batch->n_past[i], c->path + c->path_begin[i], n_path);
+        if (s->heads != NULL)
+            paged_heads_commit(self, s, c->path + c->path_begin[i], n_path);
+        else
+            compact(self, s, c->batch->n_past[i], c->path + c->path_begin[i], n_path);
         int64_t n = c->batch->n_past[i] + n_path;
         s->n_tokens = n > s->n_tokens ? n : s->n_tokens; /* rows that were overwritten lie below */
     }
@@ -420,21 +414,23 @@ static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit 
 static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *err) {
     if (copy->layer < 0 || copy->layer >= self->model->n_layers || copy->seq < 0 || copy->seq >= self->limits.max_seqs)
         return sl_fail(err, SL_E_RANGE, "paged: no layer %d or sequence %d", copy->layer, copy->seq);
-    sequence *s = &self->seqs[copy->seq];
-    const place *p = &self->places[copy->layer];
+    paged_sequence *s = &self->seqs[copy->seq];
+    const paged_place *p = &self->places[copy->layer];
     int64_t n = copy->end - copy->begin, element = sl_dtype_bits(copy->dtype) / 8;
     int is_import = copy->direction == SL_COPY_IMPORT;
+    if (s->heads != NULL)
+        return sl_fail(err, SL_E_RANGE, "paged: rows of sequence %d were dropped by a policy; what is left is no range of tokens", copy->seq);
     if (!s->is_open || copy->begin < 0 || n < 0 || copy->begin > s->n_tokens || (!is_import && copy->end > s->n_tokens) ||
         copy->bytes < n * (p->k_width + p->v_width) * element)
         return sl_fail(err, SL_E_RANGE, "paged: rows [%lld, %lld) of sequence %d cannot be copied through %lld bytes",
                        (long long)copy->begin, (long long)copy->end, copy->seq, (long long)copy->bytes);
     if (is_import) {
-        SL_TRY(have_free(self, s, cover_cost(self, s, copy->begin, copy->end), err));
-        cover(self, s, copy->begin, copy->end);
+        SL_TRY(paged_have_free(self, s, paged_cover_cost(self, s, copy->begin, copy->end), err));
+        paged_cover(self, s, copy->begin, copy->end);
     }
     char *k = copy->buffer, *v = k + n * p->k_width * element;
     for (int64_t i = 0; i < n; i++) {
-        void *rows[2] = {row_of(self, s, copy->begin + i, p->k_offset, p->k_row), row_of(self, s, copy->begin + i, p->v_offset, p->v_row)};
+        void *rows[2] = {paged_row(self, s, copy->begin + i, p->k_offset, p->k_row), paged_row(self, s, copy->begin + i, p->v_offset, p->v_row)};
         void *dense[2] = {k + i * p->k_width * element, v + i * p->v_width * element};
         int64_t width[2] = {p->k_width, p->v_width};
         for (int j = 0; j < 2; j++)
@@ -461,7 +457,9 @@ static const sl_kv_store store = {
     .commit = commit,
     .truncate = truncate_seq,
     .copy_rows = copy_rows,
+    .edit = paged_edit,
     .length = length,
+    .rows = paged_rows,
 };
 
 static const void *query(sl_instance *self, const char *id) {
@@ -477,7 +475,8 @@ static const sl_param_def *const params[] = {&page, &dtype, NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {NULL};
-static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", NULL};
+static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1",
+                                       "sl.kv.perhead/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),

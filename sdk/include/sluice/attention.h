@@ -20,7 +20,8 @@ enum {
     SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so */
     SL_ATTN_ANY_MASK = 1u << 7,     /* honours intervals, spans and a FULL base; without it only causal prompts are
                                        served */
-    SL_ATTN_OWN_POSITIONS = 1u << 8 /* rotates for itself: no check against max_position */
+    SL_ATTN_OWN_POSITIONS = 1u << 8, /* rotates for itself: no check against max_position */
+    SL_ATTN_COLSUM = 1u << 9        /* its attend serves SL_WANT_COLSUM and all colsum fields of sl_attend ("sl.stats/1") */
 };
 
 typedef struct sl_attn_caps {
@@ -28,7 +29,7 @@ typedef struct sl_attn_caps {
     uint32_t flags;         /* set of SL_ATTN_* */
     uint32_t segment_kinds; /* set of SL_SEGMENT_* that attend reads */
     uint32_t key_states;    /* bit SL_KEYS_ROTATED, bit SL_KEYS_RAW: 1u << state */
-    uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends; see `seen` ("sl.stats/1") */
+    uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends; see `seen` ("sl.stats.seen/1") */
     int64_t row_block;      /* most new rows of one sequence at once; 0: no limit */
     int64_t chunk_align;    /* prompts are cut at multiples of this many tokens; 0: anywhere */
     const sl_rope *rope;    /* replaces the layer's rotary table, before the first token ("sl.rope/1"); NULL: the
@@ -71,8 +72,8 @@ typedef struct sl_attention {
     sl_status (*plan)(sl_instance *self, sl_attn_plan *io);
     /* Rows of a layer went by. Optional. [step & active] [capture] */
     sl_status (*note_rows)(sl_instance *self, const sl_note *note);
-    /* Row set in token indices, or SL_SKIPPED: everything. Lives until the next call for a selecting layer. Optional.
-     * [step & active] [capture] */
+    /* Row set in token indices, or SL_SKIPPED: everything. Lives until the next call for a selecting layer. The rows of a
+     * call are of one stage, here and in the attend that follows. Optional. [step & active] [capture] */
     sl_status (*select)(sl_instance *self, const sl_select *args, const sl_rowset **out);
     /* Computes o (and what is wanted) over the view. SL_PENDING: finish will be called with the same arguments.
      * Optional: the core's kernel attends. [step & active] [capture] */
@@ -84,7 +85,7 @@ typedef struct sl_attention {
     sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
                       const sl_work *const **works, int32_t *n_works);
     /* Somebody else attended in its layer (the core, or the store to its opaque rows): args hold what caps.wants asked
-     * for, o included. How a selector gets scores over any store. Optional ("sl.stats/1"). [step & active] [capture] */
+     * for, o included. How a selector gets scores over any store. Optional ("sl.stats.seen/1"). [step & active] [capture] */
     sl_status (*seen)(sl_instance *self, const sl_attend *args);
 } sl_attention;
 SL_ABI_STRUCT(sl_attention, seen);

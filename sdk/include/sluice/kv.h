@@ -3,8 +3,8 @@
  * One store a scope; any chain of policies on top of it; at most one codec and one prompt transformer.
  * The life of a row:  reserve -> append (staged) -> attend ... every layer ... -> commit (kept or dropped), once for all
  * layers. Nothing that cannot be undone happens before commit. Policies edit between commit and the events that follow
- * it (CHUNK_END, PREFILL_END, COMMIT): a store that quantises or factorises rows for good does so in the event, so that
- * a policy still meets plain rows.
+ * it (CHUNK_END, PREFILL_END, COMMIT), when the step is over and memory may be taken and given back: a store that
+ * quantises or factorises rows for good does so in the event, so that a policy still meets plain rows.
  */
 #ifndef SLUICE_KV_H
 #define SLUICE_KV_H
@@ -214,7 +214,7 @@ typedef struct sl_kv_append {
 } sl_kv_append;
 SL_ABI_STRUCT(sl_kv_append, reserved0);
 
-/* Statistics that a layer's attention left, for settle and for policies ("sl.stats/1"). [borrowed] */
+/* Statistics that a layer's attention left, for settle and shrink ("sl.stats.seen/1"). [borrowed] */
 typedef struct sl_kv_side {
     uint64_t struct_size;
     const sl_rows *rows;
@@ -277,7 +277,7 @@ typedef struct sl_kv_store {
     sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
     void (*close)(sl_instance *self, int32_t seq);
     /* Takes what it needs so that seq can grow to n_tokens, staged rows included, without allocating in a step. May be
-     * called again with a larger number. SL_E_NO_MEMORY names bytes needed and allowed; nothing was taken.
+     * called again with a larger number, and with the same one when an edit or a fork came in between. SL_E_NO_MEMORY names bytes needed and allowed; nothing was taken.
      * [setup & active] */
     sl_status (*grow)(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err);
     /* Makes room for all rows of the step, in all layers: afterwards append cannot fail for want of it.
@@ -300,14 +300,16 @@ typedef struct sl_kv_store {
     /* Cuts a sequence to n tokens. Returns SL_OK, or SL_E_RANGE with *minimum = the shortest length it can be cut to
      * (then the core re-computes or restores a snapshot). minimum may be NULL. [setup] */
     sl_status (*truncate)(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum);
-    /* Keeps and merges rows of one layer. Optional (SL_KV_EDITS). Memory is really returned. [setup] [step, in commit] */
+    /* Keeps and merges rows of one layer. Optional (SL_KV_EDITS). Memory is really returned. SL_E_INVALID: the lists do
+     * not name rows, ascending; SL_E_UNIMPLEMENTED: it does not merge. After an error nothing changed. What grow took
+     * may be used or given back: the core calls it again before the next step. [setup & active] */
     sl_status (*edit)(sl_instance *self, const sl_kv_edit *edit);
     /* Export and import of a token range. Optional (SL_KV_EXPORTS). [setup] */
     sl_status (*copy_rows)(sl_instance *self, const sl_kv_copy *copy, sl_error *err);
     /* Tokens and device bytes that a sequence holds now. [setup] [step] */
     sl_status (*length)(sl_instance *self, int32_t seq, int64_t *n_tokens, int64_t *bytes);
-    /* Rows that a layer holds of a sequence, by KV head: n_rows [K]. Optional: n_tokens of length, everywhere.
-     * [setup] [step] */
+    /* Rows that a layer holds of a sequence, by KV head: n_rows [K]. Optional: n_tokens of length, everywhere; required
+     * with SL_KV_PER_HEAD and SL_KV_LAYER_GAPS. [setup] [step] */
     sl_status (*rows)(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows);
 } sl_kv_store;
 SL_ABI_STRUCT(sl_kv_store, rows);
@@ -317,7 +319,8 @@ SL_ABI_STRUCT(sl_kv_store, rows);
 /* What a policy needs from a layer's attention: which rows' column sums, over which stages. */
 typedef struct sl_kv_wants {
     uint64_t struct_size;
-    int64_t last_rows;   /* column sums over the last n rows of the prompt; 0: none; -1: all rows */
+    int64_t last_rows;   /* column sums over the last n rows of the prompt, those computed for this prompt; 0: none;
+                            -1: all rows */
     uint32_t want;       /* set of SL_WANT_* ; SL_WANT_COLSUM and SL_WANT_LSE */
     uint32_t stages;     /* set of SL_STAGE_* ; in DECODE and VERIFY every accepted row counts */
     uint32_t query_heads; /* 1: column sums of query heads apart */
@@ -328,12 +331,15 @@ SL_ABI_STRUCT(sl_kv_wants, reserved0);
 /* Rows that a policy may judge: their scores, tokens and flags, by KV head. [borrowed] */
 typedef struct sl_kv_scores {
     uint64_t struct_size;
-    const float *colsum;        /* [K or H, stride] accumulated since the last choice over accepted rows, by slot; NULL
-                                   when none were wanted */
-    const sl_seq_view *view;    /* keys and values themselves */
-    const int64_t *token_index; /* [n] of slots 0 .. n - 1; NULL: iota */
+    const float *colsum;        /* [K or H, stride] over accepted rows, by slot. All rows: since the sequence began; sums
+                                   follow edits, a dropped row's goes with it. Last n rows: of this prompt. NULL when
+                                   none were wanted, or when the sequence was cut and the sums contain rows that are
+                                   gone */
+    const sl_seq_view *view;    /* keys and values themselves, rows and token indices of each head */
+    const int64_t *token_index; /* [n] of slots 0 .. n - 1, where all heads hold the same rows in one segment; NULL:
+                                   iota, or see the view's segments */
     const uint32_t *row_type;   /* [n] SL_ROW_*; NULL: all TOKEN */
-    int64_t n, stride;
+    int64_t n, stride;          /* rows of the longest head; floats from head to head */
     int64_t n_prompt;           /* tokens of the prompt */
     int32_t layer, seq;
     const uint32_t *row_flags;  /* [n] set of SL_ROW_PINNED ..., by slot; NULL: none ("sl.rows.info/1") */
@@ -343,14 +349,17 @@ typedef struct sl_kv_scores {
 } sl_kv_scores;
 SL_ABI_STRUCT(sl_kv_scores, colsum_heads);
 
-/* "sl.kv.policy/1" - scores in, keep and merge sets out. Runs at commit, on accepted rows only. */
+/* "sl.kv.policy/1" - scores in, keep and merge sets out. Runs after the commit of a step and before its events, on
+ * accepted rows only; policies of a chain in order, each on what the one before left. */
 #define SL_KV_POLICY_ID "sl.kv.policy/1"
 typedef struct sl_kv_policy {
     uint64_t struct_size;
     sl_status (*wants)(sl_instance *self, int32_t layer, sl_kv_wants *out);
-    /* SL_OK and *out (lives until the next call), or SL_SKIPPED: keep everything. [step, in commit] */
+    /* SL_OK and *out (lives until the next call), or SL_SKIPPED: keep everything. SL_E_STATE: it cannot choose without
+     * the column sums. [setup & active] */
     sl_status (*choose)(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out);
-    /* 1 if choose is to be called for this sequence after this event. [setup] [step, in commit] */
+    /* 1 if choose is to be called for this sequence, once a layer. Asked about CHUNK_END, PREFILL_END and COMMIT before
+     * anybody is told of them. [setup & active] */
     int32_t (*schedule)(sl_instance *self, const sl_event *event);
     /* Which of the layer's active prompt rows the layers above still compute (token reduction inside the model: aim).
      * keep has room for side->rows->n indices into it, ascending; the last row of a prompt always stays. SL_SKIPPED:
