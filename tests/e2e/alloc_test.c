@@ -16,6 +16,7 @@ static const drafter drafters[] = {
     {"plain", {NULL}},
     {"prompt_lookup", {"speculation.plugin=prompt_lookup"}},
     {"sps", {"speculation.plugin=sps", draft}},
+    {"token_recycling", {"speculation.plugin=token_recycling", "speculation.cut=12"}},
     {"page 1", {"kvcache.page=1", "engine.prefill_chunk=16"}},
     {"two threads", {"engine.threads=2", "engine.prefill_chunk=32"}},
     {"rtn", {"quant.plugin=rtn", "quant.bits=8", "speculation.plugin=prompt_lookup"}},
@@ -32,7 +33,7 @@ static void test_no_allocation_in_steps(void **state) {
     const drafter *d = *state;
     sluice_engine *e = e2e_open("models/tiny", d->sets);
     e2e_output out[8];
-    sluice_sampling greedy = e2e_greedy(32);
+    sluice_sampling greedy = e2e_greedy(24);
     assert_true(prompts.n <= 8);
     e2e_continue(e, prompts.prompt, prompts.n, 1, &greedy, out);
     e2e_outputs_free(out, prompts.n);

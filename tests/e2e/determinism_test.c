@@ -73,6 +73,9 @@ static void test_verify(void **state) {
     decode_and_look("verify prompt_lookup", e, 0);
     decode_and_look("verify prompt_lookup, five together", e, 4);
     sluice_close(e);
+    e = e2e_open("models/tiny", SETS("speculation.plugin=token_recycling", "speculation.cut=16")); /* trees */
+    decode_and_look("verify token_recycling", e, 4);
+    sluice_close(e);
     e = e2e_open("models/tiny", SETS("speculation.plugin=sps", "speculation.gamma=5", draft));
     decode_and_look("verify sps", e, 4);
     sluice_close(e);

@@ -12,6 +12,7 @@ typedef struct drafter {
 static const drafter drafters[] = {
     {"plain", {NULL}},
     {"prompt_lookup", {"speculation.plugin=prompt_lookup"}},
+    {"token_recycling", {"speculation.plugin=token_recycling", "speculation.cut=12"}},
     {"sps", {"speculation.plugin=sps", "speculation.gamma=3", draft}},
 };
 

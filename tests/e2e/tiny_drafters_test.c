@@ -68,6 +68,25 @@ static void test_heuristic_schedule(void **state) {
     assert_int_equal(s.accepted, s.drafted);
 }
 
+/* Trees; what one prompt taught drafts for the next. */
+static void test_token_recycling(void **state) {
+    (void)state;
+    sluice_engine *e = e2e_open("models/tiny", SETS("speculation.plugin=token_recycling", "speculation.cut=16"));
+    e2e_check_greedy("token_recycling", e, prompts.prompt, prompts.n, 5);
+    e2e_check_greedy("token_recycling", e, prompts.prompt, prompts.n, 1);
+    sluice_stats s;
+    sluice_get_stats(e, &s);
+    assert_true(s.accepted > 0 && s.accepted < s.drafted);
+    assert_true(s.steps < 2 * decoded());
+    int64_t accepted = 0;
+    for (int i = 0; i < SLUICE_MAX_DEPTH; i++) {
+        assert_true(s.accepted_by_depth[i] <= s.drafted_by_depth[i]);
+        accepted += s.accepted_by_depth[i];
+    }
+    assert_int_equal(accepted, s.accepted);
+    sluice_close(e);
+}
+
 static int set_up(void **state) {
     (void)state;
     e2e_prompts_read("tests/data/tiny/golden.json", &prompts);
@@ -88,6 +107,7 @@ int main(void) {
         cmocka_unit_test(test_draft_is_target),
         cmocka_unit_test(test_draft_is_random),
         cmocka_unit_test(test_heuristic_schedule),
+        cmocka_unit_test(test_token_recycling),
     };
     return cmocka_run_group_tests_name("tiny_drafters", tests, set_up, tear_down);
 }
