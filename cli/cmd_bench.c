@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "build_commit.h"
 #include "commands.h"
 #include "options.h"
 
@@ -121,11 +122,16 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     sluice_stats stats;
     sluice_get_stats(e, &stats);
     json_t *r = json_object();
+    json_object_set_new(r, "build_commit", json_string(BUILD_COMMIT));
     json_object_set_new(r, "build_version", json_string(sluice_version()));
     json_object_set_new(r, "model_filename", json_string(info.model));
     json_object_set_new(r, "model_type", json_sprintf("%s %s", info.model_type, info.dtype));
     json_object_set_new(r, "model_size", json_integer(info.model_bytes));
     json_object_set_new(r, "model_n_params", json_integer(info.parameters));
+    json_object_set_new(r, "n_batch", json_integer(info.max_rows));
+    json_object_set_new(r, "n_ubatch", json_integer(info.prefill_chunk));
+    json_object_set_new(r, "type_k", json_string(info.kv_dtype));
+    json_object_set_new(r, "type_v", json_string(info.kv_dtype));
     json_object_set_new(r, "n_threads", json_integer(info.threads));
     json_object_set_new(r, "isa", json_string(info.isa));
     json_object_set_new(r, "n_prompt", json_integer(t->n_prompt));

@@ -59,7 +59,8 @@ void sluice_get_info(const sluice_engine *e, sluice_info *out) {
                          .isa = slk_isa_name(e->ops.kernels->isa), .device = "cpu", .parameters = sli_model_params(e->target.model),
                          .model_bytes = sli_model_bytes(e->target.model), .vocab = m->vocab, .layers = m->n_layers, .hidden = m->hidden,
                          .max_context = (int32_t)e->limits.max_context, .threads = sli_pool_workers(e->pool), .max_sessions = e->max_sessions,
-                         .bos = m->bos};
+                         .bos = m->bos, .max_rows = (int32_t)e->limits.max_rows, .prefill_chunk = (int32_t)e->prefill_chunk,
+                         .kv_dtype = sl_dtype_name(e->target.layers[0].layout.dtype)};
 }
 
 void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {

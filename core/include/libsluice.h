@@ -79,6 +79,9 @@ typedef struct sluice_info {
     int32_t threads;
     int32_t max_sessions;
     int32_t bos;              /* -1: none */
+    int32_t max_rows;         /* rows of the largest step */
+    int32_t prefill_chunk;    /* rows of the largest prompt chunk */
+    const char *kv_dtype;     /* of stored keys and values */
 } sluice_info;
 void sluice_get_info(const sluice_engine *engine, sluice_info *out);
 
