@@ -95,6 +95,8 @@ struct sluice_engine {
     float *logits;               /* [logit_rows, vocab] */
     float *work_logits;          /* [logit_rows, vocab of the draft] */
     int64_t logit_rows;
+    float *work_hidden;          /* residual rows of work items that end in front of the head */
+    int64_t work_hidden_cap;     /* floats */
     sluice_session **active;     /* [max_seqs] sessions of the step, in batch order */
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt;           /* [max_seqs] of the sessions of the step, in batch order */

@@ -248,13 +248,16 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     e->work_logits = e->drafter.self != NULL ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
+    int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden : e->target.info->hidden;
+    e->work_hidden_cap = e->drafter.self != NULL ? e->limits.max_rows * wide : 0;
+    e->work_hidden = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->work_hidden_cap, sizeof *e->work_hidden);
     e->by_id = sli_calloc(SLI_TAG_MISC, (size_t)e->max_sessions, sizeof *e->by_id);
     e->active = sli_calloc(SLI_TAG_MISC, (size_t)e->limits.max_seqs, sizeof *e->active);
     e->path = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_rows + SL_MAX_TREE_NODES, sizeof *e->path);
     e->path_begin = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs + 1, sizeof *e->path_begin);
     e->next = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->next);
     e->n_prompt = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->n_prompt);
-    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->by_id == NULL || e->active == NULL || e->path == NULL ||
+    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->work_hidden == NULL || e->by_id == NULL || e->active == NULL || e->path == NULL ||
         e->path_begin == NULL || e->next == NULL || e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0)
@@ -375,7 +378,7 @@ void sluice_close(sluice_engine *e) {
     sli_draft_buffers_destroy(e->drafts);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
-    void *owned[] = {e->logits, e->work_logits, e->by_id, e->active, e->path, e->path_begin, e->next, e->n_prompt, e->bias_id, e->bias};
+    void *owned[] = {e->logits, e->work_logits, e->work_hidden, e->by_id, e->active, e->path, e->path_begin, e->next, e->n_prompt, e->bias_id, e->bias};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     sli_network_destroy(&e->target);

@@ -61,9 +61,12 @@ static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_
     return SL_OK;
 }
 
+/* Does the item end in front of the head? Then its result is the residual. */
+static int ends_early(const sli_network *net, const sl_work *w) { return w->exit_layer > 0 && w->exit_layer < net->info->n_layers; }
+
 /* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. */
 static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n,
-                           const int32_t *first_logits, sl_error *err) {
+                           const int32_t *first_logits, float *hidden, sl_error *err) {
     sli_network *net = works[0]->model == 0 ? &e->target : &e->draft;
     sli_batch *b = &e->work_batch;
     sl_tree trees[1];
@@ -84,6 +87,8 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
                      .attn_layers = w->attn_layers, .ffn_layers = w->ffn_layers, .enter_layer = w->enter_layer,
                      .exit_layer = w->exit_layer > 0 ? w->exit_layer : 0};
     SL_TRY(sli_network_forward(net, &pass, err));
+    if (hidden != NULL)
+        memcpy(hidden, net->x, sizeof *hidden * (size_t)b->view.n_rows * (size_t)net->info->hidden);
     for (int i = 0; i < n; i++) {
         if (works[i]->logits == SL_WORK_LOGITS_NONE)
             continue;
@@ -126,7 +131,7 @@ static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err
         head.n_rows = (int32_t)most;
         head.logits = SL_WORK_LOGITS_NONE;
         const sl_work *one = &head;
-        SL_TRY(run_batch(e, &one, &id, 1, (int32_t[]){0}, err));
+        SL_TRY(run_batch(e, &one, &id, 1, (int32_t[]){0}, NULL, err));
         w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
         if (w->position != NULL)
             w->position += most;
@@ -136,6 +141,7 @@ static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err
 
 sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err) {
     int32_t used_logits = 0;
+    int64_t used_hidden = 0;
     for (int i = 0; i < n; i++) {
         results[i] = (sl_work_result){.struct_size = SL_SIZE(sl_work_result), .work = works[i]};
         sl_status s = check(e, works[i]);
@@ -176,6 +182,11 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
                 j++;
                 break;
             }
+            if (ends_early(net, w) && used_hidden + w->n_rows * (int64_t)net->info->hidden > e->work_hidden_cap) {
+                status = refuse(&results[j], SL_E_RANGE); /* alone in its batch: see is_plain */
+                j++;
+                break;
+            }
             items[count] = *w;
             first[count] = used_logits;
             status = prepare_cache(e, w, count, &ids[count], err);
@@ -195,7 +206,12 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             count++;
         }
         if (count > 0) {
-            status = run_batch(e, batch, ids, count, first, err);
+            float *hidden = ends_early(net, batch[0]) ? e->work_hidden + used_hidden : NULL;
+            status = run_batch(e, batch, ids, count, first, hidden, err);
+            if (hidden != NULL) {
+                results[i].hidden = hidden;
+                used_hidden += batch[0]->n_rows * (int64_t)net->info->hidden;
+            }
             if (batch[0]->kv == SL_WORK_KV_SCRATCH)
                 sli_network_seq_close(works[i]->model == 0 ? &e->target : &e->draft, ids[0]);
             if (status < 0)

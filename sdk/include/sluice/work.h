@@ -149,8 +149,10 @@ typedef struct sl_work_result {
     const sl_tap_rows *const *taps;   /* [work->n_taps] */
     sl_status status;                 /* < 0: it could not be run; the item is dropped */
     uint32_t reserved0;
+    const float *hidden;              /* [n_rows, hidden] residual rows behind the last layer that ran, when the item ends in
+                                         front of the head (exit_layer); else NULL */
 } sl_work_result;
-SL_ABI_STRUCT(sl_work_result, reserved0);
+SL_ABI_STRUCT(sl_work_result, hidden);
 
 /* "sl.work.source/1" - any instance may answer it: work that is no part of a draft (recompute of dropped rows, latents
  * after the prompt, scoring in the background). Asked between steps, after commit and events, of instances that answer
