@@ -69,6 +69,21 @@ static void test_run_config(void **state) {
     cli_free(&r);
 }
 
+/* A host that checks every call finds nothing to say about our plugins. */
+static void test_validate(void **state) {
+    (void)state;
+    static const char *const drafters[] = {"speculation.plugin=none", "speculation.plugin=prompt_lookup", "speculation.plugin=sps"};
+    char draft[PATH_MAX + 32];
+    snprintf(draft, sizeof draft, "draft.model.path=%s", tiny);
+    for (size_t i = 0; i < sizeof drafters / sizeof *drafters; i++) {
+        cli_result r = cli_good(CLI("run", "-m", tiny, "-p", prompts.prompt[0].text, "-n", "40", "-q", "--set", "engine.validate=yes", "--set",
+                                    drafters[i], "--set", draft), NULL);
+        check_text(r.out, prompts.prompt[0].greedy_text);
+        assert_string_equal(r.err, "");
+        cli_free(&r);
+    }
+}
+
 static void test_stats(void **state) {
     (void)state;
     const e2e_prompt *p = &prompts.prompt[0];
@@ -328,6 +343,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_run),          cmocka_unit_test(test_run_config), cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_validate),
         cmocka_unit_test(test_help),         cmocka_unit_test(test_config_show), cmocka_unit_test(test_config_check),
         cmocka_unit_test(test_plugins),      cmocka_unit_test(test_bench),      cmocka_unit_test(test_perplexity),
         cmocka_unit_test(test_retrieval),

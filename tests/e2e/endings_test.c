@@ -17,7 +17,12 @@ static void test_max_tokens(void **state) {
     for (int32_t n = 0; n <= 12; n++) {
         e2e_output out;
         sluice_sampling greedy = e2e_greedy(n);
+        sluice_reset_stats(e);
         run(e, prose, &greedy, &out);
+        sluice_stats stats;
+        sluice_get_stats(e, &stats);
+        for (int depth = n >= 2 ? n - 2 : 0; depth < SLUICE_MAX_DEPTH; depth++)
+            assert_int_equal(stats.drafted_by_depth[depth], 0); /* nothing that could not be used is drafted */
         e2e_check_tokens("max_tokens", prose->greedy, n, out.tokens, out.n);
         assert_int_equal(out.finish, SLUICE_FINISH_LENGTH);
         assert_memory_equal(out.text, prose->greedy_text, out.length);
