@@ -1,5 +1,5 @@
-/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth. Tokenising and sampling of text
- * are not in it; tokens are random. */
+/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth. Tokenising and sampling of
+ * text are not in it; tokens are random. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -60,12 +60,15 @@ static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_er
     double seconds = -1;
     if (tokens != NULL && logits != NULL && sluice_session_open(e, &s, err) >= 0) {
         random_tokens(tokens, most, info.vocab, seed);
-        int ok = t->depth == 0 || (sluice_session_append(s, tokens, t->depth, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0);
+        int ok = t->depth == 0 ||
+                 (sluice_session_append(s, tokens, t->depth, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0);
         double begin = now();
         if (ok && t->n_prompt > 0)
-            ok = sluice_session_append(s, tokens + t->depth, t->n_prompt, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0;
+            ok = sluice_session_append(s, tokens + t->depth, t->n_prompt, err) >= 0 &&
+                 sluice_logits(s, 1, logits, err) >= 0;
         if (ok && t->n_gen > 0)
-            ok = sluice_session_append(s, tokens + most - 1, 1, err) >= 0 && sluice_generate(e, &s, 1, &greedy, 1, ignore_chunk, NULL, err) >= 0;
+            ok = sluice_session_append(s, tokens + most - 1, 1, err) >= 0 &&
+                 sluice_generate(e, &s, 1, &greedy, 1, ignore_chunk, NULL, err) >= 0;
         if (ok)
             seconds = now() - begin;
     }
@@ -150,7 +153,9 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     return r;
 }
 
-static int by_dependence(const char *format) { return strcmp(format, "md") == 0 || strcmp(format, "json") == 0 || strcmp(format, "jsonl") == 0; }
+static int by_dependence(const char *format) {
+    return strcmp(format, "md") == 0 || strcmp(format, "json") == 0 || strcmp(format, "jsonl") == 0;
+}
 
 int cmd_bench(int argc, char **argv) {
     common c = {0};
@@ -160,7 +165,8 @@ int cmd_bench(int argc, char **argv) {
         {"-p, --n-prompt", "N,N", "prompt lengths to measure; 0: none (default 512)", OPT_TEXT, NULL, &prompt},
         {"-n, --n-gen", "N,N", "numbers of tokens to decode; 0: none (default 128)", OPT_TEXT, NULL, &gen},
         {"-d, --n-depth", "N,N", "tokens in the context before each test (default 0)", OPT_TEXT, NULL, &depth},
-        {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL, &repetitions},
+        {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL,
+         &repetitions},
         {"-o, --output", "FORMAT", "md, json or jsonl (default md)", OPT_TEXT, NULL, &format},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
     };
@@ -200,9 +206,11 @@ int cmd_bench(int argc, char **argv) {
             char name[64];
             name_test(&t, name, sizeof name);
             if (strcmp(format, "md") == 0)
-                printf("| %s | %.1f M | %lld | %s | %s | %.2f ± %.2f |\n", json_string_value(json_object_get(r, "model_filename")),
+                printf("| %s | %.1f M | %lld | %s | %s | %.2f ± %.2f |\n",
+                       json_string_value(json_object_get(r, "model_filename")),
                        (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
-                       (long long)json_integer_value(json_object_get(r, "n_threads")), json_string_value(json_object_get(r, "isa")), name,
+                       (long long)json_integer_value(json_object_get(r, "n_threads")),
+                       json_string_value(json_object_get(r, "isa")), name,
                        json_real_value(json_object_get(r, "avg_ts")), json_real_value(json_object_get(r, "stddev_ts")));
             else if (strcmp(format, "jsonl") == 0)
                 json_dumpf(r, stdout, JSON_COMPACT), putchar('\n');

@@ -8,9 +8,11 @@
 int cmd_config(int argc, char **argv) {
     common c = {0};
     const char *words[1];
-    int n = options_parse(argc, argv, "sluice config show|check [options]\n\n"
-                                      "show: print every setting, defaults included, with where it came from\n"
-                                      "check: say whether model and plugins fit, and why not", NULL, &c, words, 1);
+    int n = options_parse(argc, argv,
+                          "sluice config show|check [options]\n\n"
+                          "show: print every setting, defaults included, with where it came from\n"
+                          "check: say whether model and plugins fit, and why not",
+                          NULL, &c, words, 1);
     int status = 0;
     sluice_error err;
     sluice_options options = options_engine(&c);

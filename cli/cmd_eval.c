@@ -35,11 +35,13 @@ static int32_t *tokenize(sluice_engine *e, const char *text, size_t length, int6
     return tokens;
 }
 
-/* ---- perplexity ---------------------------------------------------------------------------------------------------- */
+/* ---- perplexity ----------------------------------------------------------------------------------------------------
+ */
 
 /* The text is cut into windows of W - 1 tokens, each behind a beginning-of-text token and on its own; all W - 1 tokens
  * are predicted. Only whole windows count. */
-static int ppl(sluice_engine *e, const char *path, const char *text, size_t length, int64_t window, int64_t most, sluice_error *err) {
+static int ppl(sluice_engine *e, const char *path, const char *text, size_t length, int64_t window, int64_t most,
+               sluice_error *err) {
     sluice_info info;
     sluice_get_info(e, &info);
     int64_t n;
@@ -53,8 +55,10 @@ static int ppl(sluice_engine *e, const char *path, const char *text, size_t leng
     json_t *by_window = json_array();
     int status = logprob != NULL && row != NULL ? SLUICE_OK : no_memory(err);
     if (status >= 0 && (windows == 0 || info.bos < 0)) {
-        snprintf(err->text, sizeof err->text, info.bos < 0 ? "the model has no beginning-of-text token" :
-                 "%s has %lld tokens, less than one window of %lld", path, (long long)n, (long long)window);
+        snprintf(err->text, sizeof err->text,
+                 info.bos < 0 ? "the model has no beginning-of-text token"
+                              : "%s has %lld tokens, less than one window of %lld",
+                 path, (long long)n, (long long)window);
         status = SLUICE_E_RANGE;
     }
     double begin = now();
@@ -76,9 +80,10 @@ static int ppl(sluice_engine *e, const char *path, const char *text, size_t leng
     }
     if (status >= 0) {
         int64_t predicted = windows * (window - 1);
-        print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "task", "ppl", "model", info.model, "context",
-                             (json_int_t)window, "windows", (json_int_t)windows, "n_tokens", (json_int_t)predicted, "nll_sum", nll,
-                             "ppl", exp(nll / (double)predicted), "seconds", now() - begin, "nll_by_window", by_window));
+        print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "task", "ppl", "model", info.model,
+                             "context", (json_int_t)window, "windows", (json_int_t)windows, "n_tokens",
+                             (json_int_t)predicted, "nll_sum", nll, "ppl", exp(nll / (double)predicted), "seconds",
+                             now() - begin, "nll_by_window", by_window));
     } else
         json_decref(by_window);
     free(logprob);
@@ -93,7 +98,8 @@ static int cmd_ppl(int argc, char **argv) {
     int64_t window = 0, windows = 0;
     const option own[] = {
         {"--text", "FILE", "plain text to predict", OPT_TEXT, NULL, &path},
-        {"--context", "W", "tokens of a window, beginning of text included (default: the context)", OPT_INT, NULL, &window},
+        {"--context", "W", "tokens of a window, beginning of text included (default: the context)", OPT_INT, NULL,
+         &window},
         {"--windows", "N", "measure the first N windows only", OPT_INT, NULL, &windows},
         no_options[0],
     };
@@ -132,7 +138,8 @@ static int cmd_ppl(int argc, char **argv) {
     return status;
 }
 
-/* ---- retrieval ----------------------------------------------------------------------------------------------------- */
+/* ---- retrieval -----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct tally {
     int64_t answers, answers_right, tokens, tokens_right, contexts;
@@ -153,7 +160,8 @@ static void count(tally *t, const int32_t *right, const int32_t *got, int64_t n)
     t->answers_right += same == n;
 }
 
-/* Teacher forcing: all questions and answers stand in one text; a token counts as right if it is the most likely one. */
+/* Teacher forcing: all questions and answers stand in one text; a token counts as right if it is the most likely one.
+ */
 static int forced(sluice_session *s, const needles_context *ctx, tally *t, sluice_error *err) {
     int64_t n = ctx->n_tokens, first = ctx->answers[0].begin;
     int32_t *best = malloc(sizeof *best * (size_t)(n - first));
@@ -211,7 +219,8 @@ static int cmd_retrieval(int argc, char **argv) {
         {"--length", "N", "tokens of a context, questions included (default: the context)", OPT_INT, NULL, &length},
         {"--needles", "N", "needles and questions in each context (default 20)", OPT_INT, NULL, &needles},
         {"--answers", "N", "answer tokens to measure at least (default 200)", OPT_INT, NULL, &answers},
-        {"--mode", "MODE", "forced: all answers are given, the next token is judged; generated: greedy answers", OPT_TEXT, NULL, &mode},
+        {"--mode", "MODE", "forced: all answers are given, the next token is judged; generated: greedy answers",
+         OPT_TEXT, NULL, &mode},
         {"--seed", "N", "which keys, numbers and places (default 1)", OPT_INT, NULL, &seed},
         no_options[0],
     };
@@ -220,7 +229,8 @@ static int cmd_retrieval(int argc, char **argv) {
     int good = path != NULL && (is_forced || strcmp(mode, "generated") == 0) && needles >= 1 && needles <= NEEDLES_MAX;
     if (n < 0 || c.help || !good) {
         if (n >= 0 && !c.help)
-            fprintf(stderr, "sluice: eval retrieval needs --text FILE, --mode forced or generated, --needles 1 to %d\n", NEEDLES_MAX);
+            fprintf(stderr, "sluice: eval retrieval needs --text FILE, --mode forced or generated, --needles 1 to %d\n",
+                    NEEDLES_MAX);
         options_free(&c);
         return c.help ? 0 : CLI_USAGE;
     }
@@ -255,10 +265,11 @@ static int cmd_retrieval(int argc, char **argv) {
     }
     if (status >= 0) {
         double p = (double)t.tokens_right / (double)t.tokens;
-        print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "task", "retrieval", "mode", mode,
-                             "model", info.model, "length", (json_int_t)length, "contexts", (json_int_t)t.contexts, "answers",
-                             (json_int_t)t.answers, "answers_right", (json_int_t)t.answers_right, "tokens", (json_int_t)t.tokens,
-                             "tokens_right", (json_int_t)t.tokens_right, "token_accuracy", p, "half_width_95",
+        print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "task", "retrieval",
+                             "mode", mode, "model", info.model, "length", (json_int_t)length, "contexts",
+                             (json_int_t)t.contexts, "answers", (json_int_t)t.answers, "answers_right",
+                             (json_int_t)t.answers_right, "tokens", (json_int_t)t.tokens, "tokens_right",
+                             (json_int_t)t.tokens_right, "token_accuracy", p, "half_width_95",
                              1.96 * sqrt(p * (1 - p) / (double)t.tokens), "answer_accuracy",
                              (double)t.answers_right / (double)t.answers, "seconds", now() - begin));
     }
@@ -275,7 +286,8 @@ int cmd_eval(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "retrieval") == 0)
         return cmd_retrieval(argc - 1, argv + 1);
     int help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
-    fprintf(help ? stdout : stderr, "usage: sluice eval ppl --text FILE [options]\n       sluice eval retrieval --text FILE [options]\n\n"
-                                    "`sluice eval ppl --help` and `sluice eval retrieval --help` list their options.\n");
+    fprintf(help ? stdout : stderr,
+            "usage: sluice eval ppl --text FILE [options]\n       sluice eval retrieval --text FILE [options]\n\n"
+            "`sluice eval ppl --help` and `sluice eval retrieval --help` list their options.\n");
     return help ? 0 : CLI_USAGE;
 }

@@ -45,7 +45,9 @@ static void print_words(const char *label, json_t *list) {
 static void print_param(json_t *p) {
     printf("  %-16s %-10s", text_of(p, "name"), text_of(p, "type"));
     json_t *fallback = json_object_get(p, "default");
-    printf(" %-12s", json_is_string(fallback) ? json_string_value(fallback) : json_is_true(json_object_get(p, "required")) ? "(required)" : "-");
+    printf(" %-12s", json_is_string(fallback)                       ? json_string_value(fallback)
+                     : json_is_true(json_object_get(p, "required")) ? "(required)"
+                                                                    : "-");
     json_t *choices = json_object_get(p, "choices"), *min = json_object_get(p, "min"), *max = json_object_get(p, "max");
     size_t i;
     json_t *c;
@@ -80,8 +82,8 @@ static void list(json_t *all) {
     json_t *d, *role;
     json_array_foreach(all, i, d) {
         char roles[128] = "";
-        json_array_foreach(json_object_get(d, "roles"), j, role)
-            snprintf(roles + strlen(roles), sizeof roles - strlen(roles), "%s%s", j > 0 ? "," : "", json_string_value(role));
+        json_array_foreach(json_object_get(d, "roles"), j, role) snprintf(
+            roles + strlen(roles), sizeof roles - strlen(roles), "%s%s", j > 0 ? "," : "", json_string_value(role));
         if (json_is_string(json_object_get(d, "error")))
             printf("%-16s %-18s %s\n", "?", text_of(d, "path"), text_of(d, "error"));
         else
@@ -93,8 +95,10 @@ int cmd_plugins(int argc, char **argv) {
     common c = {0};
     const char *words[2];
     int as_json = 0;
-    const option own[] = {{"--json", NULL, "print JSON", OPT_FLAG, NULL, &as_json}, {NULL, NULL, NULL, OPT_FLAG, NULL, NULL}};
-    int n = options_parse(argc, argv, "sluice plugins list [options]\n       sluice plugins describe ID [options]", own, &c, words, 2);
+    const option own[] = {{"--json", NULL, "print JSON", OPT_FLAG, NULL, &as_json},
+                          {NULL, NULL, NULL, OPT_FLAG, NULL, NULL}};
+    int n = options_parse(argc, argv, "sluice plugins list [options]\n       sluice plugins describe ID [options]", own,
+                          &c, words, 2);
     if (n < 0 || c.help) {
         options_free(&c);
         return n < 0 ? CLI_USAGE : 0;

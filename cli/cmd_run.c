@@ -18,8 +18,8 @@ static int on_chunk(void *user, const sluice_chunk *chunk) {
     (void)user;
     if (chunk->n_tokens == 0 && chunk->finish == SLUICE_RUNNING) {
         if (isatty(STDERR_FILENO) && chunk->prompt_total > 64)
-            fprintf(stderr, "\rprompt: %lld of %lld tokens\033[K%s", (long long)chunk->prompt_done, (long long)chunk->prompt_total,
-                    chunk->prompt_done >= chunk->prompt_total ? "\r\033[K" : "");
+            fprintf(stderr, "\rprompt: %lld of %lld tokens\033[K%s", (long long)chunk->prompt_done,
+                    (long long)chunk->prompt_total, chunk->prompt_done >= chunk->prompt_total ? "\r\033[K" : "");
         return interrupted;
     }
     fwrite(chunk->text, 1, chunk->length, stdout);
@@ -30,14 +30,15 @@ static int on_chunk(void *user, const sluice_chunk *chunk) {
 static void summary(const sluice_engine *engine) {
     sluice_stats s;
     sluice_get_stats(engine, &s);
-    fprintf(stderr, "prompt: %lld tokens, %.1f tokens/s; decode: %lld tokens, %.1f tokens/s, %lld steps", (long long)s.prompt_tokens,
-            s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, (long long)s.tokens,
-            s.decode_seconds > 0 ? (double)s.emitted / s.decode_seconds : 0.0, (long long)s.steps);
+    fprintf(stderr, "prompt: %lld tokens, %.1f tokens/s; decode: %lld tokens, %.1f tokens/s, %lld steps",
+            (long long)s.prompt_tokens, s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0,
+            (long long)s.tokens, s.decode_seconds > 0 ? (double)s.emitted / s.decode_seconds : 0.0, (long long)s.steps);
     if (s.drafted > 0)
-        fprintf(stderr, "; drafts: %lld of %lld accepted, %.2f tokens a step%s", (long long)s.accepted, (long long)s.drafted,
-                s.steps > 0 ? (double)s.emitted / (double)s.steps : 0.0, s.lossless ? "" : " (lossy)");
-    fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB\n", (double)s.bytes_weights / 1e6, (double)s.bytes_kv / 1e6,
-            (double)s.bytes_peak / 1e6);
+        fprintf(stderr, "; drafts: %lld of %lld accepted, %.2f tokens a step%s", (long long)s.accepted,
+                (long long)s.drafted, s.steps > 0 ? (double)s.emitted / (double)s.steps : 0.0,
+                s.lossless ? "" : " (lossy)");
+    fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB\n", (double)s.bytes_weights / 1e6,
+            (double)s.bytes_kv / 1e6, (double)s.bytes_peak / 1e6);
 }
 
 static int write_stats(const sluice_engine *engine, const char *path) {
@@ -56,7 +57,8 @@ static int write_stats(const sluice_engine *engine, const char *path) {
 }
 
 /* The prompt's tokens in a fresh session. */
-static int feed(sluice_engine *engine, const char *text, size_t length, int flags, sluice_session **session, sluice_error *err) {
+static int feed(sluice_engine *engine, const char *text, size_t length, int flags, sluice_session **session,
+                sluice_error *err) {
     int64_t n = sluice_tokenize(engine, text, length, flags, NULL, 0, err);
     if (n < 0)
         return (int)n;
@@ -84,7 +86,8 @@ int cmd_run(int argc, char **argv) {
     int verify = 0, plain = 0, echo = 0, quiet = 0;
     const option own[] = {
         {"-p, --prompt", "TEXT", "the prompt", OPT_TEXT, NULL, &prompt},
-        {"-f, --file", "FILE", "read the prompt from a file; without -p and -f it is read from stdin", OPT_TEXT, NULL, &file},
+        {"-f, --file", "FILE", "read the prompt from a file; without -p and -f it is read from stdin", OPT_TEXT, NULL,
+         &file},
         {"-n, --n-predict", "N", "most tokens to generate (sampling.max_tokens)", OPT_SET, "sampling.max_tokens", NULL},
         {"--temp", "T", "temperature; 0: greedy (sampling.temperature)", OPT_SET, "sampling.temperature", NULL},
         {"--top-k", "N", "sampling.top_k", OPT_SET, "sampling.top_k", NULL},
@@ -119,7 +122,8 @@ int cmd_run(int argc, char **argv) {
     if (status >= 0 && verify)
         status = sluice_verify_weights(engine, &err);
     if (status >= 0)
-        status = feed(engine, prompt != NULL ? prompt : text, length, plain ? 0 : SLUICE_ADD_SPECIAL | SLUICE_PARSE_SPECIAL, &session, &err);
+        status = feed(engine, prompt != NULL ? prompt : text, length,
+                      plain ? 0 : SLUICE_ADD_SPECIAL | SLUICE_PARSE_SPECIAL, &session, &err);
     if (status >= 0) {
         sluice_sampling sampling;
         sluice_default_sampling(engine, &sampling);

@@ -6,14 +6,15 @@
 #include <string.h>
 
 static const char *const words[] = {
-    "able",   "acid",   "actor",  "angle",   "apple",  "autumn", "bacon",  "badge",  "bamboo", "basket", "beach",  "bench",
-    "bishop", "blanket", "bottle", "branch", "bridge", "bronze", "butter", "cabin",  "camera", "candle", "carbon", "castle",
-    "cattle", "chain",  "cherry", "circle",  "clock",  "cloud",  "copper", "corner", "cotton", "cousin", "daisy",  "desert",
-    "doctor", "dragon", "eagle",  "engine",  "estate", "fabric", "falcon", "farmer", "feather", "forest", "fossil", "garden",
-    "ginger", "glass",  "grape",  "guitar",  "hammer", "harbor", "helmet", "honey",  "island", "ivory",  "jacket", "jungle",
-    "kettle", "ladder", "lantern", "lemon",  "letter", "lizard", "magnet", "maple",  "marble", "meadow", "mirror", "monkey",
-    "museum", "needle", "ocean",  "olive",   "orange", "oyster", "palace", "pencil", "pepper", "planet", "pocket", "prince",
-    "quartz", "rabbit", "river",  "rocket",  "saddle", "salmon", "school", "shadow", "silver", "spider", "summer", "temple",
+    "able",    "acid",   "actor",   "angle",  "apple",  "autumn", "bacon",  "badge",   "bamboo", "basket", "beach",
+    "bench",   "bishop", "blanket", "bottle", "branch", "bridge", "bronze", "butter",  "cabin",  "camera", "candle",
+    "carbon",  "castle", "cattle",  "chain",  "cherry", "circle", "clock",  "cloud",   "copper", "corner", "cotton",
+    "cousin",  "daisy",  "desert",  "doctor", "dragon", "eagle",  "engine", "estate",  "fabric", "falcon", "farmer",
+    "feather", "forest", "fossil",  "garden", "ginger", "glass",  "grape",  "guitar",  "hammer", "harbor", "helmet",
+    "honey",   "island", "ivory",   "jacket", "jungle", "kettle", "ladder", "lantern", "lemon",  "letter", "lizard",
+    "magnet",  "maple",  "marble",  "meadow", "mirror", "monkey", "museum", "needle",  "ocean",  "olive",  "orange",
+    "oyster",  "palace", "pencil",  "pepper", "planet", "pocket", "prince", "quartz",  "rabbit", "river",  "rocket",
+    "saddle",  "salmon", "school",  "shadow", "silver", "spider", "summer", "temple",
 };
 enum { N_WORDS = sizeof words / sizeof *words };
 
@@ -49,8 +50,8 @@ static int room(builder *b, int64_t n) {
     return 1;
 }
 
-/* Tokenizes a piece behind what is there. Pieces end where the tokenizer's own words end, so that the pieces' tokens are
- * those of the whole text. */
+/* Tokenizes a piece behind what is there. Pieces end where the tokenizer's own words end, so that the pieces' tokens
+ * are those of the whole text. */
 static void add(builder *b, const char *text, size_t length) {
     if (b->status < 0)
         return;
@@ -82,12 +83,14 @@ static void choose(needle *needles, int n, size_t hay, uint64_t *state) {
     for (int i = 0; i < n; i++) {
         int again = 1;
         while (again) {
-            snprintf(needles[i].key, sizeof needles[i].key, "%s-%s", words[draw(state, N_WORDS)], words[draw(state, N_WORDS)]);
+            snprintf(needles[i].key, sizeof needles[i].key, "%s-%s", words[draw(state, N_WORDS)],
+                     words[draw(state, N_WORDS)]);
             again = 0;
             for (int j = 0; j < i; j++)
                 again |= strcmp(needles[i].key, needles[j].key) == 0;
         }
-        snprintf(needles[i].number, sizeof needles[i].number, "%llu", (unsigned long long)(1000000 + draw(state, 9000000)));
+        snprintf(needles[i].number, sizeof needles[i].number, "%llu",
+                 (unsigned long long)(1000000 + draw(state, 9000000)));
         needles[i].place = hay * (size_t)(i + 1) / (size_t)(n + 1) + draw(state, hay / (size_t)(n + 1) + 1) / 2;
         int j = (int)draw(state, (uint64_t)i + 1);
         needles[i].asked = needles[j].asked;
@@ -96,8 +99,8 @@ static void choose(needle *needles, int n, size_t hay, uint64_t *state) {
 }
 
 /* Builds the context with `hay` bytes of running text. */
-static void build(builder *b, const char *text, size_t bytes, size_t begin, size_t hay, const needle *needles, int n, int32_t bos,
-                  char *scratch, size_t scratch_bytes) {
+static void build(builder *b, const char *text, size_t bytes, size_t begin, size_t hay, const needle *needles, int n,
+                  int32_t bos, char *scratch, size_t scratch_bytes) {
     b->out->n_tokens = 0;
     b->out->n_answers = 0;
     if (bos >= 0 && room(b, 1))
@@ -107,8 +110,8 @@ static void build(builder *b, const char *text, size_t bytes, size_t begin, size
         size_t stop = sentence_end(text, end, begin + needles[i].place > at ? begin + needles[i].place : at);
         memcpy(scratch + used, text + at, stop - at);
         used += stop - at;
-        used += (size_t)snprintf(scratch + used, scratch_bytes - used, " One of the special magic numbers for %s is: %s.", needles[i].key,
-                                 needles[i].number);
+        used += (size_t)snprintf(scratch + used, scratch_bytes - used,
+                                 " One of the special magic numbers for %s is: %s.", needles[i].key, needles[i].number);
         at = stop;
     }
     size_t stop = sentence_end(text, end, at);
@@ -123,8 +126,11 @@ static void build(builder *b, const char *text, size_t bytes, size_t begin, size
         const needle *k = &needles[needles[i].asked];
         needles_answer *a = &b->out->answers[b->out->n_answers++];
         a->question = b->out->n_tokens;
-        int length = snprintf(scratch, scratch_bytes, ".\nWhat is the special magic number for %s mentioned in the provided text? The special magic "
-                                                      "number for %s mentioned in the provided text is ", k->key, k->key);
+        int length =
+            snprintf(scratch, scratch_bytes,
+                     ".\nWhat is the special magic number for %s mentioned in the provided text? The special magic "
+                     "number for %s mentioned in the provided text is ",
+                     k->key, k->key);
         add(b, scratch, (size_t)length);
         a->begin = b->out->n_tokens;
         add(b, k->number, strlen(k->number));
@@ -133,8 +139,8 @@ static void build(builder *b, const char *text, size_t bytes, size_t begin, size
     add(b, ".", 1);
 }
 
-int needles_make(sluice_engine *engine, const char *text, size_t bytes, int64_t length, int n, uint64_t seed, needles_context *out,
-                 sluice_error *err) {
+int needles_make(sluice_engine *engine, const char *text, size_t bytes, int64_t length, int n, uint64_t seed,
+                 needles_context *out, sluice_error *err) {
     *out = (needles_context){0};
     builder b = {engine, out, 0, err, SLUICE_OK};
     uint64_t state = seed;
@@ -160,14 +166,16 @@ int needles_make(sluice_engine *engine, const char *text, size_t bytes, int64_t 
             break;
         size_t less = hay * (size_t)over / (size_t)out->n_tokens + 64;
         if (less >= hay) {
-            snprintf(err->text, sizeof err->text, "%d needles and their questions do not fit in %lld tokens", n, (long long)length);
+            snprintf(err->text, sizeof err->text, "%d needles and their questions do not fit in %lld tokens", n,
+                     (long long)length);
             b.status = SLUICE_E_RANGE;
         } else
             hay -= less;
     }
     free(scratch);
     if (b.status >= 0 && out->n_tokens > length) {
-        snprintf(err->text, sizeof err->text, "no context of at most %lld tokens could be made of this text", (long long)length);
+        snprintf(err->text, sizeof err->text, "no context of at most %lld tokens could be made of this text",
+                 (long long)length);
         b.status = SLUICE_E_RANGE;
     }
     if (b.status < 0)

@@ -12,7 +12,7 @@ typedef struct needles_answer {
 } needles_answer;
 
 typedef struct needles_context {
-    int32_t *tokens;  /* [n_tokens] text, then question, answer, question, answer ... */
+    int32_t *tokens; /* [n_tokens] text, then question, answer, question, answer ... */
     int64_t n_tokens;
     int64_t n_shared; /* tokens before the first question */
     needles_answer answers[NEEDLES_MAX];

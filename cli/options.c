@@ -78,7 +78,8 @@ static int store(const option *o, const char *name, const char *value, common *c
     return -1;
 }
 
-int options_parse(int argc, char **argv, const char *usage, const option *own, common *c, const char **words, int max_words) {
+int options_parse(int argc, char **argv, const char *usage, const option *own, common *c, const char **words,
+                  int max_words) {
     int n_words = 0, only_words = 0;
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
@@ -141,13 +142,16 @@ static void show_progress(void *user, const char *what, int64_t done, int64_t to
         return;
     last = t;
     double seconds = t - begin;
-    fprintf(stderr, "\r%s: %3.0f %%  %.2f GB  %.2f GB/s\033[K%s", what, total > 0 ? 100.0 * (double)done / (double)total : 100.0,
-            (double)done / 1e9, seconds > 0 ? (double)done / 1e9 / seconds : 0.0, done >= total ? "\n" : "");
+    fprintf(stderr, "\r%s: %3.0f %%  %.2f GB  %.2f GB/s\033[K%s", what,
+            total > 0 ? 100.0 * (double)done / (double)total : 100.0, (double)done / 1e9,
+            seconds > 0 ? (double)done / 1e9 / seconds : 0.0, done >= total ? "\n" : "");
     fflush(stderr);
 }
 
 sluice_options options_engine(const common *c) {
-    return (sluice_options){.config = c->config, .sets = c->sets, .n_sets = c->n_sets,
+    return (sluice_options){.config = c->config,
+                            .sets = c->sets,
+                            .n_sets = c->n_sets,
                             .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
 }
 

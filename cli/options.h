@@ -22,7 +22,7 @@ typedef struct option {
     const char *argument; /* "N"; NULL: none */
     const char *help;
     option_kind kind;
-    const char *key;      /* OPT_SET: "sampling.max_tokens" */
+    const char *key; /* OPT_SET: "sampling.max_tokens" */
     void *target;
 } option;
 
@@ -35,9 +35,10 @@ typedef struct common {
     int help;
 } common;
 
-/* Parses argv[1 ..]; own: rows ended by names = NULL. Words that are no options are stored in words (at most max_words).
- * Returns the number of words, or -1 after printing one error. --help prints and sets c->help. */
-int options_parse(int argc, char **argv, const char *usage, const option *own, common *c, const char **words, int max_words);
+/* Parses argv[1 ..]; own: rows ended by names = NULL. Words that are no options are stored in words (at most
+ * max_words). Returns the number of words, or -1 after printing one error. --help prints and sets c->help. */
+int options_parse(int argc, char **argv, const char *usage, const option *own, common *c, const char **words,
+                  int max_words);
 void options_free(common *c);
 
 /* The engine's view of them, with a progress bar on a terminal. */

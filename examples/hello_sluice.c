@@ -22,7 +22,9 @@ static int run(sluice_engine *engine, const char *prompt, sluice_error *err) {
     sluice_session *session = NULL;
     sluice_sampling sampling;
     sluice_default_sampling(engine, &sampling);
-    int status = tokens == NULL ? SLUICE_E_NO_MEMORY : (int)sluice_tokenize(engine, prompt, strlen(prompt), SLUICE_ADD_SPECIAL, tokens, n, err);
+    int status = tokens == NULL
+                     ? SLUICE_E_NO_MEMORY
+                     : (int)sluice_tokenize(engine, prompt, strlen(prompt), SLUICE_ADD_SPECIAL, tokens, n, err);
     if (status >= 0)
         status = sluice_session_open(engine, &session, err);
     if (status >= 0)

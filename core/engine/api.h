@@ -14,7 +14,8 @@
 static inline sl_error sli_api_error(sluice_error *error) {
     if (error != NULL)
         error->code = SLUICE_OK, error->text[0] = '\0';
-    return (sl_error){SL_SIZE(sl_error), SL_OK, error != NULL ? (uint32_t)sizeof error->text : 0, error != NULL ? error->text : NULL};
+    return (sl_error){SL_SIZE(sl_error), SL_OK, error != NULL ? (uint32_t)sizeof error->text : 0,
+                      error != NULL ? error->text : NULL};
 }
 
 static inline int sli_api_fail(const sl_error *err, sl_status status, sluice_error *error) {

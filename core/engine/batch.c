@@ -23,9 +23,18 @@ sl_status sli_batch_create(sli_batch *b, int64_t max_seqs, int64_t max_rows) {
     b->token = (void *)p, p += 4 * max_rows;
     b->row_type = (void *)p, p += 4 * max_rows;
     b->position = (void *)p;
-    b->view = (sl_batch){.struct_size = SL_SIZE(sl_batch), .seq = b->seq, .row_begin = b->row_begin, .n_past = b->n_past,
-                         .stage = b->stage, .tree = b->tree, .row_seq = b->row_seq, .token = b->token,
-                         .token_index = b->token_index, .position = b->position, .row_type = b->row_type, .n_axes = 1};
+    b->view = (sl_batch){.struct_size = SL_SIZE(sl_batch),
+                         .seq = b->seq,
+                         .row_begin = b->row_begin,
+                         .n_past = b->n_past,
+                         .stage = b->stage,
+                         .tree = b->tree,
+                         .row_seq = b->row_seq,
+                         .token = b->token,
+                         .token_index = b->token_index,
+                         .position = b->position,
+                         .row_type = b->row_type,
+                         .n_axes = 1};
     return SL_OK;
 }
 

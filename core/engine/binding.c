@@ -20,8 +20,8 @@ typedef struct bound {
     uint32_t *layer_stages; /* [n_layers] */
     sli_instance *instance; /* owned unless shared */
     const void *table;
-    int shared;             /* 1: the object of another choice, in a second role */
-    int place;              /* in the list of its role */
+    int shared; /* 1: the object of another choice, in a second role */
+    int place;  /* in the list of its role */
 } bound;
 
 struct sli_binding {
@@ -42,18 +42,21 @@ static sl_status within(const bound *b, sl_status s, sl_error *err) {
     return sl_fail_within(err, s, "[%s] %s (%s)", b->choice->section->name, b->choice->plugin, b->choice->where);
 }
 
-/* ---- open: no plugin code runs ------------------------------------------------------------------------------------------ */
+/* ---- open: no plugin code runs
+ * ------------------------------------------------------------------------------------------ */
 
 static const bound *same_plugin(const sli_binding *b, int i) {
     for (int j = 0; j < i; j++)
-        if (b->list[j].package.plugin == b->list[i].package.plugin && strcmp(b->list[j].choice->scope.role, b->list[i].choice->scope.role) != 0)
+        if (b->list[j].package.plugin == b->list[i].package.plugin &&
+            strcmp(b->list[j].choice->scope.role, b->list[i].choice->scope.role) != 0)
             return &b->list[j];
     return NULL;
 }
 
 /* Roles that the engine of this version puts to work. */
 static int is_served(const char *role) {
-    return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
+    return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "attention") == 0 ||
+           strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
 }
 
 static sl_status find_scope(const sli_binding *b, bound *c) {
@@ -64,7 +67,8 @@ static sl_status find_scope(const sli_binding *b, bound *c) {
         return SL_E_NO_MEMORY;
     for (int32_t l = 0; l < n; l++)
         for (size_t s = 0; s < sizeof stages / sizeof *stages; s++)
-            if (c->choice->scope.match != NULL || strcmp(role, "kvcache.policy") == 0 || /* a chain: all of them, everywhere */
+            if (c->choice->scope.match != NULL ||
+                strcmp(role, "kvcache.policy") == 0 || /* a chain: all of them, everywhere */
                 sli_choice_for_layer(b->args.config, b->args.prefix, role, l, stages[s]) == c->choice)
                 c->layer_stages[l] |= stages[s];
     return SL_OK;
@@ -77,12 +81,18 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
     if (s < 0)
         return within(c, s, err);
     if (strcmp(role, "kvcache.policy") == 0 && b->args.prefix[0] != '\0')
-        return within(c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version runs no policies on the draft model's cache"), err);
+        return within(
+            c,
+            sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version runs no policies on the draft model's cache"),
+            err);
     if (!is_served(role))
-        return within(c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version serves no plugin in the role %s", role), err);
+        return within(
+            c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version serves no plugin in the role %s", role),
+            err);
     c->shared = same_plugin(b, i) != NULL;
     /* a method named in two sections has its parameters in the first */
-    s = sli_params_bind(c->shared ? NULL : c->package.plugin->params, c->choice->section, sli_choice_keys, &c->params, err);
+    s = sli_params_bind(c->shared ? NULL : c->package.plugin->params, c->choice->section, sli_choice_keys, &c->params,
+                        err);
     if (s < 0)
         return s;
     if (find_scope(b, c) < 0)
@@ -92,7 +102,8 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
 
 /* What the core itself would offer if it were told to, else what a plugin would. */
 static const char *who_would(void *user, const char *capability) {
-    return strcmp(capability, "sl.model.draft/1") == 0 ? "a second model, [draft.model] path = ...," : sli_provider_scan(user, capability);
+    return strcmp(capability, "sl.model.draft/1") == 0 ? "a second model, [draft.model] path = ...,"
+                                                       : sli_provider_scan(user, capability);
 }
 
 static sl_status match_all(const sli_binding *b, sl_error *err) {
@@ -100,10 +111,13 @@ static sl_status match_all(const sli_binding *b, sl_error *err) {
     if (b->n > 64)
         return sl_fail(err, SL_E_RANGE, "%d plugin sections are more than 64", b->n);
     for (int i = 0; i < b->n; i++)
-        picks[i] = (sli_pick){.plugin = b->list[i].package.plugin, .role = b->list[i].choice->scope.role,
+        picks[i] = (sli_pick){.plugin = b->list[i].package.plugin,
+                              .role = b->list[i].choice->scope.role,
                               .section = b->list[i].choice->section->name,
                               .layer_stages = b->list[i].choice->scope.match != NULL ? NULL : b->list[i].layer_stages,
-                              .n_layers = b->args.info->n_layers, .model = b->args.prefix[0] != '\0', .device = SL_DEVICE_CPU};
+                              .n_layers = b->args.info->n_layers,
+                              .model = b->args.prefix[0] != '\0',
+                              .device = SL_DEVICE_CPU};
     sli_provider_search providers = {.search = b->args.search};
     return sli_match(picks, b->n, b->args.host_capabilities, who_would, &providers, err);
 }
@@ -135,7 +149,8 @@ sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_er
     return SL_OK;
 }
 
-/* ---- create, activate ------------------------------------------------------------------------------------------------------- */
+/* ---- create, activate
+ * ------------------------------------------------------------------------------------------------------- */
 
 static sl_status create_one(sli_binding *b, int i, sl_error *err) {
     bound *c = &b->list[i];
@@ -144,9 +159,14 @@ static sl_status create_one(sli_binding *b, int i, sl_error *err) {
         c->instance = first->instance;
         return sli_instance_role(c->instance, c->choice->scope.role, &c->table, err);
     }
-    sl_scope scope = {.struct_size = SL_SIZE(sl_scope), .layer_stages = c->layer_stages, .n_layers = b->args.info->n_layers,
-                      .device = SL_DEVICE_CPU, .role = c->choice->scope.role, .section = c->choice->section->name};
-    SL_TRY(sli_instance_create(b->args.hosts, c->package.plugin, b->args.info, c->params, &scope, b, &c->instance, err));
+    sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
+                      .layer_stages = c->layer_stages,
+                      .n_layers = b->args.info->n_layers,
+                      .device = SL_DEVICE_CPU,
+                      .role = c->choice->scope.role,
+                      .section = c->choice->section->name};
+    SL_TRY(
+        sli_instance_create(b->args.hosts, c->package.plugin, b->args.info, c->params, &scope, b, &c->instance, err));
     c->table = c->instance->table;
     return SL_OK;
 }
@@ -169,7 +189,8 @@ static void list_role(sli_binding *b, bound *c) {
         b->attenders[c->place] = (sli_attender){self, c->table, c->place};
     } else if (strcmp(role, "kvcache.store") == 0) {
         c->place = b->n_stores++;
-        b->stores[c->place] = (sli_store){self, c->table, sli_instance_table(c->instance, SL_SELECT_ID, SL_SIZE(sl_selector))};
+        b->stores[c->place] =
+            (sli_store){self, c->table, sli_instance_table(c->instance, SL_SELECT_ID, SL_SIZE(sl_selector))};
     } else if (strcmp(role, "kvcache.policy") == 0) { /* choices stand in the order of the chain */
         c->place = b->n_policies++;
         b->policies[c->place] = (sli_policy){self, c->table};
@@ -220,7 +241,8 @@ void sli_binding_destroy(sli_binding *b) {
     sli_free(b);
 }
 
-/* ---- in their places ------------------------------------------------------------------------------------------------------------ */
+/* ---- in their places
+ * ------------------------------------------------------------------------------------------------------------ */
 
 sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err) {
     net->quantizers = b->quantizers;
@@ -231,9 +253,13 @@ sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err) {
     net->n_stores = b->n_stores;
     net->policies = b->policies;
     net->n_policies = b->n_policies;
-    const char *missing = b->n_quantizers == 0 ? "quant" : b->n_attenders == 0 ? "attention" : b->n_stores == 0 ? "kvcache" : NULL;
+    const char *missing = b->n_quantizers == 0  ? "quant"
+                          : b->n_attenders == 0 ? "attention"
+                          : b->n_stores == 0    ? "kvcache"
+                                                : NULL;
     if (missing != NULL)
-        return sl_fail(err, SL_E_INVALID, "no plugin was chosen for [%s%s%s]", b->args.prefix, b->args.prefix[0] != '\0' ? "." : "", missing);
+        return sl_fail(err, SL_E_INVALID, "no plugin was chosen for [%s%s%s]", b->args.prefix,
+                       b->args.prefix[0] != '\0' ? "." : "", missing);
     return SL_OK;
 }
 
@@ -263,7 +289,8 @@ static const sli_attender *attender_of(void *user, int32_t layer, uint32_t stage
 
 static const sli_store *store_of(void *user, int32_t layer) {
     const sli_binding *b = user;
-    const bound *c = bound_of(b, sli_choice_for_layer(b->args.config, b->args.prefix, "kvcache.store", layer, SL_STAGE_PREFILL));
+    const bound *c =
+        bound_of(b, sli_choice_for_layer(b->args.config, b->args.prefix, "kvcache.store", layer, SL_STAGE_PREFILL));
     return c != NULL ? &b->stores[c->place] : NULL;
 }
 

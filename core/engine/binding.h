@@ -1,4 +1,5 @@
-/* binding.h - the plugins of one model: which the configuration chose, loaded, matched, created and put in their places. */
+/* binding.h - the plugins of one model: which the configuration chose, loaded, matched, created and put in their
+ * places. */
 #ifndef SLUICE_CORE_BINDING_H
 #define SLUICE_CORE_BINDING_H
 
@@ -7,8 +8,8 @@
 #include "config/config.h"
 #include "engine/network.h"
 #include "plugin/discover.h"
-#include "plugin/plugin_host.h"
 #include "plugin/instance.h"
+#include "plugin/plugin_host.h"
 
 typedef struct sli_binding sli_binding;
 
@@ -16,7 +17,7 @@ typedef struct sli_binding sli_binding;
 typedef struct sli_binding_for {
     const sli_config *config;
     const sli_search *search;
-    const char *prefix;          /* "" or "draft" */
+    const char *prefix; /* "" or "draft" */
     const sl_model_info *info;
     sli_host_context *hosts;
     const char *const *host_capabilities; /* NULL-terminated */

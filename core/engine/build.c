@@ -11,7 +11,8 @@
 #include "sl_tensor.h"
 #include "sums.h"
 
-/* ---- linear groups --------------------------------------------------------------------------------------------------- */
+/* ---- linear groups
+ * --------------------------------------------------------------------------------------------------- */
 
 /* Linears that read one input. */
 static const struct {
@@ -30,8 +31,10 @@ static const struct {
     sli_weight_role role, bias;
     const char *name;
 } linear_table[] = {
-    {SLI_ROLE_Q, SLI_ROLE_Q_BIAS, "q"},          {SLI_ROLE_K, SLI_ROLE_K_BIAS, "k"},    {SLI_ROLE_V, SLI_ROLE_V_BIAS, "v"},          {SLI_ROLE_O, SLI_ROLE_O_BIAS, "o"},
-    {SLI_ROLE_GATE, SLI_ROLE_GATE_BIAS, "gate"}, {SLI_ROLE_UP, SLI_ROLE_UP_BIAS, "up"}, {SLI_ROLE_DOWN, SLI_ROLE_DOWN_BIAS, "down"}, {SLI_ROLE_HEAD, SLI_ROLE_COUNT, "head"},
+    {SLI_ROLE_Q, SLI_ROLE_Q_BIAS, "q"},          {SLI_ROLE_K, SLI_ROLE_K_BIAS, "k"},
+    {SLI_ROLE_V, SLI_ROLE_V_BIAS, "v"},          {SLI_ROLE_O, SLI_ROLE_O_BIAS, "o"},
+    {SLI_ROLE_GATE, SLI_ROLE_GATE_BIAS, "gate"}, {SLI_ROLE_UP, SLI_ROLE_UP_BIAS, "up"},
+    {SLI_ROLE_DOWN, SLI_ROLE_DOWN_BIAS, "down"}, {SLI_ROLE_HEAD, SLI_ROLE_COUNT, "head"},
 };
 
 /* An f32 copy of a vector of the checkpoint, or an empty tensor when the model has none. */
@@ -53,8 +56,10 @@ static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_w
         row++;
     int i = g->desc.n++;
     const sl_tensor *w = sli_model_weight(net->model, layer, role);
-    g->linear[i] = (sl_linear){.struct_size = SL_SIZE(sl_linear), .name = sli_model_weight_name(net->model, layer, role),
-                               .role = linear_table[row].name, .weight = *w};
+    g->linear[i] = (sl_linear){.struct_size = SL_SIZE(sl_linear),
+                               .name = sli_model_weight_name(net->model, layer, role),
+                               .role = linear_table[row].name,
+                               .weight = *w};
     SL_TRY(copy_vector(net, layer, linear_table[row].bias, &g->bias[i]));
     if (g->bias[i].data != NULL)
         g->linear[i].bias = &g->bias[i];
@@ -70,7 +75,8 @@ static void release_pages(sli_group *g) {
     for (int32_t i = 0; i < g->desc.n; i++) {
         int64_t bytes;
         sl_tensor_bytes(&g->linear[i].weight, &bytes);
-        uintptr_t begin = ((uintptr_t)g->linear[i].weight.data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
+        uintptr_t begin =
+            ((uintptr_t)g->linear[i].weight.data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
         uintptr_t end = ((uintptr_t)g->linear[i].weight.data + (uintptr_t)bytes) / (uintptr_t)page * (uintptr_t)page;
         if (end > begin && madvise((void *)begin, end - begin, MADV_DONTNEED) == 0)
             g->released_bytes += bytes;
@@ -84,15 +90,18 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
     g->claim = (sl_quant_claim){.struct_size = SL_SIZE(sl_quant_claim)};
     SL_TRY(api->claim(self, &g->desc, &g->claim, err));
     if (g->claim.x_dtype != SL_F32 || (g->claim.flags & SL_QUANT_FUSES_NORM))
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this engine gives normed f32 inputs, the quantiser wants others", g->linear[0].name);
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this engine gives normed f32 inputs, the quantiser wants others",
+                       g->linear[0].name);
     if (api->maps != NULL && api->maps(self, &g->desc) != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: the quantiser publishes maps, which this engine does not apply yet", g->linear[0].name);
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "%s: the quantiser publishes maps, which this engine does not apply yet", g->linear[0].name);
     int64_t bytes = 0;
     SL_TRY(api->pack_size(self, &g->desc, &bytes, err));
     if (bytes > 0) {
         g->blob = sli_alloc(SLI_TAG_WEIGHTS, (size_t)bytes);
         if (g->blob == NULL)
-            return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for %" PRId64 " bytes of packed weights", g->linear[0].name, bytes);
+            return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for %" PRId64 " bytes of packed weights",
+                           g->linear[0].name, bytes);
         SL_TRY(api->pack_into(self, &g->desc, g->blob, err));
     }
     SL_TRY(api->bind(self, &g->desc, g->blob, &g->handle, err));
@@ -103,8 +112,8 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
 }
 
 /* Groups of the given linears: one for each quantizer among them. */
-static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, int32_t layer, const char *name, const sli_weight_role *roles, int n,
-                              sli_slot *slots, sl_error *err) {
+static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, int32_t layer, const char *name,
+                              const sli_weight_role *roles, int n, sli_slot *slots, sl_error *err) {
     sli_group *first = &net->groups[net->n_groups];
     int32_t begin = net->n_groups;
     for (int i = 0; i < n; i++) {
@@ -127,7 +136,8 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
     return SL_OK;
 }
 
-/* ---- layers ----------------------------------------------------------------------------------------------------------- */
+/* ---- layers
+ * ----------------------------------------------------------------------------------------------------------- */
 
 /* Do store and attention of one layer fit each other? Their own declarations say. */
 static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *err) {
@@ -136,17 +146,22 @@ static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *er
         uint32_t public_kinds = layer->layout.kinds & ~(uint32_t)SL_SEGMENT_OPAQUE;
         uint32_t readable = layer->attender[s]->api->attend != NULL ? caps->segment_kinds : SL_SEGMENT_ROWS;
         if (public_kinds & ~readable)
-            return sl_fail(err, SL_E_INVALID, "layer %d: the KV store keeps rows in a form that the attention plugin cannot read", l);
+            return sl_fail(err, SL_E_INVALID,
+                           "layer %d: the KV store keeps rows in a form that the attention plugin cannot read", l);
         if (public_kinds != 0 && !(caps->key_states & 1u << layer->layout.key_state))
-            return sl_fail(err, SL_E_INVALID, "layer %d: the KV store keeps keys %s RoPE, the attention plugin wants them %s", l,
-                           layer->layout.key_state == SL_KEYS_RAW ? "before" : "after", layer->layout.key_state == SL_KEYS_RAW ? "after" : "before");
+            return sl_fail(err, SL_E_INVALID,
+                           "layer %d: the KV store keeps keys %s RoPE, the attention plugin wants them %s", l,
+                           layer->layout.key_state == SL_KEYS_RAW ? "before" : "after",
+                           layer->layout.key_state == SL_KEYS_RAW ? "after" : "before");
         if ((layer->layout.kinds & SL_SEGMENT_OPAQUE) && layer->store->api->attend == NULL)
             return sl_fail(err, SL_E_INVALID, "layer %d: the KV store has rows of its own form and no attend", l);
         if (layer->store->selector != NULL && layer->attender[s]->api->select != NULL)
             return sl_fail(err, SL_E_INVALID, "layer %d: both the KV store and the attention plugin select tokens", l);
         if (caps->wants & SL_WANT_COLSUM)
-            return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the attention plugin wants column sums of others' attention, which this engine "
-                                                    "does not hand out yet", l);
+            return sl_fail(err, SL_E_UNIMPLEMENTED,
+                           "layer %d: the attention plugin wants column sums of others' attention, which this engine "
+                           "does not hand out yet",
+                           l);
     }
     return SL_OK;
 }
@@ -159,16 +174,22 @@ static sl_status check_policies(const sli_net_layer *layer, int32_t l, sl_error 
     if ((layer->layout.flags & SL_KV_PER_HEAD) && !SL_HAS_FN(store->api, sl_kv_store, rows))
         return sl_fail(err, SL_E_INVALID, "layer %d: the KV store keeps lengths by head and does not tell them", l);
     if (store->selector != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: a policy was chosen, and the KV store selects tokens for itself", l);
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "layer %d: a policy was chosen, and the KV store selects tokens for itself", l);
     if (layer->sum_heads > 0 && (layer->layout.kinds & SL_SEGMENT_OPAQUE))
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the policy wants column sums, which the KV store's own attend does not tell", l);
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "layer %d: the policy wants column sums, which the KV store's own attend does not tell", l);
     for (int s = 0; s < SLI_STAGES; s++) {
         const sl_attention *api = layer->attender[s]->api;
         if (api->select != NULL)
-            return sl_fail(err, SL_E_UNIMPLEMENTED, "layer %d: the attention plugin selects tokens, which this engine does not combine with a "
-                                                    "policy that drops rows by head", l);
+            return sl_fail(err, SL_E_UNIMPLEMENTED,
+                           "layer %d: the attention plugin selects tokens, which this engine does not combine with a "
+                           "policy that drops rows by head",
+                           l);
         if (layer->sum_heads > 0 && api->attend != NULL && !(layer->caps[s].flags & SL_ATTN_COLSUM))
-            return sl_fail(err, SL_E_INVALID, "layer %d: the policy wants column sums, which the attention plugin's attend does not tell", l);
+            return sl_fail(err, SL_E_INVALID,
+                           "layer %d: the policy wants column sums, which the attention plugin's attend does not tell",
+                           l);
     }
     return SL_OK;
 }
@@ -176,11 +197,14 @@ static sl_status check_policies(const sli_net_layer *layer, int32_t l, sl_error 
 static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int32_t l, sl_error *err) {
     sli_net_layer *layer = &net->layers[l];
     layer->info = net->info->layers[l];
-    if (copy_vector(net, l, SLI_ROLE_NORM_ATTN, &layer->norm_attn) < 0 || copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn) < 0 ||
-        copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm) < 0 || copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm) < 0)
+    if (copy_vector(net, l, SLI_ROLE_NORM_ATTN, &layer->norm_attn) < 0 ||
+        copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn) < 0 ||
+        copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm) < 0 ||
+        copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the norms of layer %d", l);
     for (int i = 0; i < N_GROUPS; i++)
-        SL_TRY(bind_linears(net, plan, l, group_table[i].name, group_table[i].roles, group_table[i].n, layer->linear, err));
+        SL_TRY(bind_linears(net, plan, l, group_table[i].name, group_table[i].roles, group_table[i].n, layer->linear,
+                            err));
     layer->store = plan->store(plan->user, l);
     layer->layout = (sl_kv_layout){.struct_size = SL_SIZE(sl_kv_layout)};
     SL_TRY(layer->store->api->layout(layer->store->self, l, &layer->layout));
@@ -192,13 +216,15 @@ static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int3
     return check_layer(layer, l, err);
 }
 
-/* ---- buffers ------------------------------------------------------------------------------------------------------------ */
+/* ---- buffers
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static sl_status take_buffers(sli_network *net, sl_error *err) {
     int64_t E = net->info->hidden, q = 0, k = 0, o = 0, heads = 0, ffn = 0, n = net->limits.max_rows;
     for (int32_t l = 0; l < net->info->n_layers; l++) {
         const sl_layer_info *i = net->info->layers[l];
-        int64_t widths[] = {(int64_t)i->n_heads * i->head_dim, (int64_t)i->n_kv_heads * i->head_dim, (int64_t)i->n_heads * i->v_head_dim};
+        int64_t widths[] = {(int64_t)i->n_heads * i->head_dim, (int64_t)i->n_kv_heads * i->head_dim,
+                            (int64_t)i->n_heads * i->v_head_dim};
         q = widths[0] > q ? widths[0] : q;
         k = widths[1] > k ? widths[1] : k;
         o = widths[2] > o ? widths[2] : o;
@@ -208,8 +234,9 @@ static sl_status take_buffers(sli_network *net, sl_error *err) {
     const struct {
         float **p;
         int64_t width;
-    } buffers[] = {{&net->x, E},     {&net->xn, E},    {&net->q, q},     {&net->k, k},       {&net->v, k},    {&net->q_raw, q},   {&net->k_raw, k},
-                   {&net->o, o},     {&net->gate, ffn}, {&net->up, ffn}, {&net->head_in, E}, {&net->lse, heads}, {&net->o2, o}, {&net->lse2, heads}};
+    } buffers[] = {{&net->x, E},       {&net->xn, E},      {&net->q, q},  {&net->k, k},       {&net->v, k},
+                   {&net->q_raw, q},   {&net->k_raw, k},   {&net->o, o},  {&net->gate, ffn},  {&net->up, ffn},
+                   {&net->head_in, E}, {&net->lse, heads}, {&net->o2, o}, {&net->lse2, heads}};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if ((*buffers[i].p = sli_calloc(SLI_TAG_SCRATCH, (size_t)(n * buffers[i].width), sizeof(float))) == NULL)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for activations of %" PRId64 " rows (engine.max_rows)", n);
@@ -221,7 +248,8 @@ static sl_status take_buffers(sli_network *net, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int32_t max_seqs, sl_error *err) {
     int32_t n = net->info->n_layers;
@@ -269,8 +297,9 @@ void sli_network_destroy(sli_network *net) {
         sli_free(net->layers[l].q_norm.data);
         sli_free(net->layers[l].k_norm.data);
     }
-    void *owned[] = {net->groups, net->layers, net->final_norm.data, net->x, net->xn, net->q, net->k, net->v, net->q_raw, net->k_raw,
-                     net->o, net->gate, net->up, net->head_in, net->row_index, net->lse, net->o2, net->lse2};
+    void *owned[] = {net->groups, net->layers,  net->final_norm.data, net->x,     net->xn, net->q,
+                     net->k,      net->v,       net->q_raw,           net->k_raw, net->o,  net->gate,
+                     net->up,     net->head_in, net->row_index,       net->lse,   net->o2, net->lse2};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     net->groups = NULL;

@@ -13,8 +13,8 @@ static const float *row_of(void *ctx, int32_t row) {
     return t->logits + row * t->vocab;
 }
 
-sl_status sli_decide(sluice_engine *e, sluice_session *s, const float *logits, int32_t *path, int32_t *n_path, int32_t *next,
-                     sl_error *err) {
+sl_status sli_decide(sluice_engine *e, sluice_session *s, const float *logits, int32_t *path, int32_t *n_path,
+                     int32_t *next, sl_error *err) {
     const sli_sampling *how = &s->request->sampling;
     sli_random random = sli_random_seeded(&how->seed);
     if (s->tree == NULL) {
@@ -22,7 +22,13 @@ sl_status sli_decide(sluice_engine *e, sluice_session *s, const float *logits, i
         return sli_sampler_next(e->sampler, how, &row, &random, next, err);
     }
     tree_logits rows = {logits, e->target.info->vocab};
-    sli_verify_job job = {.tree = s->draft, .how = how, .random = &random, .committed = s->tokens, .n_committed = s->n,
-                          .logits = row_of, .ctx = &rows, .form = SLI_FORM_A};
+    sli_verify_job job = {.tree = s->draft,
+                          .how = how,
+                          .random = &random,
+                          .committed = s->tokens,
+                          .n_committed = s->n,
+                          .logits = row_of,
+                          .ctx = &rows,
+                          .form = SLI_FORM_A};
     return sli_verify(e->verifier, e->sampler, &job, path, n_path, next, err);
 }

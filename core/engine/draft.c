@@ -51,8 +51,13 @@ void sli_draft_buffers_destroy(sli_draft_buffers *d) {
 static void describe(const sluice_engine *e, const sluice_session *s, int32_t max_nodes, sl_spec_seq *out) {
     const sli_request *r = s->request;
     int64_t room = r->n_limit - s->n; /* tokens that may still be generated */
-    *out = (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq), .token = s->tokens, .n = s->n, .seed = r->sampling.seed.seed,
-                         .temperature = r->sampling.temperature, .n_prompt = (int32_t)s->n_prompt, .seq = s->id,
+    *out = (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq),
+                         .token = s->tokens,
+                         .n = s->n,
+                         .seed = r->sampling.seed.seed,
+                         .temperature = r->sampling.temperature,
+                         .n_prompt = (int32_t)s->n_prompt,
+                         .seq = s->id,
                          .sample = r->sampling.seed.sample};
     out->max_depth = (int32_t)(room - 1 < SL_MAX_TREE_NODES - 1 ? room - 1 : SL_MAX_TREE_NODES - 1);
     if (out->max_depth < 0)
@@ -74,15 +79,19 @@ static int32_t budget(sluice_engine *e, int n, int n_other_rows) {
 }
 
 /* Makes a drafter's tree ready for the step, or says what is wrong with it. */
-static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_spec_seq *seq, const sl_tree *t, sl_error *err) {
+static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_spec_seq *seq, const sl_tree *t,
+                           sl_error *err) {
     if (t->n_nodes > seq->max_nodes)
-        return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of %d nodes, %d are allowed", t->n_nodes, seq->max_nodes);
+        return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of %d nodes, %d are allowed", t->n_nodes,
+                       seq->max_nodes);
     if (t->n_forced != 0)
-        return sl_fail(err, SL_E_INVALID, "the drafter forced %d nodes, but no committed token waits for its row", t->n_forced);
+        return sl_fail(err, SL_E_INVALID, "the drafter forced %d nodes, but no committed token waits for its row",
+                       t->n_forced);
     SL_TRY(sli_tree_build(t, s->tokens[s->n - 1], e->target.info->vocab, s->draft, err));
     for (int32_t i = 0; i < s->draft->rows.n_nodes; i++)
         if (s->draft->depth[i] > seq->max_depth)
-            return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of depth %d, %d is allowed", s->draft->depth[i], seq->max_depth);
+            return sl_fail(err, SL_E_RANGE, "the drafter gave a tree of depth %d, %d is allowed", s->draft->depth[i],
+                           seq->max_depth);
     s->tree = s->draft->rows.n_nodes > 1 ? &s->draft->rows : NULL;
     return SL_OK;
 }
@@ -132,19 +141,29 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     return SL_OK;
 }
 
-/* ---- telling ---------------------------------------------------------------------------------------------------------- */
+/* ---- telling
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* The k best of n rows of logits, as the batch's rows from `row` on. */
 static sl_status best_of(sluice_engine *e, const float *logits, int64_t n, int64_t row) {
     int64_t V = e->target.info->vocab, k = e->drafter.caps.topk;
-    sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk), .lane = e->target.lane, .x = logits, .id = e->drafts->topk + row * k,
-                     .value = e->drafts->topk_logit + row * k, .rows = n, .n = V, .stride = V, .k = k};
+    sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk),
+                     .lane = e->target.lane,
+                     .x = logits,
+                     .id = e->drafts->topk + row * k,
+                     .value = e->drafts->topk_logit + row * k,
+                     .rows = n,
+                     .n = V,
+                     .stride = V,
+                     .k = k};
     return e->target.ops->topk(e->target.host, &op);
 }
 
-/* Prompt rows have no logits but the last one's: they are computed here, as many at once as the buffer of work holds. */
+/* Prompt rows have no logits but the last one's: they are computed here, as many at once as the buffer of work holds.
+ */
 static sl_status best_of_prompt(sluice_engine *e, int32_t row, int32_t end, sl_error *err) {
-    int32_t rows[SL_MAX_TREE_NODES], most = e->logit_rows < SL_MAX_TREE_NODES ? (int32_t)e->logit_rows : SL_MAX_TREE_NODES;
+    int32_t rows[SL_MAX_TREE_NODES],
+        most = e->logit_rows < SL_MAX_TREE_NODES ? (int32_t)e->logit_rows : SL_MAX_TREE_NODES;
     for (; row < end; row += most) {
         int32_t n = end - row < most ? end - row : most;
         for (int32_t i = 0; i < n; i++)
@@ -190,8 +209,12 @@ sl_status sli_engine_observe(sluice_engine *e, sluice_session **sessions, int n,
         describe(e, sessions[i], (int32_t)e->limits.max_tree, &d->seqs[i]);
         d->seq_ptrs[i] = &d->seqs[i];
     }
-    sl_observe seen = {.struct_size = SL_SIZE(sl_observe), .commit = commit, .seqs = d->seq_ptrs, .n_seqs = n,
-                       .draft_ms = drafted ? 1e3 * d->draft_seconds : 0, .verify_ms = 1e3 * verify_seconds};
+    sl_observe seen = {.struct_size = SL_SIZE(sl_observe),
+                       .commit = commit,
+                       .seqs = d->seq_ptrs,
+                       .n_seqs = n,
+                       .draft_ms = drafted ? 1e3 * d->draft_seconds : 0,
+                       .verify_ms = 1e3 * verify_seconds};
     if (e->drafter.caps.topk > 0) {
         SL_TRY(find_best(e, sessions, commit->batch, err));
         seen.topk = d->topk;

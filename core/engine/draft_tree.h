@@ -25,8 +25,8 @@ typedef struct sli_tree {
     sl_tree rows; /* token, parent and type of the rows, for the step; kind and q are NULL */
     int32_t token[SL_MAX_TREE_NODES], parent[SL_MAX_TREE_NODES], depth[SL_MAX_TREE_NODES];
     uint32_t row_type[SL_MAX_TREE_NODES];
-    int32_t row_of[SL_MAX_TREE_NODES];  /* [nodes of the draft]; the identity where there are no duplicates */
-    int32_t node_of[SL_MAX_TREE_NODES]; /* [rows] the first node that has it */
+    int32_t row_of[SL_MAX_TREE_NODES];          /* [nodes of the draft]; the identity where there are no duplicates */
+    int32_t node_of[SL_MAX_TREE_NODES];         /* [rows] the first node that has it */
     int32_t trial_begin[SL_MAX_TREE_NODES + 1]; /* [rows + 1] trials of each row, in the draft's order */
     sli_trial trial[SL_MAX_TREE_NODES];
 } sli_tree;

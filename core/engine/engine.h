@@ -13,56 +13,56 @@
 #include "device/cpu/cpu_ops.h"
 #include "engine/batch.h"
 #include "engine/binding.h"
-#include "engine/model_info.h"
-#include "engine/network.h"
-#include "engine/sampler.h"
 #include "engine/draft_draw.h"
 #include "engine/draft_tree.h"
+#include "engine/model_info.h"
+#include "engine/network.h"
 #include "engine/output.h"
+#include "engine/sampler.h"
 #include "engine/verify.h"
 #include "model/tokenizer.h"
 
 /* The request that a sequence is serving. */
 typedef struct sli_request {
     sli_sampling sampling;
-    int32_t *bias_id;            /* copies of what sampling points to */
+    int32_t *bias_id; /* copies of what sampling points to */
     float *bias;
-    sli_output text;               /* of the current step */
-    sli_stop *stop;              /* created at begin, NULL without stop strings */
-    sli_token_stream *stream;    /* created at begin, NULL without a tokenizer */
-    int64_t n_limit;             /* total tokens at which it ends */
+    sli_output text;          /* of the current step */
+    sli_stop *stop;           /* created at begin, NULL without stop strings */
+    sli_token_stream *stream; /* created at begin, NULL without a tokenizer */
+    int64_t n_limit;          /* total tokens at which it ends */
     int32_t ignore_eos;
-    int32_t finish;              /* SLUICE_FINISH_*; SLUICE_RUNNING */
-    int32_t index;               /* in the caller's list */
-    sli_random random;           /* of drafts */
-    sli_draft_draw draws;        /* draws of this step's draft */
+    int32_t finish;       /* SLUICE_FINISH_*; SLUICE_RUNNING */
+    int32_t index;        /* in the caller's list */
+    sli_random random;    /* of drafts */
+    sli_draft_draw draws; /* draws of this step's draft */
 } sli_request;
 
 enum { SLI_MAX_SESSIONS = 256 };
 
 struct sluice_session {
     sluice_engine *engine;
-    sluice_session *next;        /* all sessions of the engine */
-    int32_t *tokens;             /* [max_context + 1] */
+    sluice_session *next; /* all sessions of the engine */
+    int32_t *tokens;      /* [max_context + 1] */
     int64_t n, n_kv;
-    int64_t n_prompt;            /* rows below this token index are prompt */
-    int64_t n_grown;             /* tokens that the target's cache was told to be ready for */
-    int64_t n_draft;             /* committed rows in the draft model's cache */
-    int32_t id;                  /* sequence id: 0 .. max_seqs - 1 */
-    sli_request *request;        /* NULL: not generating */
+    int64_t n_prompt;     /* rows below this token index are prompt */
+    int64_t n_grown;      /* tokens that the target's cache was told to be ready for */
+    int64_t n_draft;      /* committed rows in the draft model's cache */
+    int32_t id;           /* sequence id: 0 .. max_seqs - 1 */
+    sli_request *request; /* NULL: not generating */
     /* This step's place and draft. */
-    sli_tree *draft;             /* room for the tree, ready to be verified */
-    const sl_tree *tree;         /* its rows; NULL: no draft in this step */
+    sli_tree *draft;     /* room for the tree, ready to be verified */
+    const sl_tree *tree; /* its rows; NULL: no draft in this step */
     int32_t place, n_rows, n_emitted;
-    int32_t wants_next;          /* 1: a token is decided after its rows */
-    int32_t first_logits;        /* row of the logits buffer */
+    int32_t wants_next;   /* 1: a token is decided after its rows */
+    int32_t first_logits; /* row of the logits buffer */
 };
 
 /* Tokens of the prompt that is being computed: without a request everything that was appended. */
 static inline int64_t sli_prompt_end(const sluice_session *s) { return s->request != NULL ? s->n_prompt : s->n; }
 
 typedef struct sli_drafter {
-    sl_instance *self;           /* NULL: no drafter */
+    sl_instance *self; /* NULL: no drafter */
     const sl_speculation *api;
     sl_spec_caps caps;
 } sli_drafter;
@@ -74,32 +74,32 @@ struct sluice_engine {
     sli_binding *target_plugins, *draft_plugins;
     sli_model_info *target_info, *draft_info;
     sli_tokenizer *tokenizer, *draft_tokenizer; /* NULL: the model's directory has none */
-    sl_host *core_host;          /* of operations that the core itself calls */
-    uint32_t isa;                /* set of SL_ISA_* in use */
-    sli_network target, draft;   /* draft.model NULL: none */
+    sl_host *core_host;                         /* of operations that the core itself calls */
+    uint32_t isa;                               /* set of SL_ISA_* in use */
+    sli_network target, draft;                  /* draft.model NULL: none */
     sli_ops_context ops;
     sli_drafter drafter;
     sl_limits limits, draft_limits;
     int64_t prefill_chunk;
-    int32_t max_sessions;        /* sequence ids below are sessions, those above scratch forks */
-    sluice_sampling defaults;    /* [sampling] */
-    int32_t *bias_id;            /* what it points to */
+    int32_t max_sessions;     /* sequence ids below are sessions, those above scratch forks */
+    sluice_sampling defaults; /* [sampling] */
+    int32_t *bias_id;         /* what it points to */
     float *bias;
 
-    sluice_session **by_id;      /* [max_sessions] */
+    sluice_session **by_id; /* [max_sessions] */
     sluice_session *sessions;
 
     sli_batch batch, work_batch;
     sli_sampler *sampler;
     sli_verifier *verifier;
-    float *logits;               /* [logit_rows, vocab] */
-    float *work_logits;          /* [logit_rows, vocab of the draft] */
+    float *logits;      /* [logit_rows, vocab] */
+    float *work_logits; /* [logit_rows, vocab of the draft] */
     int64_t logit_rows;
-    float *work_hidden;          /* residual rows of work items that end in front of the head */
-    int64_t work_hidden_cap;     /* floats */
-    sluice_session **active;     /* [max_seqs] sessions of the step, in batch order */
+    float *work_hidden;      /* residual rows of work items that end in front of the head */
+    int64_t work_hidden_cap; /* floats */
+    sluice_session **active; /* [max_seqs] sessions of the step, in batch order */
     int32_t *path, *path_begin, *next;
-    int64_t *n_prompt;           /* [max_seqs] of the sessions of the step, in batch order */
+    int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
 
     sluice_stats stats;

@@ -8,7 +8,8 @@
 #include "sl_tensor.h"
 #include "sums.h"
 
-/* ---- small views --------------------------------------------------------------------------------------------------- */
+/* ---- small views ---------------------------------------------------------------------------------------------------
+ */
 
 static sl_tensor rows3(float *data, int64_t n, int64_t heads, int64_t width) {
     sl_tensor t;
@@ -38,7 +39,8 @@ static part part_of(const sli_network *net, const sl_batch *batch, int32_t begin
     return p;
 }
 
-/* ---- linears ------------------------------------------------------------------------------------------------------- */
+/* ---- linears -------------------------------------------------------------------------------------------------------
+ */
 
 /* y[n, out] = W x + bias (+ residual) for one linear. prepared: of its group for this x, or NULL. */
 static sl_status multiply(sli_network *net, sli_slot slot, const sl_quant_prepared *prepared, sl_tensor x, float *y,
@@ -92,7 +94,8 @@ static void tell(const sli_pass *pass, uint32_t point, int32_t layer, const floa
         pass->tap(pass->tap_user, point, layer, rows, pass->batch->n_rows, width);
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------- */
+/* ---- attention -----------------------------------------------------------------------------------------------------
+ */
 
 /* Attends to a view whose segments may be public, opaque, or both; two parts are joined by their log-sum-exp. */
 static sl_status attend(sli_network *net, const sli_net_layer *layer, const sli_attender *attender, sl_attend *args) {
@@ -117,7 +120,12 @@ static sl_status attend(sli_network *net, const sli_net_layer *layer, const sli_
     second.o.data = net->o2;
     second.lse = net->lse2;
     SL_TRY(store->api->attend(store->self, &second));
-    sl_op_lse_merge merge = {.struct_size = SL_SIZE(sl_op_lse_merge), .lane = net->lane, .o = &args->o, .lse = args->lse, .o2 = &second.o, .lse2 = second.lse};
+    sl_op_lse_merge merge = {.struct_size = SL_SIZE(sl_op_lse_merge),
+                             .lane = net->lane,
+                             .o = &args->o,
+                             .lse = args->lse,
+                             .o2 = &second.o,
+                             .lse2 = second.lse};
     return net->ops->lse_merge(net->host, &merge);
 }
 
@@ -128,8 +136,8 @@ static sl_tensor slice(sl_tensor t, int64_t first, int64_t n) {
 }
 
 /* Attends; rows whose probabilities policies want to know go a few at a time, a sequence at a time. */
-static sl_status attend_counting(sli_network *net, const sli_pass *pass, const sli_net_layer *layer, const sli_attender *attender,
-                                 const part *p, sl_attend *args) {
+static sl_status attend_counting(sli_network *net, const sli_pass *pass, const sli_net_layer *layer,
+                                 const sli_attender *attender, const part *p, sl_attend *args) {
     int32_t l = args->layer;
     if (layer->sum_heads == 0 || pass->n_prompt == NULL)
         return attend(net, layer, attender, args);
@@ -168,8 +176,13 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
     sl_tensor k_raw = rows3(net->k_raw + p->begin * K * D, n, K, D);
 
     if ((caps->flags & SL_ATTN_NOTES_ROWS) && attender->api->note_rows != NULL) {
-        sl_note note = {.struct_size = SL_SIZE(sl_note), .lane = net->lane, .rows = &p->rows, .q = q, .k = k,
-                        .v = rows3(net->v + p->begin * K * Dv, n, K, Dv), .layer = l};
+        sl_note note = {.struct_size = SL_SIZE(sl_note),
+                        .lane = net->lane,
+                        .rows = &p->rows,
+                        .q = q,
+                        .k = k,
+                        .v = rows3(net->v + p->begin * K * Dv, n, K, Dv),
+                        .layer = l};
         if (caps->flags & SL_ATTN_NOTES_RAW)
             note.q_raw = q_raw, note.k_raw = k_raw;
         SL_TRY(attender->api->note_rows(attender->self, &note));
@@ -177,8 +190,13 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
 
     const sl_rowset *chosen = NULL;
     if (store->selector != NULL || attender->api->select != NULL) {
-        sl_select select = {.struct_size = SL_SIZE(sl_select), .lane = net->lane, .rows = &p->rows, .mask = &mask,
-                            .q = q, .q_raw = q_raw, .layer = l};
+        sl_select select = {.struct_size = SL_SIZE(sl_select),
+                            .lane = net->lane,
+                            .rows = &p->rows,
+                            .mask = &mask,
+                            .q = q,
+                            .q_raw = q_raw,
+                            .layer = l};
         if (store->selector == NULL && (caps->flags & SL_ATTN_SELECT_VIEW))
             SL_TRY(store->api->view(store->self, net->lane, l, &p->rows, NULL, &select.view));
         sl_status s = store->selector != NULL ? store->selector->select(store->self, &select, &chosen)
@@ -188,9 +206,16 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
             chosen = NULL;
     }
 
-    sl_attend args = {.struct_size = SL_SIZE(sl_attend), .lane = net->lane, .rows = &p->rows, .mask = &mask, .q = q,
-                      .q_raw = q_raw, .o = rows3(net->o + p->begin * H * Dv, n, H, Dv), .scale = info->attn_scale,
-                      .softcap = info->attn_softcap, .layer = l};
+    sl_attend args = {.struct_size = SL_SIZE(sl_attend),
+                      .lane = net->lane,
+                      .rows = &p->rows,
+                      .mask = &mask,
+                      .q = q,
+                      .q_raw = q_raw,
+                      .o = rows3(net->o + p->begin * H * Dv, n, H, Dv),
+                      .scale = info->attn_scale,
+                      .softcap = info->attn_softcap,
+                      .layer = l};
     SL_TRY(store->api->view(store->self, net->lane, l, &p->rows, chosen, &args.view));
     SL_TRY(attend_counting(net, pass, layer, attender, p, &args));
     if (store->api->settle != NULL) {
@@ -204,18 +229,22 @@ static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, 
     sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     int64_t n = p->rows.n, H = info->n_heads, K = info->n_kv_heads, D = info->head_dim, Dv = info->v_head_dim;
-    sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = net->lane, .rows = &p->rows,
+    sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append),
+                         .lane = net->lane,
+                         .rows = &p->rows,
                          .k = rows3(net->k + p->begin * K * D, n, K, D),
                          .v = rows3(net->v + p->begin * K * Dv, n, K, Dv),
-                         .q = rows3(net->q + p->begin * H * D, n, H, D), .layer = l, .overwrite = pass->overwrite};
+                         .q = rows3(net->q + p->begin * H * D, n, H, D),
+                         .layer = l,
+                         .overwrite = pass->overwrite};
     if (layer->layout.flags & SL_KV_WANTS_RAW)
         args.k_raw = rows3(net->k_raw + p->begin * K * D, n, K, D);
     return layer->store->api->append(layer->store->self, &args);
 }
 
-/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A selector gets the rows of
- * one stage at a time, since a row set covers all rows of a call. A store or attention
- * plugin that caps how many rows it takes at once gets them sequence by sequence, block by block. */
+/* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A selector gets the
+ * rows of one stage at a time, since a row set covers all rows of a call. A store or attention plugin that caps how
+ * many rows it takes at once gets them sequence by sequence, block by block. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
     sli_net_layer *layer = &net->layers[l];
@@ -265,7 +294,8 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
 
     SL_TRY(norm_rows(net, net->x, &layer->norm_attn, net->xn, n, 1, E));
     tell(pass, SL_TAP_ATTN_IN, l, net->xn, E);
-    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E, NULL));
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E,
+                        NULL));
     if (!(layer->layout.flags & SL_KV_FUSES_ROPE)) {
         if (layer->q_norm.data != NULL) {
             SL_TRY(norm_rows(net, net->q, &layer->q_norm, net->q, n, H, D));
@@ -280,7 +310,8 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
     tell(pass, SL_TAP_Q, l, net->q, H * D);
     tell(pass, SL_TAP_K, l, net->k, K * D);
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
-    return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim, net->x);
+    return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
+                        net->x);
 }
 
 static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
@@ -288,14 +319,16 @@ static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
     int64_t n = pass->batch->n_rows, E = net->info->hidden, F = layer->info->ffn;
     SL_TRY(norm_rows(net, net->x, &layer->norm_ffn, net->xn, n, 1, E));
     tell(pass, SL_TAP_FFN_IN, l, net->xn, E);
-    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
+    SL_TRY(
+        multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0};
     SL_TRY(net->ops->act_mul(net->host, &act));
     return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
 }
 
-/* ---- the pass ------------------------------------------------------------------------------------------------------ */
+/* ---- the pass ------------------------------------------------------------------------------------------------------
+ */
 
 static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *err) {
     const sl_batch *b = pass->batch;
@@ -308,7 +341,8 @@ static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *er
     for (int32_t i = 0; i < b->n_rows; i++) {
         int32_t token = b->token[i];
         if (token < 0 || token >= net->info->vocab)
-            return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", token, net->info->vocab);
+            return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", token,
+                           net->info->vocab);
         const char *row = (const char *)net->embed->data + token * row_bytes;
         SL_TRY(net->ops->convert(net->x + i * E, SL_F32, row, net->embed->dtype, E));
     }
@@ -345,7 +379,8 @@ sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, flo
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
 }
 
-/* ---- the step in all plugins ---------------------------------------------------------------------------------------- */
+/* ---- the step in all plugins ----------------------------------------------------------------------------------------
+ */
 
 sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *err) {
     int64_t longest = 0;
@@ -357,7 +392,8 @@ sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *e
     }
     for (int32_t i = 0; i < net->n_attenders; i++) {
         sli_attender *a = &net->attenders[i];
-        sl_attn_plan plan = {.struct_size = SL_SIZE(sl_attn_plan), .batch = batch, .max_context = longest, .max_rows = most};
+        sl_attn_plan plan = {
+            .struct_size = SL_SIZE(sl_attn_plan), .batch = batch, .max_context = longest, .max_rows = most};
         sl_status s = a->api->plan != NULL ? a->api->plan(a->self, &plan) : SL_OK;
         if (s < 0)
             return sl_fail(err, s, "attention plan: %s", sl_status_text(s));

@@ -8,7 +8,8 @@
 #include "base/ledger.h"
 #include "sl_error.h"
 
-/* ---- requests ---------------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void end_request(sluice_session *s) {
     sli_request *r = s->request;
@@ -24,10 +25,18 @@ static void end_request(sluice_session *s) {
 }
 
 static sl_status copy_sampling(const sluice_engine *e, const sluice_sampling *p, sli_request *r, sl_error *err) {
-    r->sampling = (sli_sampling){.temperature = p->temperature, .top_k = p->top_k, .top_p = p->top_p, .min_p = p->min_p,
-                                 .repeat_penalty = p->repeat_penalty, .presence_penalty = p->presence_penalty,
-                                 .frequency_penalty = p->frequency_penalty, .penalty_last_n = p->penalty_last_n, .n_bias = p->n_bias,
-                                 .bias_id = p->bias_id, .bias = p->bias, .seed = {p->seed, p->sample, (uint32_t)(p->race != 0)}};
+    r->sampling = (sli_sampling){.temperature = p->temperature,
+                                 .top_k = p->top_k,
+                                 .top_p = p->top_p,
+                                 .min_p = p->min_p,
+                                 .repeat_penalty = p->repeat_penalty,
+                                 .presence_penalty = p->presence_penalty,
+                                 .frequency_penalty = p->frequency_penalty,
+                                 .penalty_last_n = p->penalty_last_n,
+                                 .n_bias = p->n_bias,
+                                 .bias_id = p->bias_id,
+                                 .bias = p->bias,
+                                 .seed = {p->seed, p->sample, (uint32_t)(p->race != 0)}};
     SL_TRY(sli_sampling_check(&r->sampling, e->target.info->vocab, err));
     if (p->n_bias > 0) {
         r->bias_id = sli_calloc(SLI_TAG_MISC, (size_t)p->n_bias, sizeof *r->bias_id);
@@ -43,7 +52,8 @@ static sl_status copy_sampling(const sluice_engine *e, const sluice_sampling *p,
     return SL_OK;
 }
 
-static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice_sampling *p, int index, sl_error *err) {
+static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice_sampling *p, int index,
+                               sl_error *err) {
     if (s->n == 0)
         return sl_fail(err, SL_E_STATE, "session %d has no token to continue from", index);
     if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
@@ -62,7 +72,8 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     if (e->tokenizer != NULL)
         SL_TRY(sli_token_stream_open(e->tokenizer, SLI_SKIP_SPECIAL, &r->stream, err));
     else if (p->n_stop > 0)
-        return sl_fail(err, SL_E_NOT_FOUND, "%s has no tokenizer.json: stop strings cannot be looked for", e->target.info->name);
+        return sl_fail(err, SL_E_NOT_FOUND, "%s has no tokenizer.json: stop strings cannot be looked for",
+                       e->target.info->name);
     if (p->n_stop > 0)
         SL_TRY(sli_stop_create(p->stop, p->n_stop, &r->stop, err));
     if (sli_output_reserve(&r->text, 64 * 1024) < 0)
@@ -71,7 +82,8 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     s->n_grown = rows;
     SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));
     if (e->draft.model != NULL && e->drafter.caps.needs_draft)
-        SL_TRY(sli_network_seq_grow(&e->draft, s->id, rows < e->draft_limits.max_context ? rows : e->draft_limits.max_context, err));
+        SL_TRY(sli_network_seq_grow(&e->draft, s->id,
+                                    rows < e->draft_limits.max_context ? rows : e->draft_limits.max_context, err));
     return SL_OK;
 }
 
@@ -81,14 +93,17 @@ static void end_if_full(sluice_session *s, sluice_chunk_fn fn, void *user) {
     if (r->finish != SLUICE_RUNNING || s->n < r->n_limit)
         return;
     r->finish = SLUICE_FINISH_LENGTH;
-    sluice_chunk chunk = {.index = r->index, .text = "", .finish = r->finish, .prompt_done = s->n_kv, .prompt_total = s->n};
+    sluice_chunk chunk = {
+        .index = r->index, .text = "", .finish = r->finish, .prompt_done = s->n_kv, .prompt_total = s->n};
     if (fn != NULL)
         fn(user, &chunk);
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------------------------ */
+/* ---- the loop
+ * ------------------------------------------------------------------------------------------------------------ */
 
-static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user, sl_error *err) {
+static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
+                     sl_error *err) {
     for (;;) {
         sluice_session *running[SLI_MAX_SESSIONS];
         int n_running = 0, n_active = 0;
@@ -107,10 +122,12 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
     }
 }
 
-int sluice_generate(sluice_engine *e, sluice_session *const *sessions, int n, const sluice_sampling *sampling, int shared,
-                    sluice_chunk_fn fn, void *user, sluice_error *error) {
+int sluice_generate(sluice_engine *e, sluice_session *const *sessions, int n, const sluice_sampling *sampling,
+                    int shared, sluice_chunk_fn fn, void *user, sluice_error *error) {
     SLI_API(err, error);
-    sl_status status = n >= 1 && n <= e->max_sessions ? SL_OK : sl_fail(&err, SL_E_RANGE, "%d sessions; 1 to %d can run together", n, e->max_sessions);
+    sl_status status = n >= 1 && n <= e->max_sessions
+                           ? SL_OK
+                           : sl_fail(&err, SL_E_RANGE, "%d sessions; 1 to %d can run together", n, e->max_sessions);
     for (int i = 0; status >= 0 && i < n; i++)
         for (int j = 0; j < i; j++)
             if (sessions[i] == sessions[j])

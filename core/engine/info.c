@@ -14,17 +14,22 @@
 
 const char *sluice_version(void) { return SLI_VERSION; }
 
-/* ---- text -------------------------------------------------------------------------------------------------------------- */
+/* ---- text
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static sl_status need_tokenizer(const sluice_engine *e, sl_error *err) {
-    return e->tokenizer != NULL ? SL_OK : sl_fail(err, SL_E_NOT_FOUND, "%s has no tokenizer.json: text cannot be read or written",
-                                                  e->target.info->name);
+    return e->tokenizer != NULL
+               ? SL_OK
+               : sl_fail(err, SL_E_NOT_FOUND, "%s has no tokenizer.json: text cannot be read or written",
+                         e->target.info->name);
 }
 
-int64_t sluice_tokenize(sluice_engine *e, const char *text, size_t length, int flags, int32_t *out, int64_t cap, sluice_error *error) {
+int64_t sluice_tokenize(sluice_engine *e, const char *text, size_t length, int flags, int32_t *out, int64_t cap,
+                        sluice_error *error) {
     SLI_API(err, error);
     sli_ids ids = {0};
-    unsigned how = (flags & SLUICE_ADD_SPECIAL ? SLI_ADD_SPECIAL : 0u) | (flags & SLUICE_PARSE_SPECIAL ? SLI_PARSE_SPECIAL : 0u);
+    unsigned how =
+        (flags & SLUICE_ADD_SPECIAL ? SLI_ADD_SPECIAL : 0u) | (flags & SLUICE_PARSE_SPECIAL ? SLI_PARSE_SPECIAL : 0u);
     sl_status s = need_tokenizer(e, &err);
     if (s >= 0)
         s = sli_tokenizer_encode(e->tokenizer, text, length, how, &ids, &err);
@@ -36,7 +41,8 @@ int64_t sluice_tokenize(sluice_engine *e, const char *text, size_t length, int f
     return s < 0 ? sli_api_fail(&err, s, error) : n;
 }
 
-int64_t sluice_detokenize(sluice_engine *e, const int32_t *tokens, int64_t n, char *out, int64_t cap, sluice_error *error) {
+int64_t sluice_detokenize(sluice_engine *e, const int32_t *tokens, int64_t n, char *out, int64_t cap,
+                          sluice_error *error) {
     SLI_API(err, error);
     char *text = NULL;
     size_t length = 0;
@@ -49,17 +55,29 @@ int64_t sluice_detokenize(sluice_engine *e, const int32_t *tokens, int64_t n, ch
     return s < 0 ? sli_api_fail(&err, s, error) : (int64_t)length;
 }
 
-/* ---- information ---------------------------------------------------------------------------------------------------------- */
+/* ---- information
+ * ---------------------------------------------------------------------------------------------------------- */
 
 void sluice_default_sampling(const sluice_engine *e, sluice_sampling *out) { *out = e->defaults; }
 
 void sluice_get_info(const sluice_engine *e, sluice_info *out) {
     const sl_model_info *m = e->target.info;
-    *out = (sluice_info){.model = m->name, .model_type = m->type, .dtype = sl_dtype_name(e->target.layers[0].linear[SLI_ROLE_Q].group->linear[0].weight.dtype),
-                         .isa = slk_isa_name(e->ops.kernels->isa), .device = "cpu", .parameters = sli_model_params(e->target.model),
-                         .model_bytes = sli_model_bytes(e->target.model), .vocab = m->vocab, .layers = m->n_layers, .hidden = m->hidden,
-                         .max_context = (int32_t)e->limits.max_context, .threads = sli_pool_workers(e->pool), .max_sessions = e->max_sessions,
-                         .bos = m->bos, .max_rows = (int32_t)e->limits.max_rows, .prefill_chunk = (int32_t)e->prefill_chunk,
+    *out = (sluice_info){.model = m->name,
+                         .model_type = m->type,
+                         .dtype = sl_dtype_name(e->target.layers[0].linear[SLI_ROLE_Q].group->linear[0].weight.dtype),
+                         .isa = slk_isa_name(e->ops.kernels->isa),
+                         .device = "cpu",
+                         .parameters = sli_model_params(e->target.model),
+                         .model_bytes = sli_model_bytes(e->target.model),
+                         .vocab = m->vocab,
+                         .layers = m->n_layers,
+                         .hidden = m->hidden,
+                         .max_context = (int32_t)e->limits.max_context,
+                         .threads = sli_pool_workers(e->pool),
+                         .max_sessions = e->max_sessions,
+                         .bos = m->bos,
+                         .max_rows = (int32_t)e->limits.max_rows,
+                         .prefill_chunk = (int32_t)e->prefill_chunk,
                          .kv_dtype = sl_dtype_name(e->target.layers[0].layout.dtype)};
 }
 
@@ -80,9 +98,12 @@ void sluice_reset_stats(sluice_engine *e) {
     sli_host_reset_metrics(e->hosts);
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
-static int emit_json(json_t *object, size_t flags, sluice_write_fn write, void *user, sl_error *err, sluice_error *error) {
+static int emit_json(json_t *object, size_t flags, sluice_write_fn write, void *user, sl_error *err,
+                     sluice_error *error) {
     char *text = object != NULL ? json_dumps(object, flags) : NULL;
     json_decref(object);
     if (text == NULL)
@@ -97,7 +118,8 @@ static json_t *plugins_of(const sli_binding *b, const char *model) {
     json_t *list = json_array();
     const char *role, *id, *version;
     for (int i = 0; b != NULL && sli_binding_name(b, i, &role, &id, &version); i++)
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "model", model, "role", role, "id", id, "version", version));
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s, s:s}", "model", model, "role", role, "id", id, "version", version));
     return list;
 }
 
@@ -119,7 +141,8 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
     sluice_info info;
     sluice_get_stats(e, &s);
     sluice_get_info(e, &info);
-    json_t *plugins = plugins_of(e->target_plugins, "target"), *draft = plugins_of(e->draft_plugins, "draft"), *metrics = json_object();
+    json_t *plugins = plugins_of(e->target_plugins, "target"), *draft = plugins_of(e->draft_plugins, "draft"),
+           *metrics = json_object();
     json_array_extend(plugins, draft);
     json_decref(draft);
     const char *who, *name;
@@ -130,20 +153,23 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
             json_object_set_new(metrics, who, of = json_object());
         json_object_set_new(of, name, json_real(value));
     }
-    json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, s:I}, s:I, s:o, s:o}",
-                             "version", sluice_version(), "model", info.model, "isa", info.isa, "threads", info.threads,
-                             "prompt_tokens", (json_int_t)s.prompt_tokens, "tokens", (json_int_t)s.tokens,
-                             "prompt_tps", rate(s.prompt_tokens, s.prompt_seconds), "decode_tps", rate(s.emitted, s.decode_seconds),
-                             "steps", (json_int_t)s.steps, "emitted", (json_int_t)s.emitted, "drafted", (json_int_t)s.drafted,
-                             "accepted", (json_int_t)s.accepted, "drafted_by_depth", by_depth(s.drafted_by_depth),
-                             "accepted_by_depth", by_depth(s.accepted_by_depth), "lossless", s.lossless,
-                             "bytes", "weights", (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch", (json_int_t)s.bytes_scratch,
-                             "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak,
-                             "allocs_in_steps", (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics);
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
+                  "s:I}, s:I, s:o, s:o}",
+                  "version", sluice_version(), "model", info.model, "isa", info.isa, "threads", info.threads,
+                  "prompt_tokens", (json_int_t)s.prompt_tokens, "tokens", (json_int_t)s.tokens, "prompt_tps",
+                  rate(s.prompt_tokens, s.prompt_seconds), "decode_tps", rate(s.emitted, s.decode_seconds), "steps",
+                  (json_int_t)s.steps, "emitted", (json_int_t)s.emitted, "drafted", (json_int_t)s.drafted, "accepted",
+                  (json_int_t)s.accepted, "drafted_by_depth", by_depth(s.drafted_by_depth), "accepted_by_depth",
+                  by_depth(s.accepted_by_depth), "lossless", s.lossless, "bytes", "weights",
+                  (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch", (json_int_t)s.bytes_scratch,
+                  "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak, "allocs_in_steps",
+                  (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics);
     return emit_json(root, JSON_INDENT(2) | JSON_REAL_PRECISION(8), write, user, &err, error);
 }
 
-/* ---- configuration, plugins ------------------------------------------------------------------------------------------------------ */
+/* ---- configuration, plugins
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Parameter tables of chosen plugins, for `config show`; a plugin that cannot be opened shows its keys as given. */
 static const sl_param_def *const *defs_of(void *user, const sli_choice *choice) {
@@ -194,7 +220,8 @@ static int describe_candidate(void *user, const char *path, const char *family, 
     return 0;
 }
 
-int sluice_plugins_json(const sluice_options *options, const char *id, sluice_write_fn write, void *user, sluice_error *error) {
+int sluice_plugins_json(const sluice_options *options, const char *id, sluice_write_fn write, void *user,
+                        sluice_error *error) {
     SLI_API(err, error);
     sli_config *config = NULL;
     scan state = {id, json_array()};

@@ -28,7 +28,9 @@ static uint64_t hash(uint64_t h, const void *data, size_t n) {
 static uint64_t fingerprint(const sli_model *model) {
     const sli_model_desc *d = sli_model_describe(model);
     uint64_t h = hash(0xcbf29ce484222325u, d->arch->model_type, strlen(d->arch->model_type));
-    int64_t numbers[] = {d->n_layers, d->hidden, d->vocab, d->head_dim, d->has, d->tied, sli_model_params(model), sli_model_bytes(model)};
+    int64_t numbers[] = {
+        d->n_layers,           d->hidden, d->vocab, d->head_dim, d->has, d->tied, sli_model_params(model),
+        sli_model_bytes(model)};
     h = hash(h, numbers, sizeof numbers);
     /* and a few values of the embedding, which differ between checkpoints of one shape */
     const sl_tensor *e = sli_model_weight(model, -1, SLI_ROLE_EMBED);
@@ -39,12 +41,19 @@ static void fill_rope(sl_rope *out, const sli_model_desc *d, int32_t t, float *t
     const sli_rope *r = &d->rope[t];
     int64_t half = r->dim / 2;
     sli_rope_fill(d, t, 0, n, table, table + n * half);
-    *out = (sl_rope){.struct_size = SL_SIZE(sl_rope), .inv_freq = r->inv_freq, .cos = table, .sin = table + n * half, .n_positions = n,
-                     .theta = r->theta, .attention_factor = r->attention_factor, .style = SL_ROPE_HALF, .dims = r->dim};
+    *out = (sl_rope){.struct_size = SL_SIZE(sl_rope),
+                     .inv_freq = r->inv_freq,
+                     .cos = table,
+                     .sin = table + n * half,
+                     .n_positions = n,
+                     .theta = r->theta,
+                     .attention_factor = r->attention_factor,
+                     .style = SL_ROPE_HALF,
+                     .dims = r->dim};
 }
 
-sl_status sli_model_info_create(const sli_model *model, const char *name, int64_t n_positions, uint64_t vocab_fingerprint,
-                                sli_model_info **out, sl_error *err) {
+sl_status sli_model_info_create(const sli_model *model, const char *name, int64_t n_positions,
+                                uint64_t vocab_fingerprint, sli_model_info **out, sl_error *err) {
     const sli_model_desc *d = sli_model_describe(model);
     sli_model_info *info = sli_alloc(SLI_TAG_MISC, sizeof *info);
     if (info == NULL)
@@ -64,17 +73,36 @@ sl_status sli_model_info_create(const sli_model *model, const char *name, int64_
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for RoPE tables of %" PRId64 " positions", n_positions);
     }
     for (int32_t l = 0; l < d->n_layers; l++) {
-        info->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info), .block = "gqa", .attn_scale = d->attn_scale,
-                                          .window = d->window[l], .n_heads = d->n_q[l], .n_kv_heads = d->n_kv[l], .head_dim = d->head_dim,
-                                          .v_head_dim = d->head_dim, .ffn = d->ffn[l], .rope = d->rope_table[l],
+        info->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
+                                          .block = "gqa",
+                                          .attn_scale = d->attn_scale,
+                                          .window = d->window[l],
+                                          .n_heads = d->n_q[l],
+                                          .n_kv_heads = d->n_kv[l],
+                                          .head_dim = d->head_dim,
+                                          .v_head_dim = d->head_dim,
+                                          .ffn = d->ffn[l],
+                                          .rope = d->rope_table[l],
                                           .qk_norm = d->qk_norm == SLI_QK_NORM_HEAD};
         info->layer_ptrs[l] = &info->layers[l];
     }
-    info->view = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .name = name, .type = d->arch->model_type, .layers = info->layer_ptrs,
-                                 .ropes = info->rope_ptrs, .eos = d->eos, .fingerprint = fingerprint(model),
-                                 .vocab_fingerprint = vocab_fingerprint, .norm_eps = d->norm_eps, .n_layers = d->n_layers,
-                                 .n_ropes = d->n_rope, .n_eos = d->n_eos, .hidden = d->hidden, .vocab = d->vocab,
-                                 .max_position = d->max_positions, .bos = d->bos, .tied = (uint32_t)d->tied};
+    info->view = (sl_model_info){.struct_size = SL_SIZE(sl_model_info),
+                                 .name = name,
+                                 .type = d->arch->model_type,
+                                 .layers = info->layer_ptrs,
+                                 .ropes = info->rope_ptrs,
+                                 .eos = d->eos,
+                                 .fingerprint = fingerprint(model),
+                                 .vocab_fingerprint = vocab_fingerprint,
+                                 .norm_eps = d->norm_eps,
+                                 .n_layers = d->n_layers,
+                                 .n_ropes = d->n_rope,
+                                 .n_eos = d->n_eos,
+                                 .hidden = d->hidden,
+                                 .vocab = d->vocab,
+                                 .max_position = d->max_positions,
+                                 .bos = d->bos,
+                                 .tied = (uint32_t)d->tied};
     *out = info;
     return SL_OK;
 }

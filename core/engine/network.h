@@ -1,7 +1,7 @@
 /* network.h - one model, bound to the plugins that serve it, and its forward pass.
  *
- * The network knows the order of a decoder layer and nothing else: linears are multiplied by quant handles, rows are kept
- * by a store, attended to by an attention instance. Activations are f32. All buffers are made at load.
+ * The network knows the order of a decoder layer and nothing else: linears are multiplied by quant handles, rows are
+ * kept by a store, attended to by an attention instance. Activations are f32. All buffers are made at load.
  */
 #ifndef SLUICE_CORE_NETWORK_H
 #define SLUICE_CORE_NETWORK_H
@@ -64,7 +64,7 @@ typedef struct sli_slot {
 typedef struct sli_net_layer {
     const sl_layer_info *info;
     sl_tensor norm_attn, norm_ffn, q_norm, k_norm; /* f32; q_norm.data NULL: none */
-    sli_slot linear[SLI_ROLE_COUNT]; /* by role: SLI_ROLE_Q ... SLI_ROLE_DOWN */
+    sli_slot linear[SLI_ROLE_COUNT];               /* by role: SLI_ROLE_Q ... SLI_ROLE_DOWN */
     const sli_attender *attender[SLI_STAGES];
     sl_attn_caps caps[SLI_STAGES];
     const sli_store *store;
@@ -81,7 +81,7 @@ typedef struct sli_network {
     sl_limits limits;
     uint32_t act; /* SL_ACT_* */
 
-    sli_net_layer *layers;     /* [n_layers] */
+    sli_net_layer *layers; /* [n_layers] */
     sli_group *groups;     /* [n_groups] all bound groups */
     int32_t n_groups;
     sli_slot head;
@@ -91,16 +91,16 @@ typedef struct sli_network {
     sli_quantizer *quantizers;
     sli_attender *attenders;
     sli_store *stores;
-    sli_policy *policies;  /* in the order of the chain */
-    sli_sums *sums;        /* what they want to know; NULL: nothing */
+    sli_policy *policies; /* in the order of the chain */
+    sli_sums *sums;       /* what they want to know; NULL: nothing */
     int32_t n_quantizers, n_attenders, n_stores, n_policies;
 
     /* Activations, [max_rows, ...] */
     float *x, *xn, *q, *k, *v, *q_raw, *k_raw, *o, *gate, *up;
-    float *head_in;        /* [max_rows, hidden] gathered rows for the head */
-    int32_t *row_index;    /* [max_rows] 0, 1, 2 ... : rows of one stage are a stretch of it */
-    float *lse;            /* [max_rows, H] for merging parts */
-    float *o2, *lse2;      /* likewise, for the opaque part */
+    float *head_in;     /* [max_rows, hidden] gathered rows for the head */
+    int32_t *row_index; /* [max_rows] 0, 1, 2 ... : rows of one stage are a stretch of it */
+    float *lse;         /* [max_rows, H] for merging parts */
+    float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
 } sli_network;
 
@@ -110,15 +110,15 @@ typedef void (*sli_tap_fn)(void *user, uint32_t point, int32_t layer, const floa
 /* What a forward pass computes. Zero means the ordinary thing: all layers, from token ids. */
 typedef struct sli_pass {
     const sl_batch *batch;
-    const sl_tensor *hidden;      /* [n_rows, hidden] replaces the embedding of the tokens (or enters at enter_layer) */
-    const uint32_t *attn_layers;  /* [n_layers] 1: runs; NULL: all */
+    const sl_tensor *hidden;     /* [n_rows, hidden] replaces the embedding of the tokens (or enters at enter_layer) */
+    const uint32_t *attn_layers; /* [n_layers] 1: runs; NULL: all */
     const uint32_t *ffn_layers;
-    sli_tap_fn tap;               /* NULL: nobody listens */
+    sli_tap_fn tap; /* NULL: nobody listens */
     void *tap_user;
     int32_t enter_layer;
-    int32_t exit_layer;           /* one past the last; 0: all */
-    const int64_t *n_prompt;      /* [n_seqs] tokens of each prompt: rows are counted in column sums; NULL: they are not */
-    uint32_t overwrite;           /* rows replace committed ones */
+    int32_t exit_layer;      /* one past the last; 0: all */
+    const int64_t *n_prompt; /* [n_seqs] tokens of each prompt: rows are counted in column sums; NULL: they are not */
+    uint32_t overwrite;      /* rows replace committed ones */
 } sli_pass;
 
 /* Who serves what, as the configuration says. */
@@ -130,10 +130,9 @@ typedef struct sli_network_plan {
     void (*progress)(void *user, int64_t done, int64_t total); /* weights packed, in bytes of the checkpoint */
 } sli_network_plan;
 
-/* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane, model,
- * info, limits, and the lists of quantizers, attenders, stores and policies, all of them active. max_seqs: sequence ids
- * below it are policies' to judge. On failure sli_network_destroy
- * is still to be called. [setup] */
+/* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane,
+ * model, info, limits, and the lists of quantizers, attenders, stores and policies, all of them active. max_seqs:
+ * sequence ids below it are policies' to judge. On failure sli_network_destroy is still to be called. [setup] */
 sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int32_t max_seqs, sl_error *err);
 void sli_network_destroy(sli_network *net);
 

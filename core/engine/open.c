@@ -21,19 +21,25 @@ double sli_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- settings ---------------------------------------------------------------------------------------------------------- */
+/* ---- settings
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static const sl_params *section(const sluice_engine *e, sli_core_id id) { return e->config->core[id]; }
 
 /* The instruction sets that engine.isa lets be used, out of those that the machine has. */
 static sl_status choose_isa(const sl_params *engine, uint32_t have, uint32_t *isa, sl_error *err) {
-    static const uint32_t allowed[] = {
-        [SLI_ISA_CHOICE_AUTO] = UINT32_MAX, [SLI_ISA_CHOICE_REF] = 0, [SLI_ISA_CHOICE_AVX2] = SL_ISA_AVX2, [SLI_ISA_CHOICE_AVX512] = UINT32_MAX};
-    static const uint32_t needed[] = {
-        [SLI_ISA_CHOICE_AUTO] = 0, [SLI_ISA_CHOICE_REF] = 0, [SLI_ISA_CHOICE_AVX2] = SL_ISA_AVX2, [SLI_ISA_CHOICE_AVX512] = SL_ISA_AVX512};
+    static const uint32_t allowed[] = {[SLI_ISA_CHOICE_AUTO] = UINT32_MAX,
+                                       [SLI_ISA_CHOICE_REF] = 0,
+                                       [SLI_ISA_CHOICE_AVX2] = SL_ISA_AVX2,
+                                       [SLI_ISA_CHOICE_AVX512] = UINT32_MAX};
+    static const uint32_t needed[] = {[SLI_ISA_CHOICE_AUTO] = 0,
+                                      [SLI_ISA_CHOICE_REF] = 0,
+                                      [SLI_ISA_CHOICE_AVX2] = SL_ISA_AVX2,
+                                      [SLI_ISA_CHOICE_AVX512] = SL_ISA_AVX512};
     int64_t choice = sli_param_int(engine, "isa");
     if ((have & needed[choice]) != needed[choice])
-        return sl_fail(err, SL_E_INVALID, "engine.isa = %s: this machine does not have these instructions", sli_param_text(engine, "isa"));
+        return sl_fail(err, SL_E_INVALID, "engine.isa = %s: this machine does not have these instructions",
+                       sli_param_text(engine, "isa"));
     *isa = have & allowed[choice];
     return SL_OK;
 }
@@ -44,7 +50,8 @@ static sl_status choose_device(const sl_params *engine, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------------- */
+/* ---- models
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* Everything of one model before its plugins. */
 typedef struct parts {
@@ -65,8 +72,8 @@ static sl_status open_model(const sluice_engine *e, sli_core_id id, parts *p, sl
     sl_status s = sli_file_exists(file) ? sli_tokenizer_open(p->path, &p->tokenizer, err) : SL_OK;
     sli_free(file);
     if (s >= 0 && p->tokenizer != NULL && sli_tokenizer_vocab_size(p->tokenizer) > sli_model_describe(p->model)->vocab)
-        return sl_fail(err, SL_E_DATA, "%s: the tokenizer knows %d tokens, the model %d", p->path, sli_tokenizer_vocab_size(p->tokenizer),
-                       sli_model_describe(p->model)->vocab);
+        return sl_fail(err, SL_E_DATA, "%s: the tokenizer knows %d tokens, the model %d", p->path,
+                       sli_tokenizer_vocab_size(p->tokenizer), sli_model_describe(p->model)->vocab);
     return s;
 }
 
@@ -105,23 +112,27 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
     return SL_OK;
 }
 
-/* ---- plugins ---------------------------------------------------------------------------------------------------------------- */
+/* ---- plugins
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Host capabilities, with "sl.model.draft/1" when there is a second model. */
 static const char *const *capabilities(int with_draft) {
-    static const char *const plain[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
-                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
-                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", NULL};
-    static const char *const draft[] = {SL_MODEL_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, SL_CPU_ID, SL_EXEC_ID, SL_OPS_ID,
-                                        SL_ARTIFACT_ID, SL_RNG_ID, SL_METRICS_ID, SL_SAMPLE_ID, "sl.work/1",
-                                        "sl.topk.prompt/1", "sl.stats/1", "sl.event.commit/1", "sl.model.draft/1", NULL};
+    static const char *const plain[] = {SL_MODEL_ID,        SL_MEM_ID,     SL_SCRATCH_ID,       SL_THREADS_ID,
+                                        SL_CPU_ID,          SL_EXEC_ID,    SL_OPS_ID,           SL_ARTIFACT_ID,
+                                        SL_RNG_ID,          SL_METRICS_ID, SL_SAMPLE_ID,        "sl.work/1",
+                                        "sl.topk.prompt/1", "sl.stats/1",  "sl.event.commit/1", NULL};
+    static const char *const draft[] = {
+        SL_MODEL_ID,        SL_MEM_ID,      SL_SCRATCH_ID,       SL_THREADS_ID,      SL_CPU_ID,    SL_EXEC_ID,
+        SL_OPS_ID,          SL_ARTIFACT_ID, SL_RNG_ID,           SL_METRICS_ID,      SL_SAMPLE_ID, "sl.work/1",
+        "sl.topk.prompt/1", "sl.stats/1",   "sl.event.commit/1", "sl.model.draft/1", NULL};
     return with_draft ? draft : plain;
 }
 
 static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int with_draft, int64_t n_positions,
                               sli_model_info **info, sli_network *net, sli_binding **binding, sl_error *err) {
     net->model = p->model;
-    SL_TRY(sli_model_info_create(p->model, base_name(p->path), n_positions, vocab_fingerprint(p->tokenizer), info, err));
+    SL_TRY(
+        sli_model_info_create(p->model, base_name(p->path), n_positions, vocab_fingerprint(p->tokenizer), info, err));
     net->info = sli_model_info_view(*info);
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
     sli_binding_for args = {e->config, &search, prefix, net->info, e->hosts, capabilities(with_draft)};
@@ -143,7 +154,8 @@ static void shapes_of(const sl_model_info *info, sli_ops_shapes *s) {
     }
 }
 
-/* ---- assembling --------------------------------------------------------------------------------------------------------------- */
+/* ---- assembling
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static sl_status open_hosts(sluice_engine *e, sl_error *err) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
@@ -153,8 +165,12 @@ static sl_status open_hosts(sluice_engine *e, sl_error *err) {
     SL_TRY(choose_isa(p, cpu.isa, &e->isa, err));
     int64_t threads = sli_param_int(p, "threads");
     SL_TRY(sli_pool_create(threads > 0 ? (int32_t)threads : cpu.cores, &e->pool, err));
-    sli_host_options options = {.pool = e->pool, .isa = e->isa, .validate = sli_param_bool(p, "validate"), .min_level = SL_LOG_WARNING,
-                                .kv_limit = sli_param_int(p, "kv_memory_mb") << 20, .engine = e};
+    sli_host_options options = {.pool = e->pool,
+                                .isa = e->isa,
+                                .validate = sli_param_bool(p, "validate"),
+                                .min_level = SL_LOG_WARNING,
+                                .kv_limit = sli_param_int(p, "kv_memory_mb") << 20,
+                                .engine = e};
     SL_TRY(sli_host_context_create(&options, &e->hosts, err));
     return sli_services_provide(e->hosts, err);
 }
@@ -164,8 +180,11 @@ static void set_limits(sluice_engine *e, const parts *target) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
     int64_t context = sli_param_int(p, "max_context");
     e->max_sessions = (int32_t)sli_param_int(p, "max_seqs");
-    e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits), .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
-                            .max_rows = sli_param_int(p, "max_rows"), .max_seqs = 2 * (int64_t)e->max_sessions, .max_tree = 1,
+    e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
+                            .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
+                            .max_rows = sli_param_int(p, "max_rows"),
+                            .max_seqs = 2 * (int64_t)e->max_sessions,
+                            .max_tree = 1,
                             .n_workers = sli_pool_workers(e->pool),
                             .compute = sli_param_int(p, "compute") == SLI_COMPUTE_BF16 ? SL_BF16 : SL_F32,
                             .deterministic = (uint32_t)sli_param_bool(p, "deterministic")};
@@ -176,8 +195,9 @@ static sl_status check_limits(const sluice_engine *e, sl_error *err) {
     if (e->max_sessions > SLI_MAX_SESSIONS)
         return sl_fail(err, SL_E_RANGE, "engine.max_seqs = %d is above %d", e->max_sessions, SLI_MAX_SESSIONS);
     if (e->limits.max_rows < e->max_sessions)
-        return sl_fail(err, SL_E_RANGE, "engine.max_rows = %" PRId64 " leaves no row for each of engine.max_seqs = %d sessions", e->limits.max_rows,
-                       e->max_sessions);
+        return sl_fail(err, SL_E_RANGE,
+                       "engine.max_rows = %" PRId64 " leaves no row for each of engine.max_seqs = %d sessions",
+                       e->limits.max_rows, e->max_sessions);
     return SL_OK;
 }
 
@@ -189,19 +209,23 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
     caps->struct_size = SL_SIZE(sl_spec_caps);
     SL_TRY(e->drafter.api->caps(e->drafter.self, caps));
     if (caps->max_nodes < 1 || caps->max_nodes > SL_MAX_TREE_NODES)
-        return sl_fail(err, SL_E_RANGE, "[speculation]: the drafter asks for trees of %d nodes, 1 to %d are possible", caps->max_nodes,
-                       SL_MAX_TREE_NODES);
+        return sl_fail(err, SL_E_RANGE, "[speculation]: the drafter asks for trees of %d nodes, 1 to %d are possible",
+                       caps->max_nodes, SL_MAX_TREE_NODES);
     if (caps->topk < 0 || caps->topk > e->target.info->vocab)
-        return sl_fail(err, SL_E_RANGE, "[speculation]: the drafter asks for the %d best ids of a row, 0 to %d are possible", caps->topk,
+        return sl_fail(err, SL_E_RANGE,
+                       "[speculation]: the drafter asks for the %d best ids of a row, 0 to %d are possible", caps->topk,
                        e->target.info->vocab);
     if (caps->needs_draft && e->draft.model == NULL)
         return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter needs a second model: set [draft.model] path");
     if (caps->n_taps > 0 || caps->plans_rows || e->drafter.api->accept != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "[speculation]: the drafter needs hidden rows, row plans or an acceptance rule of its own, which "
-                                                "this version's engine does not serve");
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED,
+            "[speculation]: the drafter needs hidden rows, row plans or an acceptance rule of its own, which "
+            "this version's engine does not serve");
     for (int32_t l = 0; l < e->target.info->n_layers; l++)
         if (!(e->target.layers[l].caps[2].flags & SL_ATTN_TREE))
-            return sl_fail(err, SL_E_INVALID, "[speculation]: the attention plugin of layer %d takes no draft trees", l);
+            return sl_fail(err, SL_E_INVALID, "[speculation]: the attention plugin of layer %d takes no draft trees",
+                           l);
     return SL_OK;
 }
 
@@ -215,7 +239,8 @@ static void tell_progress(void *user, int64_t done, int64_t total) {
     p->options->progress(p->options->user, "loading", done, total);
 }
 
-static sl_status ask_quantizer(void *user, int32_t layer, const char *tensor, const sli_quantizer **out, sl_error *err) {
+static sl_status ask_quantizer(void *user, int32_t layer, const char *tensor, const sli_quantizer **out,
+                               sl_error *err) {
     const progress *p = user;
     return p->plan.quantizer(p->plan.user, layer, tensor, out, err);
 }
@@ -228,10 +253,11 @@ static const sli_store *ask_store(void *user, int32_t layer) {
     return p->plan.store(p->plan.user, layer);
 }
 
-static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits, const sluice_options *options,
-                       sl_error *err) {
+static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits,
+                       const sluice_options *options, sl_error *err) {
     progress p = {options, sli_binding_plan(binding)};
-    sli_network_plan plan = {&p, ask_quantizer, ask_attender, ask_store, options->progress != NULL ? tell_progress : NULL};
+    sli_network_plan plan = {&p, ask_quantizer, ask_attender, ask_store,
+                             options->progress != NULL ? tell_progress : NULL};
     net->limits = *limits;
     net->ops = &sli_ops_cpu;
     net->host = e->core_host;
@@ -247,8 +273,11 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     if (e->logit_rows > e->limits.max_rows)
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
-    e->work_logits = e->drafter.self != NULL ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
-    int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden : e->target.info->hidden;
+    e->work_logits = e->drafter.self != NULL
+                         ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
+                         : NULL;
+    int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
+                                                                                           : e->target.info->hidden;
     e->work_hidden_cap = e->drafter.self != NULL ? e->limits.max_rows * wide : 0;
     e->work_hidden = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->work_hidden_cap, sizeof *e->work_hidden);
     e->by_id = sli_calloc(SLI_TAG_MISC, (size_t)e->max_sessions, sizeof *e->by_id);
@@ -257,8 +286,9 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     e->path_begin = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs + 1, sizeof *e->path_begin);
     e->next = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->next);
     e->n_prompt = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->n_prompt);
-    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->work_hidden == NULL || e->by_id == NULL || e->active == NULL || e->path == NULL ||
-        e->path_begin == NULL || e->next == NULL || e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
+    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->work_hidden == NULL ||
+        e->by_id == NULL || e->active == NULL || e->path == NULL || e->path_begin == NULL || e->next == NULL ||
+        e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logits and batches");
@@ -283,20 +313,29 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     uint64_t seed = (uint64_t)sli_param_int(p, "seed");
     if (sli_param_int(p, "seed") < 0 && getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
         seed = (uint64_t)time(NULL);
-    e->defaults = (sluice_sampling){.temperature = sli_param_real(p, "temperature"), .top_k = (int32_t)sli_param_int(p, "top_k"),
-                                    .top_p = sli_param_real(p, "top_p"), .min_p = sli_param_real(p, "min_p"),
+    e->defaults = (sluice_sampling){.temperature = sli_param_real(p, "temperature"),
+                                    .top_k = (int32_t)sli_param_int(p, "top_k"),
+                                    .top_p = sli_param_real(p, "top_p"),
+                                    .min_p = sli_param_real(p, "min_p"),
                                     .repeat_penalty = sli_param_real(p, "repeat_penalty"),
                                     .presence_penalty = sli_param_real(p, "presence_penalty"),
                                     .frequency_penalty = sli_param_real(p, "frequency_penalty"),
-                                    .penalty_last_n = (int32_t)sli_param_int(p, "penalty_last_n"), .bias_id = e->bias_id, .bias = e->bias,
-                                    .n_bias = n, .stop = e->config->stops, .n_stop = e->config->n_stops,
-                                    .max_tokens = (int32_t)sli_param_int(p, "max_tokens"), .ignore_eos = sli_param_bool(p, "ignore_eos"),
-                                    .race = sli_param_int(p, "draw") == SLI_DRAW_RACE, .seed = seed};
+                                    .penalty_last_n = (int32_t)sli_param_int(p, "penalty_last_n"),
+                                    .bias_id = e->bias_id,
+                                    .bias = e->bias,
+                                    .n_bias = n,
+                                    .stop = e->config->stops,
+                                    .n_stop = e->config->n_stops,
+                                    .max_tokens = (int32_t)sli_param_int(p, "max_tokens"),
+                                    .ignore_eos = sli_param_bool(p, "ignore_eos"),
+                                    .race = sli_param_int(p, "draw") == SLI_DRAW_RACE,
+                                    .seed = seed};
     return SL_OK;
 }
 
 /* Up to instances that have accepted the model; no weights are read. */
-static sl_status open_parts(sluice_engine *e, const sluice_options *options, parts *target, parts *draft, sl_error *err) {
+static sl_status open_parts(sluice_engine *e, const sluice_options *options, parts *target, parts *draft,
+                            sl_error *err) {
     SL_TRY(sli_config_load(options->config, options->sets, options->n_sets, &e->config, err));
     SL_TRY(open_hosts(e, err));
     sl_status s = open_model(e, SLI_CORE_MODEL, target, err);
@@ -363,7 +402,8 @@ int sluice_config_check(const sluice_options *options, sluice_error *error) {
     SLI_API(err, error);
     parts target = {0}, draft = {0};
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
-    sl_status s = e != NULL ? open_parts(e, options, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
+    sl_status s =
+        e != NULL ? open_parts(e, options, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
     sluice_close(e);
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
@@ -378,7 +418,8 @@ void sluice_close(sluice_engine *e) {
     sli_draft_buffers_destroy(e->drafts);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
-    void *owned[] = {e->logits, e->work_logits, e->work_hidden, e->by_id, e->active, e->path, e->path_begin, e->next, e->n_prompt, e->bias_id, e->bias};
+    void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
+                     e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     sli_network_destroy(&e->target);
@@ -399,7 +440,8 @@ void sluice_close(sluice_engine *e) {
     sli_free(e);
 }
 
-/* ---- small things that need the whole engine ------------------------------------------------------------------------------------ */
+/* ---- small things that need the whole engine
+ * ------------------------------------------------------------------------------------ */
 
 int sluice_verify_weights(sluice_engine *e, sluice_error *error) {
     SLI_API(err, error);

@@ -1,4 +1,5 @@
-/* output.h - the text that one step adds to a request: pieces of tokens, held back while they may become a stop string. */
+/* output.h - the text that one step adds to a request: pieces of tokens, held back while they may become a stop string.
+ */
 #ifndef SLUICE_CORE_OUTPUT_H
 #define SLUICE_CORE_OUTPUT_H
 

@@ -8,7 +8,8 @@
 
 enum { MAX_HEADS = 256 };
 
-/* ---- one choice --------------------------------------------------------------------------------------------------------- */
+/* ---- one choice
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Do the lists name rows of each head, ascending? */
 static int is_sound(const sl_kv_edit *e, const sl_kv_scores *scores, int32_t n_heads, const int64_t *n_rows) {
@@ -34,7 +35,8 @@ static sl_status view_of(sluice_engine *e, int32_t layer, int32_t seq, int64_t n
     return SL_OK;
 }
 
-static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice_session *s, int64_t n_prompt, sl_error *err) {
+static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice_session *s, int64_t n_prompt,
+                        sl_error *err) {
     sli_network *net = &e->target;
     const sli_policy *policy = &net->policies[p];
     const sli_store *store = net->layers[layer].store;
@@ -53,20 +55,27 @@ static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice
     const sl_kv_edit *edit = NULL;
     sl_status status = policy->api->choose(policy->self, &scores, &edit);
     if (status == SL_E_STATE && scores.colsum == NULL)
-        return sl_fail(err, status, "policies: session %d lacks column sums of some of its tokens (it was cut below tokens that had been "
-                                    "counted, or loaded from a file), and the policy cannot choose rows without them", s->id);
+        return sl_fail(
+            err, status,
+            "policies: session %d lacks column sums of some of its tokens (it was cut below tokens that had been "
+            "counted, or loaded from a file), and the policy cannot choose rows without them",
+            s->id);
     if (status < 0 || status == SL_SKIPPED)
-        return status < 0 ? sl_fail(err, status, "policies: layer %d: choose: %s", layer, sl_status_text(status)) : SL_OK;
+        return status < 0 ? sl_fail(err, status, "policies: layer %d: choose: %s", layer, sl_status_text(status))
+                          : SL_OK;
     if (edit == NULL || !is_sound(edit, &scores, K, n_rows))
-        return sl_fail(err, SL_E_INVALID, "policies: layer %d: the rows to keep are not ascending slots of each head", layer);
+        return sl_fail(err, SL_E_INVALID, "policies: layer %d: the rows to keep are not ascending slots of each head",
+                       layer);
     status = store->api->edit(store->self, edit);
     if (status < 0)
-        return sl_fail(err, status, "policies: layer %d: the KV store cannot drop rows: %s", layer, sl_status_text(status));
+        return sl_fail(err, status, "policies: layer %d: the KV store cannot drop rows: %s", layer,
+                       sl_status_text(status));
     sli_sums_edit(net, edit, n_rows);
     return SL_OK;
 }
 
-/* ---- all of a step --------------------------------------------------------------------------------------------------------- */
+/* ---- all of a step
+ * --------------------------------------------------------------------------------------------------------- */
 
 static sl_status run_policies(sluice_engine *e, const sluice_session *s, const sl_event *event, sl_error *err) {
     sli_network *net = &e->target;

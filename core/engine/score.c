@@ -61,7 +61,7 @@ static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *u
 
 typedef struct scorer {
     const sluice_session *s;
-    int64_t first;    /* token index of the first scored token */
+    int64_t first; /* token index of the first scored token */
     double *logprob;
     int32_t *best;
 } scorer;
@@ -88,8 +88,12 @@ int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *
     SLI_API(err, error);
     int64_t first = s->n - n_scored;
     if (n_scored < 1 || first < 1 || first - 1 < s->n_kv)
-        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "%" PRId64 " tokens cannot be scored: %" PRId64 " of %" PRId64
-                                          " are computed already, and one must stand in front", n_scored, s->n_kv, s->n), error);
+        return sli_api_fail(&err,
+                            sl_fail(&err, SL_E_RANGE,
+                                    "%" PRId64 " tokens cannot be scored: %" PRId64 " of %" PRId64
+                                    " are computed already, and one must stand in front",
+                                    n_scored, s->n_kv, s->n),
+                            error);
     scorer c = {s, first, logprob, best};
     sl_status status = compute(s, first - 1, score_row, &c, &err);
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
@@ -108,7 +112,9 @@ static void copy_row(void *user, int64_t token_index, const float *logits, int64
 int sluice_logits(sluice_session *s, int64_t n, float *logits, sluice_error *error) {
     SLI_API(err, error);
     if (n < 1 || s->n - n < s->n_kv)
-        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "logits of %" PRId64 " tokens: %" PRId64 " are pending", n, s->n - s->n_kv), error);
+        return sli_api_fail(
+            &err, sl_fail(&err, SL_E_RANGE, "logits of %" PRId64 " tokens: %" PRId64 " are pending", n, s->n - s->n_kv),
+            error);
     copier c = {s->n - n, logits};
     sl_status status = compute(s, c.first, copy_row, &c, &err);
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;

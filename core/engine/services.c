@@ -14,7 +14,8 @@ static sluice_engine *engine_of(const sl_host *host) { return sli_host_engine(ho
 
 sli_ops_context *sli_ops_context_of(const sl_host *host) { return &engine_of(host)->ops; }
 
-/* ---- sl.model/1 ------------------------------------------------------------------------------------------------------ */
+/* ---- sl.model/1
+ * ------------------------------------------------------------------------------------------------------ */
 
 static sl_status model_tensor(const sl_host *host, const char *name, sl_tensor *out) {
     const sli_model *model = engine_of(host)->target.model;
@@ -37,15 +38,17 @@ static const sl_model_info *model_info(const sl_host *host, int32_t model) {
 
 static const sl_model models = {SL_SIZE(sl_model), model_tensor, model_info};
 
-/* ---- sl.sample/1 ------------------------------------------------------------------------------------------------------- */
+/* ---- sl.sample/1
+ * ------------------------------------------------------------------------------------------------------- */
 
-static sl_status distribution(const sl_host *host, int32_t seq, const float *logits, const int32_t *path, int32_t n_path, int32_t *id,
-                              double *weight, int64_t *n, sl_error *err) {
+static sl_status distribution(const sl_host *host, int32_t seq, const float *logits, const int32_t *path,
+                              int32_t n_path, int32_t *id, double *weight, int64_t *n, sl_error *err) {
     sluice_engine *e = engine_of(host);
     sluice_session *s = seq >= 0 && seq < e->max_sessions ? e->by_id[seq] : NULL;
     if (s == NULL || s->request == NULL)
         return sl_fail(err, SL_E_INVALID, "sequence %d has no request", seq);
-    sli_row row = {.logits = logits, .history = {.committed = s->tokens, .n_committed = s->n, .path = path, .n_path = n_path}};
+    sli_row row = {.logits = logits,
+                   .history = {.committed = s->tokens, .n_committed = s->n, .path = path, .n_path = n_path}};
     sli_dist dist;
     SL_TRY(sli_sampler_dist(e->sampler, &s->request->sampling, &row, &dist, err));
     for (int64_t i = 0; i < dist.n; i++) {
@@ -66,11 +69,13 @@ static sl_status draw(const sl_host *host, int32_t seq, const sl_draft_q *q, int
 
 static const sl_sample samples = {SL_SIZE(sl_sample), distribution, draw};
 
-/* ---- sl.rng/1 ------------------------------------------------------------------------------------------------------------ */
+/* ---- sl.rng/1
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static const sl_rng random_numbers = {SL_SIZE(sl_rng), sli_rng_uniform};
 
-/* ---- sl.artifact/1 --------------------------------------------------------------------------------------------------------- */
+/* ---- sl.artifact/1
+ * --------------------------------------------------------------------------------------------------------- */
 
 struct sl_artifact {
     sli_safetensors *file;
@@ -110,15 +115,20 @@ static const char *artifact_metadata(const sl_host *host, const sl_artifact *a, 
     return sli_safetensors_metadata(a->file, key);
 }
 
-static const sl_artifacts artifacts = {SL_SIZE(sl_artifacts), artifact_open, artifact_close, artifact_tensor, artifact_metadata};
+static const sl_artifacts artifacts = {SL_SIZE(sl_artifacts), artifact_open, artifact_close, artifact_tensor,
+                                       artifact_metadata};
 
-/* ---- all of them --------------------------------------------------------------------------------------------------------------- */
+/* ---- all of them
+ * --------------------------------------------------------------------------------------------------------------- */
 
 sl_status sli_services_provide(sli_host_context *hosts, sl_error *err) {
     const struct {
         const char *id;
         const void *table;
-    } services[] = {{SL_MODEL_ID, &models}, {SL_SAMPLE_ID, &samples}, {SL_RNG_ID, &random_numbers}, {SL_ARTIFACT_ID, &artifacts},
+    } services[] = {{SL_MODEL_ID, &models},
+                    {SL_SAMPLE_ID, &samples},
+                    {SL_RNG_ID, &random_numbers},
+                    {SL_ARTIFACT_ID, &artifacts},
                     {SL_OPS_ID, &sli_ops_cpu}};
     for (size_t i = 0; i < sizeof services / sizeof *services; i++)
         SL_TRY(sli_host_provide(hosts, services[i].id, services[i].table, err));

@@ -13,7 +13,8 @@
 #include "sl_tensor.h"
 #include "sums.h"
 
-/* ---- life -------------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static void free_session(sluice_session *s) {
     if (s == NULL)
@@ -50,7 +51,8 @@ static void adopt(sluice_engine *e, sluice_session *s) {
     e->sessions = s;
 }
 
-static sl_status open_caches(sluice_engine *e, sluice_session *s, int32_t parent, int64_t n, int64_t n_draft, sl_error *err) {
+static sl_status open_caches(sluice_engine *e, sluice_session *s, int32_t parent, int64_t n, int64_t n_draft,
+                             sl_error *err) {
     SL_TRY(sli_network_seq_open(&e->target, s->id, parent, n, err));
     if (e->draft.model == NULL)
         return SL_OK;
@@ -97,7 +99,9 @@ int sluice_session_fork(sluice_session *from, int64_t n, sluice_session **out, s
     sluice_session *s;
     n = n < 0 ? from->n : n;
     if (n > from->n)
-        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens has no first %" PRId64, from->n, n), error);
+        return sli_api_fail(
+            &err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens has no first %" PRId64, from->n, n),
+            error);
     int64_t n_kv = from->n_kv < n ? from->n_kv : n, n_draft = from->n_draft < n ? from->n_draft : n;
     sl_status status = new_session(e, &s, &err);
     if (status >= 0 && (status = open_caches(e, s, from->id, n_kv, n_draft, &err)) < 0)
@@ -118,7 +122,9 @@ int sluice_session_fork(sluice_session *from, int64_t n, sluice_session **out, s
 int sluice_session_truncate(sluice_session *s, int64_t n, sluice_error *error) {
     SLI_API(err, error);
     if (n < 0 || n > s->n)
-        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens cannot be cut to %" PRId64, s->n, n), error);
+        return sli_api_fail(
+            &err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens cannot be cut to %" PRId64, s->n, n),
+            error);
     sluice_engine *e = s->engine;
     if (n < s->n_kv) {
         sl_status status = sli_network_seq_truncate(&e->target, s->id, n, &err);
@@ -136,12 +142,17 @@ int sluice_session_append(sluice_session *s, const int32_t *tokens, int64_t n, s
     SLI_API(err, error);
     const sluice_engine *e = s->engine;
     if (n < 0 || s->n + n > e->limits.max_context)
-        return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "%" PRId64 " tokens are longer than the context of %" PRId64 " tokens", s->n + n,
-                                          e->limits.max_context), error);
+        return sli_api_fail(&err,
+                            sl_fail(&err, SL_E_RANGE,
+                                    "%" PRId64 " tokens are longer than the context of %" PRId64 " tokens", s->n + n,
+                                    e->limits.max_context),
+                            error);
     for (int64_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= e->target.info->vocab)
-            return sli_api_fail(&err, sl_fail(&err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", tokens[i],
-                                              e->target.info->vocab), error);
+            return sli_api_fail(&err,
+                                sl_fail(&err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", tokens[i],
+                                        e->target.info->vocab),
+                                error);
     memcpy(s->tokens + s->n, tokens, sizeof *tokens * (size_t)n);
     s->n += n;
     s->n_prompt = s->n;
@@ -151,7 +162,8 @@ int sluice_session_append(sluice_session *s, const int32_t *tokens, int64_t n, s
 int64_t sluice_session_length(const sluice_session *s) { return s->n; }
 const int32_t *sluice_session_tokens(const sluice_session *s) { return s->tokens; }
 
-/* ---- the cache as a file --------------------------------------------------------------------------------------------------- */
+/* ---- the cache as a file
+ * --------------------------------------------------------------------------------------------------- */
 
 /* header, n tokens (i32), then for each layer the rows of copy_rows: [2, n_kv, K, D] in the store's dtype. */
 typedef struct file_header {
@@ -165,12 +177,14 @@ static const char magic[8] = "slkv 01";
 
 static int64_t layer_bytes(const sli_network *net, int32_t l, int64_t n) {
     const sl_layer_info *info = net->info->layers[l];
-    return n * info->n_kv_heads * (info->head_dim + info->v_head_dim) * (sl_dtype_bits(net->layers[l].layout.dtype) / 8);
+    return n * info->n_kv_heads * (info->head_dim + info->v_head_dim) *
+           (sl_dtype_bits(net->layers[l].layout.dtype) / 8);
 }
 
 static sl_status can_export(const sli_network *net, sl_error *err) {
     for (int32_t l = 0; l < net->info->n_layers; l++)
-        if (!(net->layers[l].layout.flags & SL_KV_EXPORTS) || net->layers[l].layout.dtype != net->layers[0].layout.dtype)
+        if (!(net->layers[l].layout.flags & SL_KV_EXPORTS) ||
+            net->layers[l].layout.dtype != net->layers[0].layout.dtype)
             return sl_fail(err, SL_E_UNIMPLEMENTED, "the KV store of layer %d does not export its rows", l);
     return SL_OK;
 }
@@ -188,8 +202,15 @@ static sl_status transfer(sluice_session *s, FILE *f, int64_t n, uint32_t direct
     for (int32_t l = 0; status >= 0 && l < net->info->n_layers; l++) {
         const sli_store *store = net->layers[l].store;
         size_t bytes = (size_t)layer_bytes(net, l, n);
-        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .lane = net->lane, .buffer = buffer, .end = n, .bytes = (int64_t)bytes,
-                           .layer = l, .seq = s->id, .direction = direction, .dtype = net->layers[l].layout.dtype};
+        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                           .lane = net->lane,
+                           .buffer = buffer,
+                           .end = n,
+                           .bytes = (int64_t)bytes,
+                           .layer = l,
+                           .seq = s->id,
+                           .direction = direction,
+                           .dtype = net->layers[l].layout.dtype};
         if (direction == SL_COPY_IMPORT && fread(buffer, 1, bytes, f) != bytes)
             status = sl_fail(err, SL_E_DATA, "the file ends inside the rows of layer %d", l);
         if (status >= 0)
@@ -208,17 +229,23 @@ int sluice_session_save(sluice_session *s, const char *path, sluice_error *error
     FILE *f = status >= 0 ? fopen(path, "wb") : NULL;
     if (status >= 0 && f == NULL)
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
-    file_header h = {.fingerprint = net->info->fingerprint, .n = s->n, .n_kv = s->n_kv, .n_prompt = s->n_prompt,
-                     .dtype = net->layers[0].layout.dtype, .n_layers = (uint32_t)net->info->n_layers};
+    file_header h = {.fingerprint = net->info->fingerprint,
+                     .n = s->n,
+                     .n_kv = s->n_kv,
+                     .n_prompt = s->n_prompt,
+                     .dtype = net->layers[0].layout.dtype,
+                     .n_layers = (uint32_t)net->info->n_layers};
     memcpy(h.magic, magic, sizeof h.magic);
-    if (status >= 0 && (fwrite(&h, sizeof h, 1, f) != 1 || fwrite(s->tokens, sizeof *s->tokens, (size_t)s->n, f) != (size_t)s->n))
+    if (status >= 0 &&
+        (fwrite(&h, sizeof h, 1, f) != 1 || fwrite(s->tokens, sizeof *s->tokens, (size_t)s->n, f) != (size_t)s->n))
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
     if (status >= 0)
         status = transfer(s, f, s->n_kv, SL_COPY_EXPORT, &err);
     if (f != NULL && fclose(f) != 0 && status >= 0)
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
     struct stat what;
-    if (status < 0 && f != NULL && stat(path, &what) == 0 && S_ISREG(what.st_mode)) /* half a file helps nobody; a device stays */
+    if (status < 0 && f != NULL && stat(path, &what) == 0 &&
+        S_ISREG(what.st_mode)) /* half a file helps nobody; a device stays */
         remove(path);
     return status < 0 ? sli_api_fail(&err, sl_fail_within(&err, status, "%s", path), error) : SLUICE_OK;
 }
@@ -232,9 +259,11 @@ static sl_status check_header(const sluice_session *s, const file_header *h, sl_
     if (h->dtype != net->layers[0].layout.dtype)
         return sl_fail(err, SL_E_DATA, "saved with rows of %s, this store keeps %s", sl_dtype_name(h->dtype),
                        sl_dtype_name(net->layers[0].layout.dtype));
-    if (h->n < 0 || h->n > s->engine->limits.max_context || h->n_kv < 0 || h->n_kv > h->n || h->n_prompt < 0 || h->n_prompt > h->n)
-        return sl_fail(err, SL_E_DATA, "%" PRId64 " tokens, %" PRId64 " of them cached, do not fit a context of %" PRId64, h->n, h->n_kv,
-                       s->engine->limits.max_context);
+    if (h->n < 0 || h->n > s->engine->limits.max_context || h->n_kv < 0 || h->n_kv > h->n || h->n_prompt < 0 ||
+        h->n_prompt > h->n)
+        return sl_fail(err, SL_E_DATA,
+                       "%" PRId64 " tokens, %" PRId64 " of them cached, do not fit a context of %" PRId64, h->n,
+                       h->n_kv, s->engine->limits.max_context);
     return SL_OK;
 }
 

@@ -12,7 +12,8 @@
 static int64_t pending(const sluice_session *s) { return s->n - s->n_kv; }
 static int is_decoding(const sluice_session *s) { return pending(s) == 1 && s->n > s->n_prompt; }
 
-/* ---- laying out ------------------------------------------------------------------------------------------------------ */
+/* ---- laying out
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void place(sluice_engine *e, sluice_session *s, uint32_t stage, int32_t n_rows) {
     const sl_tree *tree = stage == SL_STAGE_VERIFY ? s->tree : NULL;
@@ -45,10 +46,12 @@ static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
     for (int verify = 0; verify < 2; verify++)
         for (int i = 0; i < n; i++)
             if (is_decoding(sessions[i]) && (sessions[i]->tree != NULL) == verify)
-                place(e, sessions[i], verify ? SL_STAGE_VERIFY : SL_STAGE_DECODE, verify ? sessions[i]->tree->n_nodes : 1);
+                place(e, sessions[i], verify ? SL_STAGE_VERIFY : SL_STAGE_DECODE,
+                      verify ? sessions[i]->tree->n_nodes : 1);
 }
 
-/* ---- telling ---------------------------------------------------------------------------------------------------------- */
+/* ---- telling
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static int is_eos(const sluice_engine *e, int32_t token) {
     for (int32_t i = 0; i < e->target.info->n_eos; i++)
@@ -58,8 +61,8 @@ static int is_eos(const sluice_engine *e, int32_t token) {
 }
 
 /* Appends decided tokens and hands over their text. Returns how many were kept: a request may end among them. */
-static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens, int32_t n, int32_t *kept, sluice_chunk_fn fn,
-                      void *user, sl_error *err) {
+static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens, int32_t n, int32_t *kept,
+                      sluice_chunk_fn fn, void *user, sl_error *err) {
     sli_request *r = s->request;
     const char *text = "";
     size_t length = 0;
@@ -88,8 +91,14 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
         if (sli_output_push(&r->text, r->stop, text, length) < 0 || sli_output_end(&r->text, r->stop) < 0)
             return sl_fail(err, SL_E_NO_MEMORY, "no memory for the text of a step");
     }
-    sluice_chunk chunk = {.index = r->index, .n_tokens = *kept, .tokens = s->tokens + s->n - *kept, .text = r->text.data,
-                          .length = r->text.n, .finish = r->finish, .prompt_done = s->n_prompt, .prompt_total = s->n_prompt};
+    sluice_chunk chunk = {.index = r->index,
+                          .n_tokens = *kept,
+                          .tokens = s->tokens + s->n - *kept,
+                          .text = r->text.data,
+                          .length = r->text.n,
+                          .finish = r->finish,
+                          .prompt_done = s->n_prompt,
+                          .prompt_total = s->n_prompt};
     if (fn != NULL && fn(user, &chunk) != 0 && r->finish == SLUICE_RUNNING)
         r->finish = SLUICE_FINISH_CANCELLED;
     return SL_OK;
@@ -99,13 +108,17 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
 static void tell_prompt(sluice_session *s, sluice_chunk_fn fn, void *user) {
     if (s->request == NULL || fn == NULL)
         return;
-    sluice_chunk chunk = {.index = s->request->index, .finish = SLUICE_RUNNING, .text = "", .prompt_done = s->n_kv + s->n_rows,
+    sluice_chunk chunk = {.index = s->request->index,
+                          .finish = SLUICE_RUNNING,
+                          .text = "",
+                          .prompt_done = s->n_kv + s->n_rows,
                           .prompt_total = s->n};
     if (fn(user, &chunk) != 0)
         s->request->finish = SLUICE_FINISH_CANCELLED;
 }
 
-/* ---- deciding --------------------------------------------------------------------------------------------------------- */
+/* ---- deciding
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void count_drafts(sluice_engine *e, const sluice_session *s, int32_t n_path) {
     if (s->tree == NULL)
@@ -174,7 +187,8 @@ static sl_status decide(sluice_engine *e, int32_t i, sluice_chunk_fn fn, void *u
     return SL_OK;
 }
 
-/* ---- the step --------------------------------------------------------------------------------------------------------- */
+/* ---- the step
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void measure(sluice_engine *e, double seconds, int n_decoding) {
     int64_t prompt_rows = 0;
@@ -191,8 +205,8 @@ static void measure(sluice_engine *e, double seconds, int n_decoding) {
     e->step_ms = e->step_ms > 0 ? 0.9 * e->step_ms + 100 * seconds : 1e3 * seconds;
 }
 
-sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user, int *n_active,
-                          sl_error *err) {
+sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
+                          int *n_active, sl_error *err) {
     double begin = sli_now();
     sluice_session *decoding[SLI_MAX_SESSIONS];
     int n_decoding = 0, n_prompt_rows = 0;

@@ -25,24 +25,31 @@ struct sli_sums {
     const sl_model_info *info;
     int32_t n_policies, max_seqs;
     int64_t stride;
-    want *wants;        /* [n_policies, n_layers] */
-    int32_t *heads;     /* [n_layers] K, or H where a policy wants query heads apart; 0: nobody wants sums */
-    float **block;      /* [max_seqs] NULL: not open */
+    want *wants;    /* [n_policies, n_layers] */
+    int32_t *heads; /* [n_layers] K, or H where a policy wants query heads apart; 0: nobody wants sums */
+    float **block;  /* [max_seqs] NULL: not open */
     int64_t block_floats;
-    known *known;       /* [max_seqs, n_policies] */
-    int64_t *n_rows;    /* [K] of one layer */
-    float *rows;        /* [SLI_SUM_ROWS, heads, stride] */
-    float *tree;        /* [n_layers, tree_rows, heads, stride] rows of this step's trees; NULL: none are wanted */
+    known *known;    /* [max_seqs, n_policies] */
+    int64_t *n_rows; /* [K] of one layer */
+    float *rows;     /* [SLI_SUM_ROWS, heads, stride] */
+    float *tree;     /* [n_layers, tree_rows, heads, stride] rows of this step's trees; NULL: none are wanted */
     int64_t tree_rows, tree_row_floats;
     uint64_t tree_step; /* the step whose trees they are */
 };
 
-static const want *want_of(const sli_sums *s, int32_t policy, int32_t layer) { return &s->wants[policy * s->info->n_layers + layer]; }
-static known *known_of(const sli_sums *s, int32_t seq, int32_t policy) { return &s->known[seq * s->n_policies + policy]; }
-static int is_open(const sli_sums *s, int32_t seq) { return s != NULL && seq >= 0 && seq < s->max_seqs && s->block[seq] != NULL; }
+static const want *want_of(const sli_sums *s, int32_t policy, int32_t layer) {
+    return &s->wants[policy * s->info->n_layers + layer];
+}
+static known *known_of(const sli_sums *s, int32_t seq, int32_t policy) {
+    return &s->known[seq * s->n_policies + policy];
+}
+static int is_open(const sli_sums *s, int32_t seq) {
+    return s != NULL && seq >= 0 && seq < s->max_seqs && s->block[seq] != NULL;
+}
 static int64_t sums_floats(const sli_sums *s, int32_t layer) { return s->heads[layer] * s->stride; }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------ */
 
 void sli_sums_destroy(sli_sums *s) {
     if (s == NULL)
@@ -62,7 +69,8 @@ static sl_status ask_policies(const sli_network *net, sli_sums *s, uint32_t *sta
             sl_kv_wants wants = {.struct_size = SL_SIZE(sl_kv_wants)};
             SL_TRY(net->policies[p].api->wants(net->policies[p].self, l, &wants));
             if (wants.want & ~(uint32_t)SL_WANT_COLSUM)
-                return sl_fail(err, SL_E_UNIMPLEMENTED, "[kvcache.policy] layer %d: the policy wants more than column sums", l);
+                return sl_fail(err, SL_E_UNIMPLEMENTED,
+                               "[kvcache.policy] layer %d: the policy wants more than column sums", l);
             if (!(wants.want & SL_WANT_COLSUM) || wants.last_rows == 0 || wants.stages == 0)
                 continue;
             s->wants[p * s->info->n_layers + l] = (want){wants.last_rows, 0, wants.stages};
@@ -88,9 +96,12 @@ static sl_status take_buffers(sli_sums *s, const sl_limits *limits, uint32_t sta
     s->tree_row_floats = most;
     s->n_rows = sli_calloc(SLI_TAG_SCRATCH, (size_t)most_kv, sizeof *s->n_rows);
     s->rows = sli_calloc(SLI_TAG_SCRATCH, (size_t)(SLI_SUM_ROWS * most), sizeof *s->rows);
-    s->tree = s->tree_rows > 0 ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(s->info->n_layers * s->tree_rows * most), sizeof *s->tree) : NULL;
+    s->tree = s->tree_rows > 0
+                  ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(s->info->n_layers * s->tree_rows * most), sizeof *s->tree)
+                  : NULL;
     if (s->n_rows == NULL || s->rows == NULL || (s->tree_rows > 0 && s->tree == NULL))
-        return sl_fail(err, SL_E_NO_MEMORY, "no memory for the column sums of %" PRId64 " rows", s->tree_rows + SLI_SUM_ROWS);
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for the column sums of %" PRId64 " rows",
+                       s->tree_rows + SLI_SUM_ROWS);
     return SL_OK;
 }
 
@@ -100,7 +111,9 @@ sl_status sli_sums_create(sli_network *net, int32_t max_seqs, sl_error *err) {
     sli_sums *s = sli_alloc(SLI_TAG_SCRATCH, sizeof *s);
     if (s == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for column sums");
-    *s = (sli_sums){.info = net->info, .n_policies = net->n_policies, .max_seqs = max_seqs,
+    *s = (sli_sums){.info = net->info,
+                    .n_policies = net->n_policies,
+                    .max_seqs = max_seqs,
                     .stride = net->limits.max_context + SL_MAX_TREE_NODES};
     int64_t L = net->info->n_layers;
     uint32_t stages = 0;
@@ -108,7 +121,9 @@ sl_status sli_sums_create(sli_network *net, int32_t max_seqs, sl_error *err) {
     s->heads = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *s->heads);
     s->block = sli_calloc(SLI_TAG_SCRATCH, (size_t)max_seqs, sizeof *s->block);
     s->known = sli_calloc(SLI_TAG_SCRATCH, (size_t)(max_seqs * s->n_policies), sizeof *s->known);
-    sl_status status = s->wants && s->heads && s->block && s->known ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory for column sums");
+    sl_status status = s->wants && s->heads && s->block && s->known
+                           ? SL_OK
+                           : sl_fail(err, SL_E_NO_MEMORY, "no memory for column sums");
     if (status >= 0)
         status = ask_policies(net, s, &stages, err);
     if (status >= 0 && stages != 0)
@@ -123,7 +138,8 @@ sl_status sli_sums_create(sli_network *net, int32_t max_seqs, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- sequences -------------------------------------------------------------------------------------------------------- */
+/* ---- sequences
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void clear(const sli_sums *s, int32_t seq, int32_t policy, int64_t counted) {
     for (int32_t l = 0; l < s->info->n_layers; l++)
@@ -210,7 +226,8 @@ void sli_sums_edit(sli_network *net, const sl_kv_edit *e, const int64_t *n_rows)
         }
 }
 
-const float *sli_sums_of(const sli_network *net, int32_t policy, int32_t layer, int32_t seq, int32_t *heads, int64_t *stride) {
+const float *sli_sums_of(const sli_network *net, int32_t policy, int32_t layer, int32_t seq, int32_t *heads,
+                         int64_t *stride) {
     const sli_sums *s = net->sums;
     *heads = 0, *stride = 0;
     if (!is_open(s, seq) || want_of(s, policy, layer)->last_rows == 0 || known_of(s, seq, policy)->lost)
@@ -225,7 +242,8 @@ void sli_sums_chosen(sli_network *net, int32_t policy, int32_t seq) {
         clear(net->sums, seq, policy, known_of(net->sums, seq, policy)->counted);
 }
 
-/* ---- the step ----------------------------------------------------------------------------------------------------------- */
+/* ---- the step
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static int wants_row(const sli_sums *s, const sli_pass *pass, int32_t policy, int32_t layer, int32_t row) {
     const sl_batch *b = pass->batch;
@@ -270,8 +288,8 @@ void sli_sums_ask(sli_network *net, sl_attend *args) {
 
 /* Adds the probabilities [heads, stride] of one row. n_committed [K]; path: staged rows that became slots behind them;
  * NULL: the first n_staged, as they are. */
-static void add_row(const sli_sums *s, float *sums, const float *row, int32_t layer, const int64_t *n_committed, const int32_t *path,
-                    int64_t n_staged) {
+static void add_row(const sli_sums *s, float *sums, const float *row, int32_t layer, const int64_t *n_committed,
+                    const int32_t *path, int64_t n_staged) {
     int32_t G = s->heads[layer] / s->info->layers[layer]->n_kv_heads;
     for (int32_t h = 0; h < s->heads[layer]; h++, sums += s->stride, row += s->stride) {
         int64_t n = n_committed[h / G];
@@ -301,8 +319,8 @@ void sli_sums_take(sli_network *net, const sli_pass *pass, int32_t row, const sl
         for (int32_t p = 0; p < s->n_policies; p++) {
             if (!wants_row(s, pass, p, args->layer, row + i))
                 continue;
-            add_row(s, s->block[seq] + want_of(s, p, args->layer)->offset, args->colsum + i * floats, args->layer, s->n_rows, NULL,
-                    row + i - b->row_begin[at] + 1);
+            add_row(s, s->block[seq] + want_of(s, p, args->layer)->offset, args->colsum + i * floats, args->layer,
+                    s->n_rows, NULL, row + i - b->row_begin[at] + 1);
             known *k = known_of(s, seq, p);
             int64_t counted = b->token_index[row + i] + 1;
             k->counted = counted > k->counted ? counted : k->counted;
@@ -325,8 +343,8 @@ sl_status sli_sums_commit(sli_network *net, const sl_commit *c) {
             SL_TRY(rows_of(net, l, seq));
             for (int32_t p = 0; p < s->n_policies; p++)
                 for (int32_t i = 0; (want_of(s, p, l)->stages & SL_STAGE_VERIFY) && i < n_path; i++)
-                    add_row(s, s->block[seq] + want_of(s, p, l)->offset, tree_row(s, b, l, b->row_begin[at] + path[i]), l, s->n_rows, path,
-                            i + 1);
+                    add_row(s, s->block[seq] + want_of(s, p, l)->offset, tree_row(s, b, l, b->row_begin[at] + path[i]),
+                            l, s->n_rows, path, i + 1);
         }
         for (int32_t p = 0; p < s->n_policies; p++)
             known_of(s, seq, p)->counted = b->n_past[at] + n_path;

@@ -28,7 +28,8 @@ void sli_sums_imported(sli_network *net, int32_t seq);
 /* The rows of a layer are about to be edited. n_rows [K] as before. */
 void sli_sums_edit(sli_network *net, const sl_kv_edit *edit, const int64_t *n_rows);
 /* Sums [heads, stride] of a layer for a policy; NULL when it asked for none or they were lost in a cut. */
-const float *sli_sums_of(const sli_network *net, int32_t policy, int32_t layer, int32_t seq, int32_t *heads, int64_t *stride);
+const float *sli_sums_of(const sli_network *net, int32_t policy, int32_t layer, int32_t seq, int32_t *heads,
+                         int64_t *stride);
 /* The policy has chosen: sums over a window begin anew. */
 void sli_sums_chosen(sli_network *net, int32_t policy, int32_t seq);
 

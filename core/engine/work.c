@@ -62,7 +62,9 @@ static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_
 }
 
 /* Does the item end in front of the head? Then its result is the residual. */
-static int ends_early(const sli_network *net, const sl_work *w) { return w->exit_layer > 0 && w->exit_layer < net->info->n_layers; }
+static int ends_early(const sli_network *net, const sl_work *w) {
+    return w->exit_layer > 0 && w->exit_layer < net->info->n_layers;
+}
 
 /* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. */
 static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n,
@@ -75,7 +77,8 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
         const sl_work *w = works[i];
         const sl_tree *tree = NULL;
         if (w->parent != NULL) { /* alone in its batch: see sli_engine_work */
-            trees[0] = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = w->token, .parent = w->parent, .n_nodes = w->n_rows};
+            trees[0] = (sl_tree){
+                .struct_size = SL_SIZE(sl_tree), .token = w->token, .parent = w->parent, .n_nodes = w->n_rows};
             tree = &trees[0];
         }
         uint32_t stage = tree != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
@@ -83,8 +86,11 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
     }
     SL_TRY(sli_network_begin(net, &b->view, err));
     const sl_work *w = works[0];
-    sli_pass pass = {.batch = &b->view, .hidden = w->rows_kind == SL_WORK_IDS ? NULL : w->embeddings,
-                     .attn_layers = w->attn_layers, .ffn_layers = w->ffn_layers, .enter_layer = w->enter_layer,
+    sli_pass pass = {.batch = &b->view,
+                     .hidden = w->rows_kind == SL_WORK_IDS ? NULL : w->embeddings,
+                     .attn_layers = w->attn_layers,
+                     .ffn_layers = w->ffn_layers,
+                     .enter_layer = w->enter_layer,
                      .exit_layer = w->exit_layer > 0 ? w->exit_layer : 0};
     SL_TRY(sli_network_forward(net, &pass, err));
     if (hidden != NULL)
@@ -139,7 +145,8 @@ static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err
     return SL_OK;
 }
 
-sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err) {
+sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results,
+                          sl_error *err) {
     int32_t used_logits = 0;
     int64_t used_hidden = 0;
     for (int i = 0; i < n; i++) {
@@ -166,8 +173,8 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             const sl_work *w = works[j];
             if (results[j].status < 0)
                 break;
-            if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model || w->kv != batch[0]->kv ||
-                              w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, batch[0])))
+            if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model ||
+                              w->kv != batch[0]->kv || w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, batch[0])))
                 break;
             int repeated = 0;
             for (int m = 0; m < count; m++)
@@ -195,9 +202,10 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             else if (status >= 0 && w->n_rows > net->limits.max_rows)
                 status = SL_E_RANGE;
             if (status < 0)
-                return status == SL_E_RANGE ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",
-                                                      (long long)w->begin, w->n_rows, w->seq)
-                                            : status;
+                return status == SL_E_RANGE
+                           ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",
+                                     (long long)w->begin, w->n_rows, w->seq)
+                           : status;
             if (want > 0)
                 results[j].logits = e->work_logits + (int64_t)used_logits * net->info->vocab;
             used_logits += want;

@@ -24,8 +24,8 @@ static int open_engine(void **state) {
     }
     expected = malloc(sizeof *expected * N * (size_t)engine->target.info->vocab);
     sluice_session *s = NULL;
-    int status = expected == NULL || sluice_session_open(engine, &s, &err) < 0 || sluice_session_append(s, prompt, N, &err) < 0 ||
-                 sluice_logits(s, N, expected, &err) < 0;
+    int status = expected == NULL || sluice_session_open(engine, &s, &err) < 0 ||
+                 sluice_session_append(s, prompt, N, &err) < 0 || sluice_logits(s, N, expected, &err) < 0;
     sluice_session_close(s);
     return status ? -1 : 0;
 }
@@ -38,8 +38,15 @@ static int close_engine(void **state) {
 }
 
 static sl_work item(void) {
-    return (sl_work){.struct_size = SL_SIZE(sl_work), .token = prompt, .n_rows = N, .seq = session->id, .exit_layer = -1,
-                     .rows_kind = SL_WORK_IDS, .kv = SL_WORK_KV_SCRATCH, .when = SL_WORK_IN_STEP, .logits = SL_WORK_LOGITS_ALL};
+    return (sl_work){.struct_size = SL_SIZE(sl_work),
+                     .token = prompt,
+                     .n_rows = N,
+                     .seq = session->id,
+                     .exit_layer = -1,
+                     .rows_kind = SL_WORK_IDS,
+                     .kv = SL_WORK_KV_SCRATCH,
+                     .when = SL_WORK_IN_STEP,
+                     .logits = SL_WORK_LOGITS_ALL};
 }
 
 static sl_work_result run(const sl_work *w) {
@@ -73,7 +80,13 @@ static void two_ranges_equal_one(void **state) {
     float *hidden = malloc(sizeof *hidden * (size_t)(N * E));
     assert_non_null(hidden);
     memcpy(hidden, r.hidden, sizeof *hidden * (size_t)(N * E));
-    sl_tensor rows = {.struct_size = SL_SIZE(sl_tensor), .data = hidden, .shape = {N, E}, .stride = {E, 1}, .align = 16, .dtype = SL_F32, .ndim = 2};
+    sl_tensor rows = {.struct_size = SL_SIZE(sl_tensor),
+                      .data = hidden,
+                      .shape = {N, E},
+                      .stride = {E, 1},
+                      .align = 16,
+                      .dtype = SL_F32,
+                      .ndim = 2};
     sl_work second = item();
     second.token = NULL;
     second.rows_kind = SL_WORK_HIDDEN;

@@ -1,5 +1,6 @@
 /* The trained model `small` and its draft, against transformers: perplexity of a held-out book, retrieval, speculation.
- * Needs the folder of models and texts (./check --with-shared DIR); skipped without it. Runs the command, as a user would. */
+ * Needs the folder of models and texts (./check --with-shared DIR); skipped without it. Runs the command, as a user
+ * would. */
 #include "sl_test.h"
 
 #include <jansson.h>
@@ -67,7 +68,8 @@ static int write_book(void **state) {
     int found = 0;
     while (in != NULL && out != NULL && !found && getline(&line, &cap, in) > 0) {
         json_t *row = json_loads(line, 0, NULL);
-        const char *title = json_string_value(json_object_get(row, "title")), *text = json_string_value(json_object_get(row, "text"));
+        const char *title = json_string_value(json_object_get(row, "title")),
+                   *text = json_string_value(json_object_get(row, "text"));
         if (title != NULL && text != NULL && strcmp(title, "Heart of Darkness") == 0)
             found = fputs(text, out) >= 0;
         json_decref(row);
@@ -105,7 +107,8 @@ static void perplexity_equals_transformers(void **state) {
     for (int i = 0; i < n; i++)
         expected += json_number_value(json_array_get(rows, (size_t)i));
     expected = exp(expected / (n * 2047.0));
-    snprintf(arguments, sizeof arguments, "eval ppl -m %s/models/small --text %s --context 2048 --windows %d", shared, book, n);
+    snprintf(arguments, sizeof arguments, "eval ppl -m %s/models/small --text %s --context 2048 --windows %d", shared,
+             book, n);
     json_t *got = run_json(arguments);
     double ppl = number(got, "ppl");
     printf("# perplexity %.6f, transformers %.6f, %d windows\n", ppl, expected, n);
@@ -119,8 +122,9 @@ static void retrieval_works(void **state) {
     (void)state;
     static const int answers[] = {60, 180, 2000};
     char arguments[2048];
-    snprintf(arguments, sizeof arguments, "eval retrieval -m %s/models/small --text %s --length 4096 --answers %d --mode forced",
-             test_shared_dir(), book, answers[test_length()]);
+    snprintf(arguments, sizeof arguments,
+             "eval retrieval -m %s/models/small --text %s --length 4096 --answers %d --mode forced", test_shared_dir(),
+             book, answers[test_length()]);
     json_t *got = run_json(arguments);
     printf("# retrieval: %.0f of %.0f answer tokens right\n", number(got, "tokens_right"), number(got, "tokens"));
     assert_true(number(got, "tokens") >= answers[test_length()]);
@@ -138,8 +142,10 @@ static void draft_changes_nothing(void **state) {
     close(fd);
     const char *prompt = "The captain looked at the sea for a long time before he spoke";
     char *plain = run_command("run -m %s/models/small -p '%s' -n 48 -q", shared, prompt);
-    char *drafted = run_command("run -m %s/models/small -p '%s' -n 48 -q --set speculation.plugin=sps --set draft.model.path=%s/models/draft "
-                                "--stats %s", shared, prompt, shared, stats);
+    char *drafted = run_command(
+        "run -m %s/models/small -p '%s' -n 48 -q --set speculation.plugin=sps --set draft.model.path=%s/models/draft "
+        "--stats %s",
+        shared, prompt, shared, stats);
     assert_string_equal(plain, drafted);
     json_t *s = json_load_file(stats, 0, NULL);
     assert_non_null(s);

@@ -1,5 +1,5 @@
-/* The attend operation: turns views, masks, trees and row sets into ordered key lists for the kernel, and splits the work
- * over workers by KV head and tiles of rows. */
+/* The attend operation: turns views, masks, trees and row sets into ordered key lists for the kernel, and splits the
+ * work over workers by KV head and tiles of rows. */
 #include "cpu_ops.h"
 
 #include <string.h>
@@ -16,9 +16,9 @@ typedef struct job {
     const sl_batch *batch;
     int64_t n_rows, H, K, D, Dv, G;
     int64_t tile;
-    int64_t n_tiles;  /* over all sequences */
+    int64_t n_tiles;           /* over all sequences */
     int32_t first_seq, n_seqs; /* places that have active rows */
-    int apart;        /* query heads one by one in the column sums */
+    int apart;                 /* query heads one by one in the column sums */
 } job;
 
 static int32_t row_at(const sl_rows *rows, int64_t i) { return rows->index != NULL ? rows->index[i] : (int32_t)i; }
@@ -33,7 +33,8 @@ static void rows_of(const job *j, int32_t at, int64_t *begin, int64_t *end) {
     *end = *end > j->n_rows ? j->n_rows : *end;
 }
 
-/* ---- which keys ------------------------------------------------------------------------------------------------------ */
+/* ---- which keys
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* First committed slot whose token index is at least `token`. */
 static int64_t slot_of_token(const sl_segment *s, int64_t token) {
@@ -52,8 +53,10 @@ static int64_t slot_of_token(const sl_segment *s, int64_t token) {
     return lo;
 }
 
-/* Staged rows that row r (of the sequence at place `at`) sees, as slots in token order: ancestors, or all up to itself. */
-static int64_t staged_slots(const job *j, const sl_segment *s, int32_t at, int32_t r, int64_t from_token, int32_t *out) {
+/* Staged rows that row r (of the sequence at place `at`) sees, as slots in token order: ancestors, or all up to itself.
+ */
+static int64_t staged_slots(const job *j, const sl_segment *s, int32_t at, int32_t r, int64_t from_token,
+                            int32_t *out) {
     const sl_batch *b = j->batch;
     const sl_tree *tree = b->tree[at];
     int32_t first = b->row_begin[at];
@@ -82,7 +85,9 @@ static slk_visible visible(const job *j, const sl_segment *s, int32_t at, int64_
     int64_t lo = from > 0 && !s->visible_to_all ? slot_of_token(s, from) : 0;
     slk_visible out = {.slots = buffer};
     if (set != NULL) {
-        int64_t unit = set->per_row ? i : at, group = set->n_groups == 1 ? 0 : set->n_groups == j->K ? head / j->G : head;
+        int64_t unit = set->per_row ? i : at, group = set->n_groups == 1      ? 0
+                                                      : set->n_groups == j->K ? head / j->G
+                                                                              : head;
         const int64_t *list = &set->list_begin[unit * set->n_groups + group];
         for (int64_t k = list[0]; k < list[1]; k++)
             if (set->token[k] >= lo)
@@ -119,9 +124,11 @@ static slk_visible visible(const job *j, const sl_segment *s, int32_t at, int64_
     return out;
 }
 
-/* ---- one work item ----------------------------------------------------------------------------------------------------- */
+/* ---- one work item
+ * ----------------------------------------------------------------------------------------------------- */
 
-static slk_paged pages_of(const void *const *pages, sl_dtype dtype, int64_t row_stride, int64_t head_stride, int64_t head) {
+static slk_paged pages_of(const void *const *pages, sl_dtype dtype, int64_t row_stride, int64_t head_stride,
+                          int64_t head) {
     int64_t element = sl_dtype_bits(dtype) / 8;
     return (slk_paged){pages, head * head_stride / element, row_stride / element, dtype};
 }
@@ -138,8 +145,8 @@ static int counts(const job *j, int64_t row) {
 }
 
 /* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head, one segment. */
-static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_t begin, int64_t end, int64_t head, int64_t g, float *o,
-                           float *lse, int64_t o_row, int64_t lse_row, int32_t worker) {
+static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_t begin, int64_t end, int64_t head,
+                           int64_t g, float *o, float *lse, int64_t o_row, int64_t lse_row, int32_t worker) {
     const sl_attend *a = j->a;
     char *scratch = j->ctx->worker_scratch[worker];
     int32_t *slots = (int32_t *)(scratch + j->ctx->slots_offset);
@@ -191,11 +198,13 @@ static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_
 }
 
 /* All public segments that hold this KV head; the parts of more than one are joined by their log-sum-exp. */
-static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, int64_t head, int64_t g, int32_t worker) {
+static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, int64_t head, int64_t g,
+                         int32_t worker) {
     const sl_seq_view *view = j->a->view->seqs[at];
     float *o = (float *)j->a->o.data + (begin * j->H + head) * j->Dv;
     float *lse = j->a->lse != NULL ? j->a->lse + begin * j->H + head : NULL;
-    float *part_o = (float *)((char *)j->ctx->worker_scratch[worker] + j->ctx->part_offset), *part_lse = part_o + TILE * j->H * j->Dv;
+    float *part_o = (float *)((char *)j->ctx->worker_scratch[worker] + j->ctx->part_offset),
+          *part_lse = part_o + TILE * j->H * j->Dv;
     float *first_lse = part_lse + TILE * j->H;
     int n_public = 0, seen = 0;
     int64_t kv_head = head / j->G;
@@ -216,8 +225,8 @@ static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, i
         attend_segment(j, s, at, begin, end, head, g, part_o, part_lse, g * j->Dv, g, worker);
         for (int64_t i = 0; i < end - begin; i++)
             for (int64_t h = 0; h < g; h++)
-                j->ctx->kernels->lse_merge(o + (i * j->H + h) * j->Dv, &lse[i * lse_row + h], part_o + (i * g + h) * j->Dv, &part_lse[i * g + h],
-                                           1, j->Dv);
+                j->ctx->kernels->lse_merge(o + (i * j->H + h) * j->Dv, &lse[i * lse_row + h],
+                                           part_o + (i * g + h) * j->Dv, &part_lse[i * g + h], 1, j->Dv);
     }
 }
 
@@ -270,7 +279,8 @@ static sl_status check_colsum(const sl_attend *a) {
 
 /* Can these kernels read the view? */
 static sl_status check(const sl_attend *a) {
-    if (a->rows->n < 1 || a->q.ndim != 3 || a->o.ndim != 3 || a->mask->n_spans > 0 || a->mask->base != SL_MASK_CAUSAL || a->softcap != 0)
+    if (a->rows->n < 1 || a->q.ndim != 3 || a->o.ndim != 3 || a->mask->n_spans > 0 || a->mask->base != SL_MASK_CAUSAL ||
+        a->softcap != 0)
         return SL_E_UNIMPLEMENTED;
     for (int32_t i = 0; i < a->view->n_seqs; i++)
         for (int32_t k = 0; k < a->view->seqs[i]->n_segments; k++) {
@@ -284,7 +294,13 @@ static sl_status check(const sl_attend *a) {
 sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
     SL_TRY(check(a));
     sli_ops_context *ctx = sli_ops_context_of(host);
-    job j = {.ctx = ctx, .host = host, .a = a, .batch = a->rows->batch, .n_rows = a->rows->n, .H = a->q.shape[1], .D = a->q.shape[2],
+    job j = {.ctx = ctx,
+             .host = host,
+             .a = a,
+             .batch = a->rows->batch,
+             .n_rows = a->rows->n,
+             .H = a->q.shape[1],
+             .D = a->q.shape[2],
              .Dv = a->o.shape[2],
              .tile = a->view->slots != NULL || (a->want & SL_WANT_COLSUM) ? 1 : TILE};
     const sl_seq_view *any = a->view->seqs[0];

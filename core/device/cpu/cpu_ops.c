@@ -14,12 +14,14 @@ enum {
     MAX_ROPE_HALF = 256        /* rotating heads of up to 512 dimensions */
 };
 
-/* ---- context ---------------------------------------------------------------------------------------------------------- */
+/* ---- context
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 sl_status sli_ops_create(sli_ops_context *ctx, sli_pool *pool, uint32_t isa, const sli_ops_shapes *s) {
-    *ctx = (sli_ops_context){.kernels = slk_kernels_for(isa), .pool = pool, .n_workers = sli_pool_workers(pool), .max_keys = s->keys};
+    *ctx = (sli_ops_context){
+        .kernels = slk_kernels_for(isa), .pool = pool, .n_workers = sli_pool_workers(pool), .max_keys = s->keys};
     int64_t tile = SLI_ATTEND_TILE, slots = tile * SL_MAX_TREE_NODES > s->keys ? tile * SL_MAX_TREE_NODES : s->keys;
     ctx->slots_offset = padded(slk_attend_scratch_bytes(s->group, s->head_dim, s->head_dim));
     ctx->part_offset = ctx->slots_offset + padded((slots + SL_MAX_TREE_NODES) * (int64_t)sizeof(int32_t));
@@ -46,7 +48,8 @@ void sli_ops_destroy(sli_ops_context *ctx) {
     ctx->x_bf16 = NULL;
 }
 
-/* ---- linears ------------------------------------------------------------------------------------------------------------ */
+/* ---- linears
+ * ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct gemm_job {
     const slk_kernels *kernels;
@@ -72,12 +75,22 @@ static const float *data_or_null(const sl_tensor *t) { return t != NULL ? t->dat
 static int is_rows(const sl_tensor *t) { return t->ndim == 2 && t->dtype == SL_F32 && t->stride[1] == 1; }
 
 /* x, y and epilogue of a product with a matrix [n, k]; 0 when they do not fit it. */
-static int fill(slk_gemm *p, const sl_tensor *x, sl_tensor *y, const sl_tensor *bias, const sl_tensor *residual, int64_t n, int64_t k) {
+static int fill(slk_gemm *p, const sl_tensor *x, sl_tensor *y, const sl_tensor *bias, const sl_tensor *residual,
+                int64_t n, int64_t k) {
     if (!is_rows(x) || !is_rows(y) || x->shape[1] != k || y->shape[1] != n || x->shape[0] != y->shape[0] ||
         (residual != NULL && (!is_rows(residual) || residual->shape[0] != y->shape[0] || residual->shape[1] != n)))
         return 0;
-    *p = (slk_gemm){.x = x->data, .ldx = x->stride[0], .x_dtype = SL_F32, .y = y->data, .ldy = y->stride[0], .T = x->shape[0], .N = n, .K = k,
-                    .bias = data_or_null(bias), .residual = data_or_null(residual), .ldr = residual != NULL ? residual->stride[0] : 0};
+    *p = (slk_gemm){.x = x->data,
+                    .ldx = x->stride[0],
+                    .x_dtype = SL_F32,
+                    .y = y->data,
+                    .ldy = y->stride[0],
+                    .T = x->shape[0],
+                    .N = n,
+                    .K = k,
+                    .bias = data_or_null(bias),
+                    .residual = data_or_null(residual),
+                    .ldr = residual != NULL ? residual->stride[0] : 0};
     return 1;
 }
 
@@ -102,7 +115,8 @@ static sl_status op_gemm(const sl_host *host, const sl_op_gemm *a) {
     return SL_OK;
 }
 
-/* ---- packed weights ------------------------------------------------------------------------------------------------------ */
+/* ---- packed weights
+ * ------------------------------------------------------------------------------------------------------ */
 
 static slk_q_format format_of(const sl_q_format *f) {
     return (slk_q_format){f->bits, (uint32_t)(f->group >= f->k ? 0 : f->group), f->asymmetric};
@@ -122,12 +136,16 @@ static sl_status op_q_pack(const sl_host *host, const sl_q_format *f, const sl_t
     (void)host;
     slk_q_format q = format_of(f);
     if (op_q_bytes(f) == 0)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "no packed format of %u bits in groups of %lld for a matrix [%lld, %lld]", f->bits,
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "no packed format of %u bits in groups of %lld for a matrix [%lld, %lld]", f->bits,
                        (long long)f->group, (long long)f->n, (long long)f->k);
-    if (w->ndim != 2 || w->shape[0] != f->n || w->shape[1] != f->k || (w->dtype != SL_F32 && w->dtype != SL_F16 && w->dtype != SL_BF16))
-        return sl_fail(err, SL_E_INVALID, "the matrix to be packed must be [%lld, %lld] of f32, f16 or bf16", (long long)f->n, (long long)f->k);
+    if (w->ndim != 2 || w->shape[0] != f->n || w->shape[1] != f->k ||
+        (w->dtype != SL_F32 && w->dtype != SL_F16 && w->dtype != SL_BF16))
+        return sl_fail(err, SL_E_INVALID, "the matrix to be packed must be [%lld, %lld] of f32, f16 or bf16",
+                       (long long)f->n, (long long)f->k);
     float *row = sli_calloc(SLI_TAG_SCRATCH, (size_t)f->k, sizeof *row);
-    sl_status s = row != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory to pack a row of %lld weights", (long long)f->k);
+    sl_status s =
+        row != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory to pack a row of %lld weights", (long long)f->k);
     int64_t bytes = sl_dtype_bits(w->dtype) / 8;
     for (int64_t n = 0; s >= 0 && n < f->n; n++) {
         widen(row, (const char *)w->data + n * w->stride[0] * bytes, w->dtype, f->k);
@@ -160,7 +178,8 @@ static sl_status op_qgemm(const sl_host *host, const sl_op_qgemm *a) {
     return SL_OK;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Work on rows, split when there is enough of it. */
 static void by_rows(const sl_host *host, int64_t n, int64_t width, sl_range_fn fn, void *user) {
@@ -194,7 +213,13 @@ static sl_status op_norm(const sl_host *host, const sl_op_norm *a) {
     if (!sl_tensor_is_contiguous(a->x) || !sl_tensor_is_contiguous(a->y) || a->w->shape[0] != width)
         return SL_E_INVALID;
     norm_job job = {sli_ops_context_of(host)->kernels->rmsnorm,
-                    {.x = a->x->data, .y = a->y->data, .w = a->w->data, .ldx = width, .ldy = width, .n = width, .eps = (float)a->eps}};
+                    {.x = a->x->data,
+                     .y = a->y->data,
+                     .w = a->w->data,
+                     .ldx = width,
+                     .ldy = width,
+                     .n = width,
+                     .eps = (float)a->eps}};
     by_rows(host, n, width, norm_range, &job);
     return SL_OK;
 }
@@ -214,18 +239,26 @@ static void rope_range(void *user, int64_t begin, int64_t end, int32_t worker) {
         int64_t at = (int64_t)j->a->position[i];
         for (int64_t k = 0; j->a->inverse && k < half; k++)
             back[k] = -r->sin[at * half + k];
-        slk_rope p = {.x = (float *)j->a->x->data + i * heads * dim, .ldx = heads * dim, .ld_head = dim, .cos_row = r->cos + at * half,
-                      .sin_row = j->a->inverse ? back : r->sin + at * half, .ld_trig = half, .heads = heads, .n_rot = r->dims,
+        slk_rope p = {.x = (float *)j->a->x->data + i * heads * dim,
+                      .ldx = heads * dim,
+                      .ld_head = dim,
+                      .cos_row = r->cos + at * half,
+                      .sin_row = j->a->inverse ? back : r->sin + at * half,
+                      .ld_trig = half,
+                      .heads = heads,
+                      .n_rot = r->dims,
                       .interleaved = r->style == SL_ROPE_INTERLEAVED};
         j->fn(&p, 0, 1);
     }
 }
 
 static sl_status op_rope(const sl_host *host, const sl_op_rope *a) {
-    if (a->x->ndim != 3 || !sl_tensor_is_contiguous(a->x) || a->rope->style == SL_ROPE_NONE || a->rope->dims > 2 * MAX_ROPE_HALF)
+    if (a->x->ndim != 3 || !sl_tensor_is_contiguous(a->x) || a->rope->style == SL_ROPE_NONE ||
+        a->rope->dims > 2 * MAX_ROPE_HALF)
         return SL_E_INVALID;
     for (int64_t i = 0; i < a->x->shape[0]; i++) /* tables hold whole positions */
-        if (!(a->position[i] >= 0) || a->position[i] >= (float)a->rope->n_positions || a->position[i] != (float)(int64_t)a->position[i])
+        if (!(a->position[i] >= 0) || a->position[i] >= (float)a->rope->n_positions ||
+            a->position[i] != (float)(int64_t)a->position[i])
             return SL_E_RANGE;
     rope_job job = {sli_ops_context_of(host)->kernels->rope, a};
     by_rows(host, a->x->shape[0], a->x->shape[1] * a->x->shape[2], rope_range, &job);
@@ -244,12 +277,19 @@ static void act_range(void *user, int64_t begin, int64_t end, int32_t worker) {
 }
 
 static sl_status op_act_mul(const sl_host *host, const sl_op_act_mul *a) {
-    if (!sl_tensor_is_contiguous(a->gate) || !sl_tensor_is_contiguous(a->up) || !sl_tensor_is_contiguous(a->y) || a->act > SL_ACT_GELU_TANH)
+    if (!sl_tensor_is_contiguous(a->gate) || !sl_tensor_is_contiguous(a->up) || !sl_tensor_is_contiguous(a->y) ||
+        a->act > SL_ACT_GELU_TANH)
         return SL_E_INVALID;
     const slk_kernels *k = sli_ops_context_of(host)->kernels;
     int64_t width = a->gate->shape[a->gate->ndim - 1];
     act_job job = {a->act == SL_ACT_SILU ? k->silu_mul : k->gelu_mul,
-                   {.gate = a->gate->data, .up = a->up->data, .y = a->y->data, .ld_gate = width, .ld_up = width, .ldy = width, .n = width}};
+                   {.gate = a->gate->data,
+                    .up = a->up->data,
+                    .y = a->y->data,
+                    .ld_gate = width,
+                    .ld_up = width,
+                    .ldy = width,
+                    .n = width}};
     by_rows(host, count_rows(a->gate), width, act_range, &job);
     return SL_OK;
 }
@@ -258,16 +298,19 @@ static sl_status op_topk(const sl_host *host, const sl_op_topk *a) {
     if (a->k < 1 || a->k > a->n)
         return SL_E_RANGE;
     for (int64_t r = 0; r < a->rows; r++)
-        sli_ops_context_of(host)->kernels->topk(a->x + r * a->stride, a->n, a->k, a->value != NULL ? a->value + r * a->k : NULL, a->id + r * a->k);
+        sli_ops_context_of(host)->kernels->topk(a->x + r * a->stride, a->n, a->k,
+                                                a->value != NULL ? a->value + r * a->k : NULL, a->id + r * a->k);
     return SL_OK;
 }
 
 static sl_status op_lse_merge(const sl_host *host, const sl_op_lse_merge *a) {
-    sli_ops_context_of(host)->kernels->lse_merge(a->o->data, a->lse, a->o2->data, a->lse2, a->o->shape[0] * a->o->shape[1], a->o->shape[2]);
+    sli_ops_context_of(host)->kernels->lse_merge(a->o->data, a->lse, a->o2->data, a->lse2,
+                                                 a->o->shape[0] * a->o->shape[1], a->o->shape[2]);
     return SL_OK;
 }
 
-/* ---- dtypes ---------------------------------------------------------------------------------------------------------------- */
+/* ---- dtypes
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Conversions are exact or round to nearest even on every instruction set, so the best one serves all engines. */
 static const slk_kernels *best(void) {

@@ -24,7 +24,7 @@ typedef struct sli_ops_context {
     char **worker_scratch; /* [n_workers] of the kernel, then slots, partial results and scores */
     int64_t slots_offset, part_offset, scores_offset;
     int64_t max_keys;
-    uint16_t *x_bf16;      /* [rows, width] inputs rounded for bf16 products */
+    uint16_t *x_bf16; /* [rows, width] inputs rounded for bf16 products */
     int64_t x_bf16_cap;
     int32_t n_workers;
 } sli_ops_context;

@@ -30,8 +30,9 @@ static int widen(void *array, int64_t n, size_t size) {
 /* Makes ids for n more pages. */
 static int widen_all(paged_pool *pool, int64_t n) {
     int64_t total = pool->n_ids + n;
-    if (total > INT32_MAX || !widen(&pool->base, total, sizeof *pool->base) || !widen(&pool->refs, total, sizeof *pool->refs) ||
-        !widen(&pool->free_list, total, sizeof *pool->free_list) || !widen(&pool->idle, total, sizeof *pool->idle))
+    if (total > INT32_MAX || !widen(&pool->base, total, sizeof *pool->base) ||
+        !widen(&pool->refs, total, sizeof *pool->refs) || !widen(&pool->free_list, total, sizeof *pool->free_list) ||
+        !widen(&pool->idle, total, sizeof *pool->idle))
         return 0;
     for (int32_t id = (int32_t)total - 1; id >= pool->n_ids; id--) {
         pool->base[id] = NULL;

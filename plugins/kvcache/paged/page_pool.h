@@ -8,10 +8,10 @@ typedef struct paged_pool {
     const sl_host *host;
     const sl_mem *mem;
     int64_t page_bytes;
-    char **base;         /* [n_ids] memory of each page; NULL: given back, the id waits in idle */
-    int32_t *refs;       /* [n_ids] */
-    int32_t *free_list;  /* [n_free] page ids, last one first */
-    int32_t *idle;       /* [n_idle] ids without memory */
+    char **base;        /* [n_ids] memory of each page; NULL: given back, the id waits in idle */
+    int32_t *refs;      /* [n_ids] */
+    int32_t *free_list; /* [n_free] page ids, last one first */
+    int32_t *idle;      /* [n_idle] ids without memory */
     int32_t n_ids, n_free, n_idle;
 } paged_pool;
 
@@ -24,7 +24,9 @@ sl_status paged_pool_add(paged_pool *pool, int64_t n);
 /* Gives free pages back to the host until at most `keep` are left. */
 void paged_pool_trim(paged_pool *pool, int64_t keep);
 
-static inline int64_t paged_pool_bytes(const paged_pool *pool) { return (pool->n_ids - pool->n_idle) * pool->page_bytes; }
+static inline int64_t paged_pool_bytes(const paged_pool *pool) {
+    return (pool->n_ids - pool->n_idle) * pool->page_bytes;
+}
 
 /* A free page with one reference, or -1. */
 int32_t paged_pool_take(paged_pool *pool);

@@ -1,8 +1,8 @@
 /* paged - a dense KV cache in pages that sequences share.
  *
- * As in "Efficient Memory Management for Large Language Model Serving with PagedAttention", arXiv 2309.06180, section 4:
- * a table of pages a sequence, reference counts, copy on write. A page holds `page` rows of every layer; the slot of a
- * token is its index, until a policy drops rows (paged_heads.c). What a prefix cache or preemption needs (hashing,
+ * As in "Efficient Memory Management for Large Language Model Serving with PagedAttention", arXiv 2309.06180, section
+ * 4: a table of pages a sequence, reference counts, copy on write. A page holds `page` rows of every layer; the slot of
+ * a token is its index, until a policy drops rows (paged_heads.c). What a prefix cache or preemption needs (hashing,
  * swapping) is the scheduler's and not here. */
 #include "paged.h"
 
@@ -14,7 +14,8 @@
 #include "sl_params.h"
 #include "sl_tensor.h"
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------------------------------
+ */
 
 static void lay_out(sl_instance *self) {
     int64_t bytes = 0, element = sl_dtype_bits(self->dtype) / 8;
@@ -115,20 +116,24 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     return SL_OK;
 }
 
-/* ---- pages of a sequence --------------------------------------------------------------------------------------------- */
+/* ---- pages of a sequence
+ * --------------------------------------------------------------------------------------------- */
 
 /* Pages that a sequence will hold when it has all tokens that were promised to it: dropped rows need none. */
 static int64_t wanted_pages(const sl_instance *self, const paged_sequence *s) {
-    return paged_pages_for(self, s->n_wanted > s->n_tokens ? s->n_wanted - s->n_tokens + paged_longest(s) : paged_longest(s));
+    return paged_pages_for(self,
+                           s->n_wanted > s->n_tokens ? s->n_wanted - s->n_tokens + paged_longest(s) : paged_longest(s));
 }
 
-/* Pages that a sequence may still ask for: those promised to it, and those shared ones into which its next rows fall. */
+/* Pages that a sequence may still ask for: those promised to it, and those shared ones into which its next rows fall.
+ */
 static int64_t promised(const sl_instance *self, const paged_sequence *s) {
     if (!s->is_open)
         return 0;
     int64_t more = wanted_pages(self, s) - s->n_pages;
     more = more > 0 ? more : 0;
-    for (int64_t i = paged_shortest(s) / self->page_rows; i <= paged_longest(s) / self->page_rows && i < s->n_pages; i++)
+    for (int64_t i = paged_shortest(s) / self->page_rows; i <= paged_longest(s) / self->page_rows && i < s->n_pages;
+         i++)
         more += self->pool.refs[s->pages[i]] > 1;
     return more;
 }
@@ -185,7 +190,8 @@ void paged_trim(sl_instance *self) {
     paged_pool_trim(&self->pool, keep);
 }
 
-/* ---- sequences --------------------------------------------------------------------------------------------------------- */
+/* ---- sequences
+ * --------------------------------------------------------------------------------------------------------- */
 
 static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {
     if (seq < 0 || seq >= self->limits.max_seqs || parent >= self->limits.max_seqs)
@@ -194,7 +200,8 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
     paged_sequence *s = &self->seqs[seq];
     const paged_sequence *p = parent >= 0 ? &self->seqs[parent] : NULL;
     if (s->is_open || (p != NULL && (!p->is_open || upto < 0 || upto > p->n_tokens)))
-        return sl_fail(err, SL_E_STATE, "paged: sequence %d cannot be opened from %d at %lld tokens", seq, parent, (long long)upto);
+        return sl_fail(err, SL_E_STATE, "paged: sequence %d cannot be opened from %d at %lld tokens", seq, parent,
+                       (long long)upto);
     s->n_tokens = s->n_pages = s->n_wanted = 0;
     if (p != NULL) {
         SL_TRY(paged_heads_fork(self, s, p, upto, err));
@@ -222,8 +229,8 @@ static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error
     paged_sequence *s = &self->seqs[seq];
     int64_t before = s->n_wanted;
     if (paged_pages_for(self, n_tokens) > self->max_pages)
-        return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context", (long long)n_tokens,
-                       (long long)(self->max_pages * self->page_rows));
+        return sl_fail(err, SL_E_RANGE, "paged: %lld rows are more than the %lld of the largest context",
+                       (long long)n_tokens, (long long)(self->max_pages * self->page_rows));
     if (n_tokens > before)
         s->n_wanted = n_tokens;
     sl_status status = paged_have_free(self, s, promised(self, s), err);
@@ -270,7 +277,8 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     return SL_OK;
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------------- */
+/* ---- a step
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static sl_status reserve(sl_instance *self, const sl_batch *batch, sl_error *err) {
     for (int32_t i = 0; i < batch->n_seqs; i++) {
@@ -318,8 +326,10 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
             paged_heads_append(self, s, args->layer, row - b->row_begin[at], k + i * p->k_width, v + i * p->v_width);
             continue;
         }
-        self->ops->convert(paged_row(self, s, slot, p->k_offset, p->k_row), self->dtype, k + i * p->k_width, SL_F32, p->k_width);
-        self->ops->convert(paged_row(self, s, slot, p->v_offset, p->v_row), self->dtype, v + i * p->v_width, SL_F32, p->v_width);
+        self->ops->convert(paged_row(self, s, slot, p->k_offset, p->k_row), self->dtype, k + i * p->k_width, SL_F32,
+                           p->k_width);
+        self->ops->convert(paged_row(self, s, slot, p->v_offset, p->v_row), self->dtype, v + i * p->v_width, SL_F32,
+                           p->v_width);
     }
 }
 
@@ -332,8 +342,8 @@ static sl_status append(sl_instance *self, const sl_kv_append *args) {
     return SL_OK;
 }
 
-static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows, const sl_rowset *tokens,
-                      const sl_view **out) {
+static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
+                      const sl_rowset *tokens, const sl_view **out) {
     (void)lane;
     const sl_batch *b = rows->batch;
     const paged_place *p = &self->places[layer];
@@ -371,7 +381,8 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
             .key_state = SL_KEYS_ROTATED,
         };
         self->segment_ptrs[first] = &self->segments[first];
-        self->seq_views[i] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first], b->n_past[i] + n_staged, 1, b->seq[i]};
+        self->seq_views[i] =
+            (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first], b->n_past[i] + n_staged, 1, b->seq[i]};
     }
     /* slot = token index, and n_committed + row for staged rows: row sets need no translation */
     self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, tokens, b->n_seqs, SL_SEGMENT_ROWS};
@@ -386,10 +397,10 @@ static void compact(sl_instance *self, paged_sequence *s, int64_t n_past, const 
             continue;
         for (int32_t l = 0; l < self->model->n_layers; l++) {
             const paged_place *p = &self->places[l];
-            memcpy(paged_row(self, s, n_past + i, p->k_offset, p->k_row), paged_row(self, s, n_past + path[i], p->k_offset, p->k_row),
-                   (size_t)p->k_row);
-            memcpy(paged_row(self, s, n_past + i, p->v_offset, p->v_row), paged_row(self, s, n_past + path[i], p->v_offset, p->v_row),
-                   (size_t)p->v_row);
+            memcpy(paged_row(self, s, n_past + i, p->k_offset, p->k_row),
+                   paged_row(self, s, n_past + path[i], p->k_offset, p->k_row), (size_t)p->k_row);
+            memcpy(paged_row(self, s, n_past + i, p->v_offset, p->v_row),
+                   paged_row(self, s, n_past + path[i], p->v_offset, p->v_row), (size_t)p->v_row);
         }
     }
 }
@@ -409,7 +420,8 @@ static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit 
     return SL_OK;
 }
 
-/* ---- export and import ------------------------------------------------------------------------------------------------------ */
+/* ---- export and import
+ * ------------------------------------------------------------------------------------------------------ */
 
 static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *err) {
     if (copy->layer < 0 || copy->layer >= self->model->n_layers || copy->seq < 0 || copy->seq >= self->limits.max_seqs)
@@ -419,9 +431,11 @@ static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *
     int64_t n = copy->end - copy->begin, element = sl_dtype_bits(copy->dtype) / 8;
     int is_import = copy->direction == SL_COPY_IMPORT;
     if (s->heads != NULL)
-        return sl_fail(err, SL_E_RANGE, "paged: rows of sequence %d were dropped by a policy; what is left is no range of tokens", copy->seq);
-    if (!s->is_open || copy->begin < 0 || n < 0 || copy->begin > s->n_tokens || (!is_import && copy->end > s->n_tokens) ||
-        copy->bytes < n * (p->k_width + p->v_width) * element)
+        return sl_fail(err, SL_E_RANGE,
+                       "paged: rows of sequence %d were dropped by a policy; what is left is no range of tokens",
+                       copy->seq);
+    if (!s->is_open || copy->begin < 0 || n < 0 || copy->begin > s->n_tokens ||
+        (!is_import && copy->end > s->n_tokens) || copy->bytes < n * (p->k_width + p->v_width) * element)
         return sl_fail(err, SL_E_RANGE, "paged: rows [%lld, %lld) of sequence %d cannot be copied through %lld bytes",
                        (long long)copy->begin, (long long)copy->end, copy->seq, (long long)copy->bytes);
     if (is_import) {
@@ -430,7 +444,8 @@ static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *
     }
     char *k = copy->buffer, *v = k + n * p->k_width * element;
     for (int64_t i = 0; i < n; i++) {
-        void *rows[2] = {paged_row(self, s, copy->begin + i, p->k_offset, p->k_row), paged_row(self, s, copy->begin + i, p->v_offset, p->v_row)};
+        void *rows[2] = {paged_row(self, s, copy->begin + i, p->k_offset, p->k_row),
+                         paged_row(self, s, copy->begin + i, p->v_offset, p->v_row)};
         void *dense[2] = {k + i * p->k_width * element, v + i * p->v_width * element};
         int64_t width[2] = {p->k_width, p->v_width};
         for (int j = 0; j < 2; j++)
@@ -442,7 +457,8 @@ static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *
     return SL_OK;
 }
 
-/* ---- the plugin ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the plugin
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static const sl_kv_store store = {
     .struct_size = SL_SIZE(sl_kv_store),
@@ -468,15 +484,17 @@ static const void *query(sl_instance *self, const char *id) {
 }
 
 static const char *const dtypes[] = {"auto", "f32", "f16", "bf16", NULL};
-static const sl_param_def page = {SL_SIZE(sl_param_def), "page", "rows of one page", "64", NULL, 1, 4096, SL_PARAM_INT, 0};
-static const sl_param_def dtype = {SL_SIZE(sl_param_def), "dtype", "how rows are stored; auto: as engine.compute", "auto", dtypes,
-                                   1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def page = {SL_SIZE(sl_param_def), "page", "rows of one page", "64", NULL, 1, 4096,
+                                  SL_PARAM_INT,          0};
+static const sl_param_def dtype = {
+    SL_SIZE(sl_param_def), "dtype", "how rows are stored; auto: as engine.compute", "auto", dtypes, 1, 0,
+    SL_PARAM_ENUM,         0};
 static const sl_param_def *const params[] = {&page, &dtype, NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {NULL};
-static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1",
-                                       "sl.kv.perhead/1", NULL};
+static const char *const provides[] = {
+    "sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1", "sl.kv.perhead/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),

@@ -1,8 +1,8 @@
 /* paged.h - what the parts of the store share: places of rows in pages, sequences, the instance.
  *
  * paged.c keeps whole sequences: every head holds every row, and the slot of a token is its index. paged_heads.c takes
- * over the rows of a sequence of which a policy has dropped some: then each KV head of each layer has a list of its own.
- * Both use the same pages; a head's rows stand in its column of the layer's place, wherever its list says. */
+ * over the rows of a sequence of which a policy has dropped some: then each KV head of each layer has a list of its
+ * own. Both use the same pages; a head's rows stand in its column of the layer's place, wherever its list says. */
 #ifndef PAGED_PAGED_H
 #define PAGED_PAGED_H
 
@@ -18,13 +18,13 @@ typedef struct paged_place {
     int64_t k_row, v_row, k_head, v_head; /* bytes */
     int64_t k_width, v_width;             /* elements of a row */
     int32_t n_kv_heads;
-    int32_t first_list;                   /* lists of all layers stand one after the other: that of head 0 */
+    int32_t first_list; /* lists of all layers stand one after the other: that of head 0 */
 } paged_place;
 
 typedef struct paged_heads paged_heads;
 
 typedef struct paged_sequence {
-    int32_t *pages;     /* [max_pages] */
+    int32_t *pages; /* [max_pages] */
     int64_t n_pages;
     int64_t n_tokens;   /* committed */
     int64_t n_wanted;   /* tokens that grow promised place for */
@@ -42,9 +42,9 @@ struct sl_instance {
     sl_dtype dtype;
     int dtype_auto;
     sl_limits limits;
-    int64_t max_pages; /* of one sequence */
-    int32_t max_heads; /* KV heads of any layer */
-    int32_t n_lists;   /* KV heads of all layers */
+    int64_t max_pages;   /* of one sequence */
+    int32_t max_heads;   /* KV heads of any layer */
+    int32_t n_lists;     /* KV heads of all layers */
     paged_place *places; /* [n_layers] */
     paged_pool pool;
     paged_sequence *seqs; /* [max_seqs] */
@@ -61,11 +61,13 @@ static inline int64_t paged_pages_for(const sl_instance *self, int64_t rows) {
     return (rows + self->page_rows - 1) / self->page_rows;
 }
 
-static inline char *paged_row(const sl_instance *self, const paged_sequence *s, int64_t slot, int64_t offset, int64_t row_bytes) {
+static inline char *paged_row(const sl_instance *self, const paged_sequence *s, int64_t slot, int64_t offset,
+                              int64_t row_bytes) {
     return self->pool.base[s->pages[slot / self->page_rows]] + offset + (slot % self->page_rows) * row_bytes;
 }
 
-/* ---- paged.c: pages of a sequence ------------------------------------------------------------------------------------ */
+/* ---- paged.c: pages of a sequence
+ * ------------------------------------------------------------------------------------ */
 
 /* Makes sure that `need` pages are free beside those promised to sequences other than `except`. */
 sl_status paged_have_free(sl_instance *self, const paged_sequence *except, int64_t need, sl_error *err);
@@ -77,7 +79,8 @@ void paged_drop_pages(sl_instance *self, paged_sequence *s, int64_t keep);
 /* Gives free pages that nobody was promised back to the host. */
 void paged_trim(sl_instance *self);
 
-/* ---- paged_heads.c: sequences of which rows were dropped -------------------------------------------------------------- */
+/* ---- paged_heads.c: sequences of which rows were dropped
+ * -------------------------------------------------------------- */
 
 /* Rows of the longest and of the shortest head; n_tokens for a whole sequence. */
 int64_t paged_longest(const paged_sequence *s);
@@ -88,7 +91,8 @@ sl_status paged_edit(sl_instance *self, const sl_kv_edit *edit);
 sl_status paged_rows(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows);
 
 /* A child of upto tokens gets the lists of its parent. SL_E_RANGE: rows of those tokens were dropped for later ones. */
-sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_sequence *parent, int64_t upto, sl_error *err);
+sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_sequence *parent, int64_t upto,
+                           sl_error *err);
 void paged_heads_free(sl_instance *self, paged_sequence *s);
 /* Room in the lists for all tokens that were promised. */
 sl_status paged_heads_grow(sl_instance *self, paged_sequence *s);
@@ -98,10 +102,12 @@ int paged_heads_have_room(const sl_instance *self, const paged_sequence *s, int6
 int64_t paged_heads_minimum(const paged_sequence *s);
 void paged_heads_cut(sl_instance *self, paged_sequence *s, int64_t n);
 /* One row of k [K, D] and v [K, Dv] as the i-th staged row of its sequence. */
-void paged_heads_append(const sl_instance *self, const paged_sequence *s, int32_t layer, int64_t i, const float *k, const float *v);
+void paged_heads_append(const sl_instance *self, const paged_sequence *s, int32_t layer, int64_t i, const float *k,
+                        const float *v);
 /* Keeps the staged rows of a path; n_tokens is still what it was before. */
 void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *path, int32_t n_path);
 /* Segments of place `at` of the view, one a head. */
-void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged, int32_t seq);
+void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged,
+                      int32_t seq);
 
 #endif

@@ -7,8 +7,8 @@ enum { SEQS = 6, MOST = 200, LISTS = 64 };
 typedef struct shadow {
     int is_open;
     int64_t n_tokens, n_edited;
-    int32_t stamp[MOST];          /* of each token, different in different histories */
-    int32_t token[LISTS][MOST];   /* what a head holds */
+    int32_t stamp[MOST];        /* of each token, different in different histories */
+    int32_t token[LISTS][MOST]; /* what a head holds */
     int64_t n[LISTS];
 } shadow;
 
@@ -49,10 +49,12 @@ static void check_all(bench *b, int32_t seq) {
                 for (int64_t slot = 0; slot < *n; slot++) {
                     int32_t token = s->token[l * b->heads + h][slot];
                     assert_int_equal(g->token_index != NULL ? g->token_index[slot] : g->token_base + slot, token);
-                    const float *k = (const float *)((const char *)g->k_pages[slot / g->page_rows] + slot % g->page_rows * g->k_row_stride +
-                                                     (h - g->head_begin) * g->k_head_stride);
-                    const float *v = (const float *)((const char *)g->v_pages[slot / g->page_rows] + slot % g->page_rows * g->v_row_stride +
-                                                     (h - g->head_begin) * g->v_head_stride);
+                    const float *k =
+                        (const float *)((const char *)g->k_pages[slot / g->page_rows] +
+                                        slot % g->page_rows * g->k_row_stride + (h - g->head_begin) * g->k_head_stride);
+                    const float *v =
+                        (const float *)((const char *)g->v_pages[slot / g->page_rows] +
+                                        slot % g->page_rows * g->v_row_stride + (h - g->head_begin) * g->v_head_stride);
                     for (int32_t d = 0; d < b->dim; d += 21) {
                         assert_true(k[d] == value(b, s->stamp[token], l, h, d, 0));
                         assert_true(v[d] == value(b, s->stamp[token], l, h, d, 1));
@@ -95,7 +97,8 @@ static void append(bench *b, int32_t seq) {
                     b->k[(i * b->heads + h) * b->dim + d] = value(b, stamp[i], l, h, d, 0);
                     b->v[(i * b->heads + h) * b->dim + d] = value(b, stamp[i], l, h, d, 1);
                 }
-        sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = b->e->target.lane, .rows = &rows, .layer = l};
+        sl_kv_append args = {
+            .struct_size = SL_SIZE(sl_kv_append), .lane = b->e->target.lane, .rows = &rows, .layer = l};
         args.k.data = b->k, args.v.data = b->v;
         assert_int_equal(b->api->append(b->self, &args), SL_OK);
     }
@@ -236,12 +239,21 @@ static void wrong_edits_are_refused(void **state) {
     const struct {
         int64_t begin[3];
         int32_t keep[4];
-    } wrong[] = {{{0, 2, 3}, {1, 1, 0, 0}}, {{0, 2, 3}, {2, 1, 0, 0}}, {{0, 2, 4}, {-1, 1, 0, 1}}, {{0, 2, 3}, {0, 1, 1000, 0}}, {{0, 2, 1}, {0, 1, 0, 0}}};
+    } wrong[] = {{{0, 2, 3}, {1, 1, 0, 0}},
+                 {{0, 2, 3}, {2, 1, 0, 0}},
+                 {{0, 2, 4}, {-1, 1, 0, 1}},
+                 {{0, 2, 3}, {0, 1, 1000, 0}},
+                 {{0, 2, 1}, {0, 1, 0, 0}}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        sl_kv_edit bad = {.struct_size = SL_SIZE(sl_kv_edit), .keep_begin = wrong[i].begin, .keep = wrong[i].keep, .seq = s->id};
+        sl_kv_edit bad = {
+            .struct_size = SL_SIZE(sl_kv_edit), .keep_begin = wrong[i].begin, .keep = wrong[i].keep, .seq = s->id};
         assert_int_equal(api->edit(self, &bad), SL_E_INVALID);
     }
-    sl_kv_edit merging = {.struct_size = SL_SIZE(sl_kv_edit), .keep_begin = wrong[0].begin, .keep = wrong[0].keep, .merge_into = tokens, .seq = s->id};
+    sl_kv_edit merging = {.struct_size = SL_SIZE(sl_kv_edit),
+                          .keep_begin = wrong[0].begin,
+                          .keep = wrong[0].keep,
+                          .merge_into = tokens,
+                          .seq = s->id};
     assert_int_equal(api->edit(self, &merging), SL_E_UNIMPLEMENTED);
     merging.layer = 100;
     assert_int_equal(api->edit(self, &merging), SL_E_RANGE);
@@ -251,7 +263,8 @@ static void wrong_edits_are_refused(void **state) {
     sluice_close(e);
 }
 
-/* ---- column sums of the shared operation ------------------------------------------------------------------------------------- */
+/* ---- column sums of the shared operation
+ * ------------------------------------------------------------------------------------- */
 
 /* Row by row, by query head, weighted: all forms must tell the same probabilities. */
 static void forms_of_column_sums_agree(void **state) {
@@ -270,20 +283,34 @@ static void forms_of_column_sums_agree(void **state) {
     sli_batch_add(&e->work_batch, s->id, s->n_kv, SL_STAGE_PREFILL, NULL, ROWS, NULL, NULL);
     sl_rows rows = {SL_SIZE(sl_rows), &e->work_batch.view, NULL, NULL, ROWS, 0};
     assert_int_equal(e->target.stores[0].api->reserve(e->target.stores[0].self, &e->work_batch.view, &err), SL_OK);
-    static float q[ROWS * H * 64], o[ROWS * H * 64], per_row[ROWS * H * STRIDE], weighed[ROWS * H * STRIDE], summed[H * STRIDE], by_group[H * STRIDE];
+    static float q[ROWS * H * 64], o[ROWS * H * 64], per_row[ROWS * H * STRIDE], weighed[ROWS * H * STRIDE],
+        summed[H * STRIDE], by_group[H * STRIDE];
     uint64_t seed = 5;
     for (int i = 0; i < ROWS * H * 64; i++)
         q[i] = test_normal(&seed);
     sl_mask mask = {.struct_size = SL_SIZE(sl_mask), .base = SL_MASK_CAUSAL};
-    sl_attend a = {.struct_size = SL_SIZE(sl_attend), .lane = e->target.lane, .rows = &rows, .mask = &mask, .scale = 0.125,
-                   .want = SL_WANT_COLSUM, .score_stride = STRIDE, .colsum = per_row, .colsum_heads = heads, .colsum_per_row = 1};
+    sl_attend a = {.struct_size = SL_SIZE(sl_attend),
+                   .lane = e->target.lane,
+                   .rows = &rows,
+                   .mask = &mask,
+                   .scale = 0.125,
+                   .want = SL_WANT_COLSUM,
+                   .score_stride = STRIDE,
+                   .colsum = per_row,
+                   .colsum_heads = heads,
+                   .colsum_per_row = 1};
     sl_kv_append append = {.struct_size = SL_SIZE(sl_kv_append), .lane = e->target.lane, .rows = &rows};
     append.k.data = append.v.data = q;
     assert_int_equal(e->target.stores[0].api->append(e->target.stores[0].self, &append), SL_OK);
-    assert_int_equal(e->target.stores[0].api->view(e->target.stores[0].self, e->target.lane, 0, &rows, NULL, &a.view), SL_OK);
+    assert_int_equal(e->target.stores[0].api->view(e->target.stores[0].self, e->target.lane, 0, &rows, NULL, &a.view),
+                     SL_OK);
     for (sl_tensor *t = &a.q; t != NULL; t = t == &a.q ? &a.o : NULL) {
-        *t = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = t == &a.q ? q : o, .ndim = 3, .dtype = SL_F32,
-                         .shape = {ROWS, heads, info->head_dim}, .stride = {heads * info->head_dim, info->head_dim, 1}};
+        *t = (sl_tensor){.struct_size = SL_SIZE(sl_tensor),
+                         .data = t == &a.q ? q : o,
+                         .ndim = 3,
+                         .dtype = SL_F32,
+                         .shape = {ROWS, heads, info->head_dim},
+                         .stride = {heads * info->head_dim, info->head_dim, 1}};
     }
     assert_int_equal(e->target.ops->attend(e->target.host, &a), SL_OK);
     float weights[ROWS] = {1, 0, 0.5f, 2, 1, 1, 0, 3, 1}, whole[ROWS] = {1, 0, 1, 1, 1, 0, 0, 1, 1};

@@ -1,8 +1,8 @@
 /* Sequences of which a policy dropped rows: each KV head of each layer has a list of the rows it holds.
  *
- * Kept rows move down inside the pages, head by head, so that a head's rows fill its column from the front; pages behind
- * the longest head are given back. Memory therefore follows the longest list: policies that keep equally many rows
- * everywhere (streaming, h2o, snapkv) waste nothing but the last page. */
+ * Kept rows move down inside the pages, head by head, so that a head's rows fill its column from the front; pages
+ * behind the longest head are given back. Memory therefore follows the longest list: policies that keep equally many
+ * rows everywhere (streaming, h2o, snapkv) waste nothing but the last page. */
 #include "paged.h"
 
 #include <string.h>
@@ -33,7 +33,8 @@ static void measure_lists(const sl_instance *self, paged_heads *heads) {
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------ */
 
 void paged_heads_free(sl_instance *self, paged_sequence *s) {
     if (s->heads == NULL)
@@ -89,7 +90,8 @@ int paged_heads_have_room(const sl_instance *self, const paged_sequence *s, int6
 
 int64_t paged_heads_minimum(const paged_sequence *s) { return s->heads != NULL ? s->heads->n_edited : 0; }
 
-/* ---- fork, cut ----------------------------------------------------------------------------------------------------------- */
+/* ---- fork, cut
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static int64_t rows_below(const list *t, int64_t token) {
     if (t->token_index == NULL)
@@ -109,11 +111,13 @@ void paged_heads_cut(sl_instance *self, paged_sequence *s, int64_t n) {
         measure_lists(self, s->heads);
 }
 
-sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_sequence *parent, int64_t upto, sl_error *err) {
+sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_sequence *parent, int64_t upto,
+                           sl_error *err) {
     if (parent->heads == NULL || upto == 0)
         return SL_OK;
     if (upto < parent->heads->n_edited)
-        return sl_fail(err, SL_E_RANGE, "paged: rows were dropped when the sequence had %lld tokens; its first %lld cannot be shared",
+        return sl_fail(err, SL_E_RANGE,
+                       "paged: rows were dropped when the sequence had %lld tokens; its first %lld cannot be shared",
                        (long long)parent->heads->n_edited, (long long)upto);
     sl_status status = make_heads(self, s);
     for (int32_t i = 0; status >= 0 && i < self->n_lists; i++) {
@@ -138,11 +142,13 @@ sl_status paged_heads_fork(sl_instance *self, paged_sequence *s, const paged_seq
     return SL_OK;
 }
 
-/* ---- dropping rows --------------------------------------------------------------------------------------------------------- */
+/* ---- dropping rows
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Do the lists name rows, ascending? *first: the first slot that gets another row; *most: rows of the longest list.
  * Returns 0 when they do not; *drops tells whether anything goes. */
-static int check_lists(const paged_place *p, const sl_kv_edit *e, const int64_t *n_rows, int64_t *first, int64_t *most, int *drops) {
+static int check_lists(const paged_place *p, const sl_kv_edit *e, const int64_t *n_rows, int64_t *first, int64_t *most,
+                       int *drops) {
     *first = INT64_MAX, *most = 0, *drops = 0;
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         const int32_t *keep = e->keep + e->keep_begin[h];
@@ -164,7 +170,8 @@ static int check_lists(const paged_place *p, const sl_kv_edit *e, const int64_t 
 }
 
 /* Moves the kept rows of a head down; sources ascend and lie at or behind their destination. */
-static void move_down(sl_instance *self, paged_sequence *s, const paged_place *p, int32_t h, const int32_t *keep, int64_t n) {
+static void move_down(sl_instance *self, paged_sequence *s, const paged_place *p, int32_t h, const int32_t *keep,
+                      int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (keep[i] == i)
             continue;
@@ -175,9 +182,10 @@ static void move_down(sl_instance *self, paged_sequence *s, const paged_place *p
     }
 }
 
-/* Everything that can fail: indices for heads that had none (in fresh), free pages for those that will be made private. */
-static sl_status prepare_edit(sl_instance *self, paged_sequence *s, const paged_place *p, const sl_kv_edit *e, int64_t n_private,
-                         int64_t **fresh) {
+/* Everything that can fail: indices for heads that had none (in fresh), free pages for those that will be made private.
+ */
+static sl_status prepare_edit(sl_instance *self, paged_sequence *s, const paged_place *p, const sl_kv_edit *e,
+                              int64_t n_private, int64_t **fresh) {
     if (s->heads == NULL)
         SL_TRY(make_heads(self, s));
     sl_status status = paged_have_free(self, s, n_private, NULL);
@@ -235,7 +243,8 @@ sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
 }
 
 sl_status paged_rows(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows) {
-    if (layer < 0 || layer >= self->model->n_layers || seq < 0 || seq >= self->limits.max_seqs || !self->seqs[seq].is_open)
+    if (layer < 0 || layer >= self->model->n_layers || seq < 0 || seq >= self->limits.max_seqs ||
+        !self->seqs[seq].is_open)
         return SL_E_NOT_FOUND;
     const paged_sequence *s = &self->seqs[seq];
     const paged_place *p = &self->places[layer];
@@ -244,15 +253,19 @@ sl_status paged_rows(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_r
     return SL_OK;
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------------------------ */
+/* ---- a step
+ * ------------------------------------------------------------------------------------------------------------------ */
 
-void paged_heads_append(const sl_instance *self, const paged_sequence *s, int32_t layer, int64_t i, const float *k, const float *v) {
+void paged_heads_append(const sl_instance *self, const paged_sequence *s, int32_t layer, int64_t i, const float *k,
+                        const float *v) {
     const paged_place *p = &self->places[layer];
     int64_t d_k = p->k_width / p->n_kv_heads, d_v = p->v_width / p->n_kv_heads;
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         int64_t slot = s->heads->lists[p->first_list + h].n + i;
-        self->ops->convert(paged_row(self, s, slot, p->k_offset, p->k_row) + h * p->k_head, self->dtype, k + h * d_k, SL_F32, d_k);
-        self->ops->convert(paged_row(self, s, slot, p->v_offset, p->v_row) + h * p->v_head, self->dtype, v + h * d_v, SL_F32, d_v);
+        self->ops->convert(paged_row(self, s, slot, p->k_offset, p->k_row) + h * p->k_head, self->dtype, k + h * d_k,
+                           SL_F32, d_k);
+        self->ops->convert(paged_row(self, s, slot, p->v_offset, p->v_row) + h * p->v_head, self->dtype, v + h * d_v,
+                           SL_F32, d_v);
     }
 }
 
@@ -264,9 +277,11 @@ void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *pat
             for (int32_t i = 0; i < n_path; i++) {
                 if (path[i] != i) { /* sources ascend and lie behind their destination */
                     memcpy(paged_row(self, s, t->n + i, p->k_offset, p->k_row) + h * p->k_head,
-                           paged_row(self, s, t->n + path[i], p->k_offset, p->k_row) + h * p->k_head, (size_t)p->k_head);
+                           paged_row(self, s, t->n + path[i], p->k_offset, p->k_row) + h * p->k_head,
+                           (size_t)p->k_head);
                     memcpy(paged_row(self, s, t->n + i, p->v_offset, p->v_row) + h * p->v_head,
-                           paged_row(self, s, t->n + path[i], p->v_offset, p->v_row) + h * p->v_head, (size_t)p->v_head);
+                           paged_row(self, s, t->n + path[i], p->v_offset, p->v_row) + h * p->v_head,
+                           (size_t)p->v_head);
                 }
                 if (t->token_index != NULL)
                     t->token_index[t->n + i] = s->n_tokens + i;
@@ -278,7 +293,8 @@ void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *pat
     s->heads->shortest += n_path;
 }
 
-void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged, int32_t seq) {
+void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged,
+                      int32_t seq) {
     const paged_place *p = &self->places[layer];
     int64_t longest = 0;
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
@@ -312,6 +328,6 @@ void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer,
         self->segment_ptrs[place] = &self->segments[place];
         longest = t->n > longest ? t->n : longest;
     }
-    self->seq_views[at] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[(int64_t)at * self->max_heads], longest + n_staged,
-                                        p->n_kv_heads, seq};
+    self->seq_views[at] = (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[(int64_t)at * self->max_heads],
+                                        longest + n_staged, p->n_kv_heads, seq};
 }

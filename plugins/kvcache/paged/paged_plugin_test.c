@@ -1,5 +1,5 @@
-/* paged: random appends, forks, cuts, copies and failures against a store that is nothing but arrays, its rows compared bit
- * by bit through the public view; and the page pool's books after every operation. */
+/* paged: random appends, forks, cuts, copies and failures against a store that is nothing but arrays, its rows compared
+ * bit by bit through the public view; and the page pool's books after every operation. */
 #include "page_pool.c"
 #include "paged.c"
 #include "paged_heads.c"
@@ -11,7 +11,8 @@ enum { LAYERS = 3, MAX_SEQS = 8, MAX_CONTEXT = 40, MAX_STAGED = 8, MAX_ROWS = 4 
 /* Layers of different shapes: KV heads, key size, value size. */
 static const int32_t shapes[LAYERS][3] = {{2, 4, 4}, {1, 8, 3}, {3, 2, 8}};
 
-/* ---- the store under test -------------------------------------------------------------------------------------------- */
+/* ---- the store under test
+ * -------------------------------------------------------------------------------------------- */
 
 typedef struct plain_seq {
     int is_open;
@@ -34,15 +35,25 @@ static void open_rig(rig *r, const char *const *sets, uint32_t compute) {
     memset(r, 0, sizeof *r);
     test_host_init(&r->host);
     for (int l = 0; l < LAYERS; l++) {
-        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info), .block = "gqa", .n_heads = shapes[l][0],
-                                       .n_kv_heads = shapes[l][0], .head_dim = shapes[l][1], .v_head_dim = shapes[l][2]};
+        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
+                                       .block = "gqa",
+                                       .n_heads = shapes[l][0],
+                                       .n_kv_heads = shapes[l][0],
+                                       .head_dim = shapes[l][1],
+                                       .v_head_dim = shapes[l][2]};
         r->layer_ptrs[l] = &r->layers[l];
     }
     r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .n_layers = LAYERS};
     sl_params *values = test_params(&plugin, sets);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
-    sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = MAX_CONTEXT, .max_rows = MAX_ROWS, .max_seqs = MAX_SEQS,
-                        .max_tree = MAX_STAGED, .n_workers = 1, .compute = compute};
+    sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
+    sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                        .max_context = MAX_CONTEXT,
+                        .max_rows = MAX_ROWS,
+                        .max_seqs = MAX_SEQS,
+                        .max_tree = MAX_STAGED,
+                        .n_workers = 1,
+                        .compute = compute};
     assert_int_equal(plugin.create(&args, &r->self, NULL), SL_OK);
     assert_int_equal(plugin.activate(r->self, &limits, NULL), SL_OK);
     test_params_free(values);
@@ -65,7 +76,8 @@ static float element_of(int32_t row, int layer, int which, int64_t e) {
     return (float)(int32_t)(h % 255) - 127.0f;
 }
 
-/* ---- looking --------------------------------------------------------------------------------------------------------- */
+/* ---- looking
+ * --------------------------------------------------------------------------------------------------------- */
 
 static float read_element(const char *p, sl_dtype type) {
     float x;
@@ -82,7 +94,8 @@ static float read_element(const char *p, sl_dtype type) {
 }
 
 /* Rows [0, n) of the place-th sequence of the step, staged ones included, through the addresses that kv.h promises. */
-static void check_rows(const rig *r, const sl_view *v, int place_in_step, int layer, const int32_t *expected, int64_t n) {
+static void check_rows(const rig *r, const sl_view *v, int place_in_step, int layer, const int32_t *expected,
+                       int64_t n) {
     const sl_segment *s = v->seqs[place_in_step]->segments[0];
     assert_int_equal(s->n_committed + s->n_staged, n);
     assert_int_equal(s->n_heads, shapes[layer][0]);
@@ -90,15 +103,18 @@ static void check_rows(const rig *r, const sl_view *v, int place_in_step, int la
     for (int64_t slot = 0; slot < n; slot++)
         for (int which = 0; which < 2; which++) {
             const void *const *pages = which == 0 ? s->k_pages : s->v_pages;
-            int64_t row_stride = which == 0 ? s->k_row_stride : s->v_row_stride, head_stride = which == 0 ? s->k_head_stride : s->v_head_stride;
+            int64_t row_stride = which == 0 ? s->k_row_stride : s->v_row_stride,
+                    head_stride = which == 0 ? s->k_head_stride : s->v_head_stride;
             int32_t width = shapes[layer][1 + which];
             for (int32_t h = 0; h < s->n_heads; h++)
                 for (int32_t d = 0; d < width; d++) {
-                    const char *p = (const char *)pages[slot / s->page_rows] + slot % s->page_rows * row_stride + h * head_stride + d * size;
-                    float got = read_element(p, s->k_dtype), want = element_of(expected[slot], layer, which, h * width + d);
+                    const char *p = (const char *)pages[slot / s->page_rows] + slot % s->page_rows * row_stride +
+                                    h * head_stride + d * size;
+                    float got = read_element(p, s->k_dtype),
+                          want = element_of(expected[slot], layer, which, h * width + d);
                     if (!(got == want))
-                        fail_msg("layer %d, %s of slot %lld, head %d, element %d: %g, expected %g", layer, which == 0 ? "key" : "value",
-                                 (long long)slot, h, d, (double)got, (double)want);
+                        fail_msg("layer %d, %s of slot %lld, head %d, element %d: %g, expected %g", layer,
+                                 which == 0 ? "key" : "value", (long long)slot, h, d, (double)got, (double)want);
                 }
         }
     (void)r;
@@ -143,7 +159,8 @@ static void check_books(const rig *r) {
     assert_int_equal(r->host.bytes_live, paged_pool_bytes(pool));
 }
 
-/* ---- acting ---------------------------------------------------------------------------------------------------------- */
+/* ---- acting
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static int32_t pick(rig *r, int want_open) {
     int32_t found[MAX_SEQS], n = 0;
@@ -184,7 +201,9 @@ static void act_truncate(rig *r) {
 }
 
 /* One of the next operations finds no memory, half of the time. */
-static void make_scarce(rig *r, int scarce) { r->host.budget = scarce ? r->host.bytes_live + draw(r, 3) * r->self->page_bytes : -1; }
+static void make_scarce(rig *r, int scarce) {
+    r->host.budget = scarce ? r->host.bytes_live + draw(r, 3) * r->self->page_bytes : -1;
+}
 
 static void act_grow(rig *r, int scarce) {
     int32_t id = pick(r, 1);
@@ -198,7 +217,8 @@ static void act_grow(rig *r, int scarce) {
 
 /* A step over 1 to 4 sequences: reserve, append to all layers, look, commit a part. */
 static void act_step(rig *r, int scarce, int grown) {
-    int32_t ids[4], begin[5] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], index[MAX_ROWS], path[MAX_ROWS], path_begin[5] = {0};
+    int32_t ids[4], begin[5] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], index[MAX_ROWS], path[MAX_ROWS],
+                    path_begin[5] = {0};
     int64_t past[4];
     int n_seqs = 0, want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
     for (int32_t i = 0; i < MAX_SEQS && n_seqs < want; i++) {
@@ -220,7 +240,12 @@ static void act_step(rig *r, int scarce, int grown) {
     if (n_seqs == 0)
         return;
     int32_t n_rows = begin[n_seqs];
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .row_seq = row_seq, .n_seqs = n_seqs,
+    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
+                  .seq = ids,
+                  .row_begin = begin,
+                  .n_past = past,
+                  .row_seq = row_seq,
+                  .n_seqs = n_seqs,
                   .n_rows = n_rows};
     sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .index = draw(r, 2) ? index : NULL, .n = n_rows};
     for (int i = 0; grown && i < n_seqs; i++)
@@ -243,7 +268,8 @@ static void act_step(rig *r, int scarce, int grown) {
             for (int64_t e = 0; e < v_width; e++)
                 v[i * v_width + e] = element_of(number[i], l, 1, e);
         }
-        sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .rows = &rows, .k = {.data = k}, .v = {.data = v}, .layer = l};
+        sl_kv_append args = {
+            .struct_size = SL_SIZE(sl_kv_append), .rows = &rows, .k = {.data = k}, .v = {.data = v}, .layer = l};
         assert_int_equal(store.append(r->self, &args), SL_OK);
     }
     for (int l = 0; l < LAYERS; l++) {
@@ -251,7 +277,8 @@ static void act_step(rig *r, int scarce, int grown) {
         assert_int_equal(store.view(r->self, NULL, l, &rows, NULL, &seen), SL_OK);
         for (int i = 0; i < n_seqs; i++) {
             int64_t n = past[i] + begin[i + 1] - begin[i];
-            memcpy(r->plain[ids[i]].row + past[i], number + begin[i], sizeof *number * (size_t)(begin[i + 1] - begin[i]));
+            memcpy(r->plain[ids[i]].row + past[i], number + begin[i],
+                   sizeof *number * (size_t)(begin[i + 1] - begin[i]));
             check_rows(r, seen, i, l, r->plain[ids[i]].row, n);
         }
     }
@@ -285,8 +312,14 @@ static void act_copy(rig *r, int scarce) {
     static char buffer[MAX_CONTEXT * 2 * MAX_WIDTH * 4];
     sl_status s = SL_OK;
     for (int l = 0; l < LAYERS && s == SL_OK; l++) {
-        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .buffer = buffer, .end = n, .bytes = sizeof buffer, .layer = l, .seq = from,
-                           .direction = SL_COPY_EXPORT, .dtype = type};
+        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                           .buffer = buffer,
+                           .end = n,
+                           .bytes = sizeof buffer,
+                           .layer = l,
+                           .seq = from,
+                           .direction = SL_COPY_EXPORT,
+                           .dtype = type};
         memset(buffer, 0x55, sizeof buffer);
         assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
         copy.seq = to;
@@ -342,7 +375,8 @@ static void run_random(const char *const *sets, uint32_t compute, int rounds) {
     close_rig(&r);
 }
 
-/* ---- the tests ------------------------------------------------------------------------------------------------------- */
+/* ---- the tests
+ * ------------------------------------------------------------------------------------------------------- */
 
 static int rounds(void) { return test_length() == 0 ? 2500 : test_length() == 1 ? 25000 : 100000; }
 
@@ -409,7 +443,8 @@ static void test_no_memory(void **state) {
     close_rig(&r);
 }
 
-/* A fork asked to grow can write although its parent is there, and the parent, asked again, can write although forked. */
+/* A fork asked to grow can write although its parent is there, and the parent, asked again, can write although forked.
+ */
 static void test_grow_counts_shared_pages(void **state) {
     (void)state;
     rig r;
@@ -446,7 +481,12 @@ static void test_refused(void **state) {
     assert_int_equal(store.open(r.self, 1, 0, 1, &err), SL_E_STATE); /* more than the parent has */
     assert_int_equal(store.length(r.self, 1, &n, &bytes), SL_E_NOT_FOUND);
     float buffer[64] = {0};
-    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .buffer = buffer, .end = 1, .bytes = 4, .direction = SL_COPY_IMPORT, .dtype = SL_F32};
+    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                       .buffer = buffer,
+                       .end = 1,
+                       .bytes = 4,
+                       .direction = SL_COPY_IMPORT,
+                       .dtype = SL_F32};
     assert_int_equal(store.copy_rows(r.self, &copy, &err), SL_E_RANGE); /* the buffer is too small */
     copy.bytes = sizeof buffer;
     copy.layer = LAYERS;
@@ -456,7 +496,8 @@ static void test_refused(void **state) {
     assert_int_equal(store.copy_rows(r.self, &copy, &err), SL_E_RANGE); /* leaves a gap */
     const int32_t ids[] = {0}, begin[] = {0, 1};
     const int64_t past[] = {5};
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .n_seqs = 1, .n_rows = 1};
+    sl_batch b = {
+        .struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .n_seqs = 1, .n_rows = 1};
     assert_int_equal(store.reserve(r.self, &b, &err), SL_E_STATE); /* behind what is there */
     store.close(r.self, 0);
     store.close(r.self, 0); /* once is enough, twice is no harm */
@@ -498,9 +539,10 @@ static void test_page_pool(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_page_pool),        cmocka_unit_test(test_random_page_1),  cmocka_unit_test(test_random_page_4),
-        cmocka_unit_test(test_random_page_7),    cmocka_unit_test(test_random_page_64), cmocka_unit_test(test_layout_and_quote),
-        cmocka_unit_test(test_no_memory),        cmocka_unit_test(test_grow_counts_shared_pages),
+        cmocka_unit_test(test_page_pool),      cmocka_unit_test(test_random_page_1),
+        cmocka_unit_test(test_random_page_4),  cmocka_unit_test(test_random_page_7),
+        cmocka_unit_test(test_random_page_64), cmocka_unit_test(test_layout_and_quote),
+        cmocka_unit_test(test_no_memory),      cmocka_unit_test(test_grow_counts_shared_pages),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("paged_plugin", tests, NULL, NULL);

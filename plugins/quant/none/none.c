@@ -64,7 +64,8 @@ static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void
     return SL_OK;
 }
 
-static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out, sl_error *err) {
+static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
+                      sl_error *err) {
     (void)blob;
     sl_quant_handle *h = calloc(1, sizeof *h);
     if (h == NULL)
@@ -82,8 +83,9 @@ static void unbind(sl_instance *self, sl_quant_handle *handle) {
 
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_tensor y = args->y;
-    sl_op_gemm op = {SL_SIZE(sl_op_gemm), args->lane, &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-                     args->residual, h->owner->compute, 0};
+    sl_op_gemm op = {
+        SL_SIZE(sl_op_gemm), args->lane,        &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
+        args->residual,      h->owner->compute, 0};
     return h->owner->ops->gemm(h->owner->host, &op);
 }
 

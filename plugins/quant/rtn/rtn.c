@@ -1,8 +1,8 @@
 /* rtn - round to nearest: integers of 8 or 4 bits with a scale for each group of inputs. Needs no data; packs at load.
  *
  * The baseline of every weight quantiser (GPTQ, arXiv 2210.17323, section 4, measures against it). Rounding is to
- * nearest even, scales are stored in f16 and codes are computed with the rounded scale, so that packer and kernel agree.
- * Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. */
+ * nearest even, scales are stored in f16 and codes are computed with the rounded scale, so that packer and kernel
+ * agree. Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. */
 #include "sluice/ops.h"
 #include "sluice/quant.h"
 
@@ -46,7 +46,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->head = sl_param_int(args->params, "head") != 0;
     self->compute = SL_F32;
     if (self->group > 0)
-        snprintf(self->format, sizeof self->format, "int%d%s g%d", (int)self->bits, self->asymmetric ? "a" : "", (int)self->group);
+        snprintf(self->format, sizeof self->format, "int%d%s g%d", (int)self->bits, self->asymmetric ? "a" : "",
+                 (int)self->group);
     else
         snprintf(self->format, sizeof self->format, "int%d%s row", (int)self->bits, self->asymmetric ? "a" : "");
     *out = self;
@@ -65,11 +66,13 @@ static void deactivate(sl_instance *self) { (void)self; }
 
 static sl_q_format format_of(const sl_instance *self, const sl_linear *linear) {
     int64_t k = linear->weight.shape[1];
-    return (sl_q_format){SL_SIZE(sl_q_format), linear->weight.shape[0], k, self->group > 0 ? self->group : k,
+    return (sl_q_format){SL_SIZE(sl_q_format), linear->weight.shape[0],   k, self->group > 0 ? self->group : k,
                          (uint32_t)self->bits, (uint32_t)self->asymmetric};
 }
 
-static int stays(const sl_instance *self, const sl_linear_group *group) { return !self->head && strcmp(group->name, "head") == 0; }
+static int stays(const sl_instance *self, const sl_linear_group *group) {
+    return !self->head && strcmp(group->name, "head") == 0;
+}
 
 static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -86,8 +89,8 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
         sl_q_format f = format_of(self, group->linears[i]);
         int64_t bytes = self->ops->q_bytes(&f);
         if (bytes == 0)
-            return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs: no packed format has groups of %lld", group->linears[i]->name,
-                           (long long)f.k, (long long)f.group);
+            return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs: no packed format has groups of %lld",
+                           group->linears[i]->name, (long long)f.k, (long long)f.group);
         out->bits_per_weight = 8.0 * (double)bytes / ((double)f.n * (double)f.k);
     }
     return SL_OK;
@@ -115,7 +118,8 @@ static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void
     return SL_OK;
 }
 
-static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out, sl_error *err) {
+static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
+                      sl_error *err) {
     sl_quant_handle *h = group->n <= MAX_LINEARS ? calloc(1, sizeof *h) : NULL;
     if (h == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "rtn: a group of %d linears, or out of memory", group->n);
@@ -139,12 +143,13 @@ static void unbind(sl_instance *self, sl_quant_handle *handle) {
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_tensor y = args->y;
     if (h->blob[args->which] == NULL) {
-        sl_op_gemm op = {SL_SIZE(sl_op_gemm), args->lane, &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-                         args->residual, h->owner->compute, 0};
+        sl_op_gemm op = {
+            SL_SIZE(sl_op_gemm), args->lane,        &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
+            args->residual,      h->owner->compute, 0};
         return h->owner->ops->gemm(h->owner->host, &op);
     }
-    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane, &h->format[args->which], h->blob[args->which], &args->x, &y, args->bias,
-                      args->residual};
+    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane,    &h->format[args->which], h->blob[args->which], &args->x, &y,
+                      args->bias,           args->residual};
     return h->owner->ops->qgemm(h->owner->host, &op);
 }
 
@@ -165,13 +170,22 @@ static const void *query(sl_instance *self, const char *id) {
 
 static const char *const widths[] = {"8", "4", NULL};
 static const char *const schemes[] = {"symmetric", "asymmetric", NULL};
-static const sl_param_def bits = {SL_SIZE(sl_param_def), "bits", "bits of a weight", "4", widths, 1, 0, SL_PARAM_ENUM, 0};
-static const sl_param_def group = {SL_SIZE(sl_param_def), "group", "inputs that share a scale: 32, 64, 128; 0: the whole row", "32",
-                                   NULL, 0, 1 << 20, SL_PARAM_INT, 0};
-static const sl_param_def scheme = {SL_SIZE(sl_param_def), "scheme", "range of a group: around zero, or from its minimum to its maximum",
-                                    "symmetric", schemes, 1, 0, SL_PARAM_ENUM, 0};
-static const sl_param_def head = {SL_SIZE(sl_param_def), "head", "whether the output head is packed too", "no", NULL, 1, 0,
-                                  SL_PARAM_BOOL, 0};
+static const sl_param_def bits = {SL_SIZE(sl_param_def), "bits", "bits of a weight", "4", widths, 1, 0,
+                                  SL_PARAM_ENUM,         0};
+static const sl_param_def group = {
+    SL_SIZE(sl_param_def), "group", "inputs that share a scale: 32, 64, 128; 0: the whole row", "32", NULL, 0, 1 << 20,
+    SL_PARAM_INT,          0};
+static const sl_param_def scheme = {SL_SIZE(sl_param_def),
+                                    "scheme",
+                                    "range of a group: around zero, or from its minimum to its maximum",
+                                    "symmetric",
+                                    schemes,
+                                    1,
+                                    0,
+                                    SL_PARAM_ENUM,
+                                    0};
+static const sl_param_def head = {
+    SL_SIZE(sl_param_def), "head", "whether the output head is packed too", "no", NULL, 1, 0, SL_PARAM_BOOL, 0};
 static const sl_param_def *const params[] = {&bits, &group, &scheme, &head, NULL};
 static const char *const roles[] = {"quant", NULL};
 static const char *const needs[] = {SL_OPS_ID, NULL};

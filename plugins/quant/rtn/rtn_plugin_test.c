@@ -1,5 +1,6 @@
-/* rtn: which formats it claims, how it lays groups of matrices out in one blob, and which operation multiplies what. The
- * arithmetic of packed formats is the kernels' and tested there; here the operations are fakes that write down their calls. */
+/* rtn: which formats it claims, how it lays groups of matrices out in one blob, and which operation multiplies what.
+ * The arithmetic of packed formats is the kernels' and tested there; here the operations are fakes that write down
+ * their calls. */
 #include "rtn.c"
 
 #include "test_host.h"
@@ -43,7 +44,8 @@ static sl_status qgemm(const sl_host *host, const sl_op_qgemm *a) {
     return SL_OK;
 }
 
-/* ---- a group of three matrices, and a head --------------------------------------------------------------------------- */
+/* ---- a group of three matrices, and a head
+ * --------------------------------------------------------------------------- */
 
 typedef struct rig {
     test_host host;
@@ -57,7 +59,8 @@ typedef struct rig {
 static float weights[4][96 * 64];
 
 static void open_rig(rig *r, const char *const *sets) {
-    static const char *const names[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight"}, *const role[] = {"q", "k", "v"};
+    static const char *const names[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight"}, *const role[] = {"q", "k",
+                                                                                                             "v"};
     static const int64_t outs[] = {96, 33, 33};
     const sl_plugin *p = &plugin;
     memset(r, 0, sizeof *r);
@@ -65,12 +68,15 @@ static void open_rig(rig *r, const char *const *sets) {
     r->host.ops.q_bytes = q_bytes, r->host.ops.q_pack = q_pack, r->host.ops.gemm = gemm, r->host.ops.qgemm = qgemm;
     for (int i = 0; i < 3; i++) {
         r->linears[i] = (sl_linear){.struct_size = SL_SIZE(sl_linear), .name = names[i], .role = role[i]};
-        assert_int_equal(sl_tensor_make(&r->linears[i].weight, weights[i], SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){outs[i], 64}), SL_OK);
+        assert_int_equal(
+            sl_tensor_make(&r->linears[i].weight, weights[i], SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){outs[i], 64}),
+            SL_OK);
         r->list[i] = &r->linears[i];
     }
     r->qkv = (sl_linear_group){SL_SIZE(sl_linear_group), "attn.qkv", r->list, 3, 0, 64};
     r->head = (sl_linear){.struct_size = SL_SIZE(sl_linear), .name = "lm_head.weight", .role = "head"};
-    assert_int_equal(sl_tensor_make(&r->head.weight, weights[3], SL_BF16, SL_DEVICE_CPU, 2, (int64_t[]){96, 64}), SL_OK);
+    assert_int_equal(sl_tensor_make(&r->head.weight, weights[3], SL_BF16, SL_DEVICE_CPU, 2, (int64_t[]){96, 64}),
+                     SL_OK);
     r->head_list[0] = &r->head;
     r->head_group = (sl_linear_group){SL_SIZE(sl_linear_group), "head", r->head_list, 1, -1, 64};
     sl_params *values = test_params(p, sets);

@@ -1,8 +1,8 @@
 /* prompt_lookup - drafts by copying: what followed the last tokens when they occurred before.
  *
- * Prompt lookup decoding (apoorvumang/prompt-lookup-decoding): n-grams of three, two and one tokens are searched in prompt
- * and output; the tokens behind the match are the draft, a chain without any distribution (DET), so that the output is
- * token-identical to plain decoding, sampled or greedy. No match, no draft. */
+ * Prompt lookup decoding (apoorvumang/prompt-lookup-decoding): n-grams of three, two and one tokens are searched in
+ * prompt and output; the tokens behind the match are the draft, a chain without any distribution (DET), so that the
+ * output is token-identical to plain decoding, sampled or greedy. No match, no draft. */
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
@@ -79,7 +79,7 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
         const sl_spec_seq *s = io->seqs[i];
         draft *d = &self->drafts[i];
         int64_t begin = 0, n = lookup_find(s->token, s->n, self->ngram_max, self->ngram_min, self->n_pred, self->which,
-                                       self->full_window, &begin);
+                                           self->full_window, &begin);
         int64_t room = s->max_nodes - 1 < s->max_depth ? s->max_nodes - 1 : s->max_depth;
         n = n < room ? n : room;
         self->trees[i] = NULL;
@@ -88,7 +88,8 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
         d->token[0] = s->token[s->n - 1];
         for (int64_t j = 0; j < n; j++)
             d->token[j + 1] = s->token[begin + j];
-        d->tree = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = self->parent, .n_nodes = (int32_t)n + 1};
+        d->tree = (sl_tree){
+            .struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = self->parent, .n_nodes = (int32_t)n + 1};
         self->trees[i] = &d->tree;
     }
     io->trees = self->trees;
@@ -103,17 +104,23 @@ static const void *query(sl_instance *self, const char *id) {
 }
 
 static const char *const matches[] = {"earliest", "latest", NULL};
-static const sl_param_def num_pred = {SL_SIZE(sl_param_def), "num_pred", "tokens of a draft", "10", NULL, 1, SL_MAX_TREE_NODES - 1,
-                                      SL_PARAM_INT, 0};
-static const sl_param_def ngram_max = {SL_SIZE(sl_param_def), "ngram_max", "tokens of the longest n-gram searched", "3", NULL, 1, 16,
-                                       SL_PARAM_INT, 0};
-static const sl_param_def ngram_min = {SL_SIZE(sl_param_def), "ngram_min", "tokens of the shortest n-gram searched", "1", NULL, 1, 16,
-                                       SL_PARAM_INT, 0};
-static const sl_param_def match = {SL_SIZE(sl_param_def), "match", "which occurrence is copied from", "earliest", matches, 1, 0,
-                                   SL_PARAM_ENUM, 0};
-static const sl_param_def full_window = {SL_SIZE(sl_param_def), "full_window",
-                                         "whether an occurrence counts only when num_pred tokens follow it", "yes", NULL, 1, 0,
-                                         SL_PARAM_BOOL, 0};
+static const sl_param_def num_pred = {
+    SL_SIZE(sl_param_def), "num_pred", "tokens of a draft", "10", NULL, 1, SL_MAX_TREE_NODES - 1, SL_PARAM_INT, 0};
+static const sl_param_def ngram_max = {
+    SL_SIZE(sl_param_def), "ngram_max", "tokens of the longest n-gram searched", "3", NULL, 1, 16, SL_PARAM_INT, 0};
+static const sl_param_def ngram_min = {
+    SL_SIZE(sl_param_def), "ngram_min", "tokens of the shortest n-gram searched", "1", NULL, 1, 16, SL_PARAM_INT, 0};
+static const sl_param_def match = {
+    SL_SIZE(sl_param_def), "match", "which occurrence is copied from", "earliest", matches, 1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def full_window = {SL_SIZE(sl_param_def),
+                                         "full_window",
+                                         "whether an occurrence counts only when num_pred tokens follow it",
+                                         "yes",
+                                         NULL,
+                                         1,
+                                         0,
+                                         SL_PARAM_BOOL,
+                                         0};
 static const sl_param_def *const params[] = {&num_pred, &ngram_max, &ngram_min, &match, &full_window, NULL};
 static const char *const roles[] = {"speculation", NULL};
 static const char *const nothing[] = {NULL};

@@ -4,7 +4,8 @@
 
 #include "test_host.h"
 
-/* ---- the search --------------------------------------------------------------------------------------------------- */
+/* ---- the search ---------------------------------------------------------------------------------------------------
+ */
 
 static int same(const int32_t *a, const int32_t *b, int64_t n) {
     for (int64_t i = 0; i < n; i++)
@@ -15,7 +16,8 @@ static int same(const int32_t *a, const int32_t *b, int64_t n) {
 
 /* The rule: for n = ngram_max .. ngram_min, occurrences at i of the last n tokens with i + n < L - n, and with a full
  * window i + n + n_pred <= L; the earliest or the latest one. No occurrence: the next smaller n. */
-static int64_t brute_force(const int32_t *t, int64_t L, int most, int least, int64_t n_pred, int latest, int full, int64_t *begin) {
+static int64_t brute_force(const int32_t *t, int64_t L, int most, int least, int64_t n_pred, int latest, int full,
+                           int64_t *begin) {
     for (int64_t n = most; n >= least; n--) {
         int64_t found = -1;
         for (int64_t i = 0; i < L; i++) {
@@ -47,16 +49,18 @@ static void test_search(void **state) {
         int64_t got = lookup_find(t, n, most, least, n_pred, latest ? LOOKUP_LATEST : LOOKUP_EARLIEST, full, &begin);
         int64_t want = brute_force(t, n, most, least, n_pred, latest, full, &expected);
         if (got != want || (want > 0 && begin != expected))
-            fail_msg("round %d, %lld tokens, n-grams %d to %d, %lld wanted%s%s: %lld tokens at %lld, expected %lld at %lld", round,
-                     (long long)n, most, least, (long long)n_pred, latest ? ", latest" : "", full ? ", full window" : "", (long long)got,
-                     (long long)begin, (long long)want, (long long)expected);
+            fail_msg(
+                "round %d, %lld tokens, n-grams %d to %d, %lld wanted%s%s: %lld tokens at %lld, expected %lld at %lld",
+                round, (long long)n, most, least, (long long)n_pred, latest ? ", latest" : "",
+                full ? ", full window" : "", (long long)got, (long long)begin, (long long)want, (long long)expected);
         hits += want > 0;
         misses += want == 0;
     }
     assert_true(hits > 20000 && misses > 20000);
 }
 
-/* ---- drafts --------------------------------------------------------------------------------------------------------- */
+/* ---- drafts ---------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct drafter {
     test_host host;
@@ -69,8 +73,14 @@ static void open_drafter(drafter *d, const char *const *sets) {
     test_host_init(&d->host);
     sl_params *values = test_params(p, sets);
     sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .vocab = 1000};
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &d->host.host, .model = &model, .params = values};
-    sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = 1000, .max_rows = 64, .max_seqs = 3, .max_tree = 16, .n_workers = 1};
+    sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = &d->host.host, .model = &model, .params = values};
+    sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                        .max_context = 1000,
+                        .max_rows = 64,
+                        .max_seqs = 3,
+                        .max_tree = 16,
+                        .n_workers = 1};
     assert_int_equal(p->create(&args, &d->self, NULL), SL_OK);
     assert_int_equal(p->activate(d->self, &limits, NULL), SL_OK);
     d->api = p->query(d->self, SL_SPECULATION_ID);
@@ -86,7 +96,8 @@ static void close_drafter(drafter *d) {
 }
 
 static sl_spec_seq seq_of(const int32_t *token, int64_t n, int32_t max_nodes, int32_t max_depth) {
-    return (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq), .token = token, .n = n, .max_nodes = max_nodes, .max_depth = max_depth};
+    return (sl_spec_seq){
+        .struct_size = SL_SIZE(sl_spec_seq), .token = token, .n = n, .max_nodes = max_nodes, .max_depth = max_depth};
 }
 
 static void test_drafts(void **state) {

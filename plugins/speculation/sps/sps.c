@@ -1,9 +1,9 @@
 /* sps - speculative sampling with a draft model.
  *
  * "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, and "Accelerating Large Language Model
- * Decoding with Speculative Sampling", arXiv 2302.01318. A smaller model with the same vocabulary continues the text for
- * gamma tokens, drawn as the request itself would be sampled; the core verifies them. Drafts are chains of independent
- * draws (REP); of a greedy request, of best tokens (DET).
+ * Decoding with Speculative Sampling", arXiv 2302.01318. A smaller model with the same vocabulary continues the text
+ * for gamma tokens, drawn as the request itself would be sampled; the core verifies them. Drafts are chains of
+ * independent draws (REP); of a greedy request, of best tokens (DET).
  *
  * One round a draft token: a work item for the draft model brings the tokens that its cache lacks - after a full
  * acceptance that is the last draft token, too - and the logits behind them. */
@@ -18,23 +18,24 @@
 
 enum { SCHEDULE_FIXED = 0, SCHEDULE_HEURISTIC = 1 };
 
-/* What is drafted for one sequence in this step. Kept by sequence id, since gamma and the cached prefix outlive a step. */
+/* What is drafted for one sequence in this step. Kept by sequence id, since gamma and the cached prefix outlive a step.
+ */
 typedef struct draft {
     int32_t token[SL_MAX_TREE_NODES];
     uint32_t kind[SL_MAX_TREE_NODES];
     sl_draft_q q[SL_MAX_TREE_NODES];
     const sl_draft_q *q_ptr[SL_MAX_TREE_NODES];
-    int32_t *q_id;     /* [max_nodes, vocab] */
+    int32_t *q_id; /* [max_nodes, vocab] */
     double *q_weight;
-    int32_t *known;    /* [max_context] the tokens whose rows the draft model holds */
+    int32_t *known; /* [max_context] the tokens whose rows the draft model holds */
     int64_t n_known;
-    int32_t *feed;     /* [max_context] the tokens of the current work item */
+    int32_t *feed; /* [max_context] the tokens of the current work item */
     sl_work work;
     sl_tree tree;
-    int32_t n;         /* drafted so far */
-    int32_t goal;      /* to draft in this step */
-    int32_t gamma;     /* of the heuristic */
-    int32_t asked;     /* drafted in the last step, for observe */
+    int32_t n;     /* drafted so far */
+    int32_t goal;  /* to draft in this step */
+    int32_t gamma; /* of the heuristic */
+    int32_t asked; /* drafted in the last step, for observe */
 } draft;
 
 struct sl_instance {
@@ -45,8 +46,8 @@ struct sl_instance {
     int schedule;
     int32_t vocab;
     int32_t parent[SL_MAX_TREE_NODES];
-    draft *drafts;              /* [max_seqs] by sequence id */
-    const sl_tree **trees;      /* [max_seqs] by place */
+    draft *drafts;         /* [max_seqs] by sequence id */
+    const sl_tree **trees; /* [max_seqs] by place */
     const sl_work **works;
     int64_t max_seqs, max_context;
 };
@@ -146,7 +147,9 @@ static sl_status caps(sl_instance *self, sl_spec_caps *out) {
 }
 
 /* Token i of committed text followed by the draft. */
-static int32_t token_at(const sl_spec_seq *s, const draft *d, int64_t i) { return i < s->n ? s->token[i] : d->token[i - s->n + 1]; }
+static int32_t token_at(const sl_spec_seq *s, const draft *d, int64_t i) {
+    return i < s->n ? s->token[i] : d->token[i - s->n + 1];
+}
 
 /* The work item that brings the draft model's rows up to all tokens known so far. */
 static void ask(draft *d, const sl_spec_seq *s) {
@@ -156,9 +159,18 @@ static void ask(draft *d, const sl_spec_seq *s) {
     for (int64_t i = same; i < total; i++)
         d->feed[i - same] = d->known[i] = token_at(s, d, i);
     d->n_known = total;
-    d->work = (sl_work){.struct_size = SL_SIZE(sl_work), .token = d->feed, .begin = same, .n_rows = (int32_t)(total - same),
-                        .model = 1, .seq = s->seq, .exit_layer = -1, .rows_kind = SL_WORK_IDS, .kv = SL_WORK_KV_OWN,
-                        .when = SL_WORK_IN_STEP, .logits = SL_WORK_LOGITS_LAST, .user = d};
+    d->work = (sl_work){.struct_size = SL_SIZE(sl_work),
+                        .token = d->feed,
+                        .begin = same,
+                        .n_rows = (int32_t)(total - same),
+                        .model = 1,
+                        .seq = s->seq,
+                        .exit_layer = -1,
+                        .rows_kind = SL_WORK_IDS,
+                        .kv = SL_WORK_KV_OWN,
+                        .when = SL_WORK_IN_STEP,
+                        .logits = SL_WORK_LOGITS_LAST,
+                        .user = d};
 }
 
 /* Draws the next draft token from the logits of the draft model. */
@@ -223,8 +235,12 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
     for (int32_t i = 0; i < io->n_seqs; i++) {
         draft *d = &self->drafts[io->seqs[i]->seq];
         d->asked = d->n;
-        d->tree = (sl_tree){.struct_size = SL_SIZE(sl_tree), .token = d->token, .parent = self->parent, .kind = d->kind,
-                            .q = d->q_ptr, .n_nodes = d->n + 1};
+        d->tree = (sl_tree){.struct_size = SL_SIZE(sl_tree),
+                            .token = d->token,
+                            .parent = self->parent,
+                            .kind = d->kind,
+                            .q = d->q_ptr,
+                            .n_nodes = d->n + 1};
         self->trees[i] = d->n > 0 ? &d->tree : NULL;
     }
     io->trees = self->trees;
@@ -254,13 +270,33 @@ static const void *query(sl_instance *self, const char *id) {
 }
 
 static const char *const schedules[] = {"fixed", "heuristic", NULL};
-static const sl_param_def gamma_def = {SL_SIZE(sl_param_def), "gamma", "tokens drafted a step (heuristic: to begin with)", "5", NULL, 1,
-                                       SL_MAX_TREE_NODES - 1, SL_PARAM_INT, 0};
-static const sl_param_def gamma_max_def = {SL_SIZE(sl_param_def), "gamma_max", "most tokens that the heuristic drafts", "16", NULL, 1,
-                                           SL_MAX_TREE_NODES - 1, SL_PARAM_INT, 0};
-static const sl_param_def schedule_def = {SL_SIZE(sl_param_def), "schedule",
-                                          "fixed, or heuristic: two more after full acceptance, one less otherwise", "fixed", schedules,
-                                          1, 0, SL_PARAM_ENUM, 0};
+static const sl_param_def gamma_def = {SL_SIZE(sl_param_def),
+                                       "gamma",
+                                       "tokens drafted a step (heuristic: to begin with)",
+                                       "5",
+                                       NULL,
+                                       1,
+                                       SL_MAX_TREE_NODES - 1,
+                                       SL_PARAM_INT,
+                                       0};
+static const sl_param_def gamma_max_def = {SL_SIZE(sl_param_def),
+                                           "gamma_max",
+                                           "most tokens that the heuristic drafts",
+                                           "16",
+                                           NULL,
+                                           1,
+                                           SL_MAX_TREE_NODES - 1,
+                                           SL_PARAM_INT,
+                                           0};
+static const sl_param_def schedule_def = {SL_SIZE(sl_param_def),
+                                          "schedule",
+                                          "fixed, or heuristic: two more after full acceptance, one less otherwise",
+                                          "fixed",
+                                          schedules,
+                                          1,
+                                          0,
+                                          SL_PARAM_ENUM,
+                                          0};
 static const sl_param_def *const params[] = {&gamma_def, &gamma_max_def, &schedule_def, NULL};
 static const char *const roles[] = {"speculation", NULL};
 static const char *const needs[] = {SL_SAMPLE_ID, SL_MEM_ID, "sl.work/1", "sl.model.draft/1", NULL};
