@@ -265,13 +265,13 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     for (int32_t l = 0; l < n; l++) {
         SL_TRY(bind_layer(net, plan, l, err));
         if (plan->progress != NULL)
-            plan->progress(plan->user, total * (l + 1) / (n + 1), total);
+            plan->progress(plan->progress_user, total * (l + 1) / (n + 1), total);
     }
     sli_slot slots[SLI_ROLE_COUNT];
     SL_TRY(bind_linears(net, plan, -1, "head", (const sli_weight_role[]){SLI_ROLE_HEAD}, 1, slots, err));
     net->head = slots[SLI_ROLE_HEAD];
     if (plan->progress != NULL)
-        plan->progress(plan->user, total, total);
+        plan->progress(plan->progress_user, total, total);
     SL_TRY(take_buffers(net, err));
     SL_TRY(sli_sums_create(net, max_seqs, err));
     for (int32_t l = 0; net->n_policies > 0 && l < n; l++)

@@ -127,7 +127,9 @@ typedef struct sli_network_plan {
     sl_status (*quantizer)(void *user, int32_t layer, const char *tensor, const sli_quantizer **out, sl_error *err);
     const sli_attender *(*attender)(void *user, int32_t layer, uint32_t stage);
     const sli_store *(*store)(void *user, int32_t layer);
-    void (*progress)(void *user, int64_t done, int64_t total); /* weights packed, in bytes of the checkpoint */
+    /* Weights packed, in bytes of the checkpoint. NULL: nobody listens. */
+    void (*progress)(void *progress_user, int64_t done, int64_t total);
+    void *progress_user;
 } sli_network_plan;
 
 /* Binds linears (packing them), layers and buffers. Everything given before the call is in place: host, ops, lane,

@@ -12,6 +12,7 @@
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
 #include "engine.h"
+#include "plugin/match.h"
 #include "services.h"
 #include "sl_error.h"
 
@@ -115,19 +116,6 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
 /* ---- plugins
  * ---------------------------------------------------------------------------------------------------------------- */
 
-/* Host capabilities, with "sl.model.draft/1" when there is a second model. */
-static const char *const *capabilities(int with_draft) {
-    static const char *const plain[] = {SL_MODEL_ID,        SL_MEM_ID,     SL_SCRATCH_ID,       SL_THREADS_ID,
-                                        SL_CPU_ID,          SL_EXEC_ID,    SL_OPS_ID,           SL_ARTIFACT_ID,
-                                        SL_RNG_ID,          SL_METRICS_ID, SL_SAMPLE_ID,        "sl.work/1",
-                                        "sl.topk.prompt/1", "sl.stats/1",  "sl.event.commit/1", NULL};
-    static const char *const draft[] = {
-        SL_MODEL_ID,        SL_MEM_ID,      SL_SCRATCH_ID,       SL_THREADS_ID,      SL_CPU_ID,    SL_EXEC_ID,
-        SL_OPS_ID,          SL_ARTIFACT_ID, SL_RNG_ID,           SL_METRICS_ID,      SL_SAMPLE_ID, "sl.work/1",
-        "sl.topk.prompt/1", "sl.stats/1",   "sl.event.commit/1", "sl.model.draft/1", NULL};
-    return with_draft ? draft : plain;
-}
-
 static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int with_draft, int64_t n_positions,
                               sli_model_info **info, sli_network *net, sli_binding **binding, sl_error *err) {
     net->model = p->model;
@@ -135,7 +123,9 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
         sli_model_info_create(p->model, base_name(p->path), n_positions, vocab_fingerprint(p->tokenizer), info, err));
     net->info = sli_model_info_view(*info);
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
-    sli_binding_for args = {e->config, &search, prefix, net->info, e->hosts, capabilities(with_draft)};
+    sli_binding_for args = {e->config, &search,
+                            prefix,    net->info,
+                            e->hosts,  with_draft ? sli_host_capabilities_with_draft() : sli_host_capabilities()};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
     return sli_binding_fill(*binding, net, err);
@@ -229,35 +219,16 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
     return SL_OK;
 }
 
-typedef struct progress {
-    const sluice_options *options;
-    sli_network_plan plan;
-} progress;
-
 static void tell_progress(void *user, int64_t done, int64_t total) {
-    const progress *p = user;
-    p->options->progress(p->options->user, "loading", done, total);
-}
-
-static sl_status ask_quantizer(void *user, int32_t layer, const char *tensor, const sli_quantizer **out,
-                               sl_error *err) {
-    const progress *p = user;
-    return p->plan.quantizer(p->plan.user, layer, tensor, out, err);
-}
-static const sli_attender *ask_attender(void *user, int32_t layer, uint32_t stage) {
-    const progress *p = user;
-    return p->plan.attender(p->plan.user, layer, stage);
-}
-static const sli_store *ask_store(void *user, int32_t layer) {
-    const progress *p = user;
-    return p->plan.store(p->plan.user, layer);
+    const sluice_options *options = user;
+    options->progress(options->user, "loading", done, total);
 }
 
 static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits,
                        const sluice_options *options, sl_error *err) {
-    progress p = {options, sli_binding_plan(binding)};
-    sli_network_plan plan = {&p, ask_quantizer, ask_attender, ask_store,
-                             options->progress != NULL ? tell_progress : NULL};
+    sli_network_plan plan = sli_binding_plan(binding);
+    plan.progress = options->progress != NULL ? tell_progress : NULL;
+    plan.progress_user = (void *)(uintptr_t)options; /* only read */
     net->limits = *limits;
     net->ops = &sli_ops_cpu;
     net->host = e->core_host;

@@ -123,8 +123,7 @@ static void tell_prompt(sluice_session *s, sluice_chunk_fn fn, void *user) {
 static void count_drafts(sluice_engine *e, const sluice_session *s, int32_t n_path) {
     if (s->tree == NULL)
         return;
-    int32_t depth[SL_MAX_TREE_NODES];
-    sli_tree_depths(s->tree, depth);
+    const int32_t *depth = s->draft->depth; /* s->tree is its rows */
     int64_t seen[SLUICE_MAX_DEPTH] = {0};
     for (int32_t i = 1; i < s->tree->n_nodes; i++)
         seen[depth[i] - 1] = 1;

@@ -32,6 +32,8 @@ typedef struct sli_pick {
 
 /* The list above, NULL-terminated, static. */
 const char *const *sli_host_capabilities(void);
+/* The same and "sl.model.draft/1", for a target beside a draft model. */
+const char *const *sli_host_capabilities_with_draft(void);
 
 /* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages, once
  * something is known to be missing; describe.h has one that scans (sli_provider_scan). */
