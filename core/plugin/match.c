@@ -63,7 +63,7 @@ static int is_named(const sli_pick *p, const char *capability) {
 }
 
 int sli_match_has(const sli_pick *picks, int n, const char *const *host_caps, int32_t model, const char *capability) {
-    if (in_list(host_caps != NULL ? host_caps : host_offers, capability))
+    if (in_list(host_caps != NULL ? host_caps : sli_host_capabilities(), capability))
         return 1;
     for (int i = 0; i < n; i++)
         if (picks[i].model == model &&
