@@ -9,6 +9,7 @@
 #include "build_commit.h"
 #include "commands.h"
 #include "options.h"
+#include "report.h"
 
 enum { MAX_VALUES = 32 };
 
@@ -150,6 +151,7 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "bytes_weights", json_integer(stats.bytes_weights));
     json_object_set_new(r, "bytes_peak", json_integer(stats.bytes_peak));
     json_object_set_new(r, "allocs_in_steps", json_integer(stats.allocs_in_steps));
+    report_prompts(e, r);
     return r;
 }
 

@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "needles.h"
 #include "options.h"
+#include "report.h"
 
 static const option no_options[] = {{NULL, NULL, NULL, OPT_FLAG, NULL, NULL}};
 
@@ -265,13 +266,15 @@ static int cmd_retrieval(int argc, char **argv) {
     }
     if (status >= 0) {
         double p = (double)t.tokens_right / (double)t.tokens;
-        print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "task", "retrieval",
-                             "mode", mode, "model", info.model, "length", (json_int_t)length, "contexts",
-                             (json_int_t)t.contexts, "answers", (json_int_t)t.answers, "answers_right",
-                             (json_int_t)t.answers_right, "tokens", (json_int_t)t.tokens, "tokens_right",
-                             (json_int_t)t.tokens_right, "token_accuracy", p, "half_width_95",
-                             1.96 * sqrt(p * (1 - p) / (double)t.tokens), "answer_accuracy",
-                             (double)t.answers_right / (double)t.answers, "seconds", now() - begin));
+        json_t *report =
+            json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "task", "retrieval", "mode",
+                      mode, "model", info.model, "length", (json_int_t)length, "contexts", (json_int_t)t.contexts,
+                      "answers", (json_int_t)t.answers, "answers_right", (json_int_t)t.answers_right, "tokens",
+                      (json_int_t)t.tokens, "tokens_right", (json_int_t)t.tokens_right, "token_accuracy", p,
+                      "half_width_95", 1.96 * sqrt(p * (1 - p) / (double)t.tokens), "answer_accuracy",
+                      (double)t.answers_right / (double)t.answers, "seconds", now() - begin);
+        report_prompts(e, report);
+        print_json(report);
     }
     status = status < 0 ? fail(&err) : 0;
     sluice_close(e);

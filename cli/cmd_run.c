@@ -30,13 +30,21 @@ static int on_chunk(void *user, const sluice_chunk *chunk) {
 static void summary(const sluice_engine *engine) {
     sluice_stats s;
     sluice_get_stats(engine, &s);
+    int64_t given = s.prompt_tokens + s.replaced_tokens - s.kept_tokens;
     fprintf(stderr, "prompt: %lld tokens, %.1f tokens/s; decode: %lld tokens, %.1f tokens/s, %lld steps",
-            (long long)s.prompt_tokens, s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0,
-            (long long)s.tokens, s.decode_seconds > 0 ? (double)s.emitted / s.decode_seconds : 0.0, (long long)s.steps);
+            (long long)given, s.prompt_seconds > 0 ? (double)given / s.prompt_seconds : 0.0, (long long)s.tokens,
+            s.decode_seconds > 0 ? (double)s.emitted / s.decode_seconds : 0.0, (long long)s.steps);
     if (s.drafted > 0)
         fprintf(stderr, "; drafts: %lld of %lld accepted, %.2f tokens a step%s", (long long)s.accepted,
                 (long long)s.drafted, s.steps > 0 ? (double)s.emitted / (double)s.steps : 0.0,
                 s.lossless ? "" : " (lossy)");
+    if (s.replaced_tokens > 0) {
+        sluice_info info;
+        sluice_get_info(engine, &info);
+        fprintf(stderr, "; %lld of them kept, found by %.0f %% of a prompt's layers in %.2f s",
+                (long long)s.kept_tokens,
+                100.0 * (double)s.prompt_work_layers / (double)s.replaced_tokens / info.layers, s.prompt_work_seconds);
+    }
     fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB\n", (double)s.bytes_weights / 1e6,
             (double)s.bytes_kv / 1e6, (double)s.bytes_peak / 1e6);
 }
@@ -54,6 +62,22 @@ static int write_stats(const sluice_engine *engine, const char *path) {
         status = 1;
     }
     return status;
+}
+
+/* What the model was given in place of the prompt, as text. */
+static int show_kept(sluice_engine *engine, const sluice_session *session, sluice_error *err) {
+    const int32_t *tokens;
+    const int64_t *index;
+    int64_t n_prompt;
+    sluice_session_computed(session, &tokens, &index, &n_prompt);
+    int64_t n = sluice_detokenize(engine, tokens, n_prompt, NULL, 0, err);
+    char *text = n >= 0 ? malloc((size_t)n + 1) : NULL;
+    if (text != NULL) {
+        sluice_detokenize(engine, tokens, n_prompt, text, n, err);
+        fprintf(stderr, "kept: %.*s\n", (int)n, text);
+    }
+    free(text);
+    return n < 0 ? (int)n : SLUICE_OK;
 }
 
 /* The prompt's tokens in a fresh session. */
@@ -83,7 +107,7 @@ static int feed(sluice_engine *engine, const char *text, size_t length, int flag
 int cmd_run(int argc, char **argv) {
     common c = {0};
     const char *prompt = NULL, *file = NULL, *stats = NULL;
-    int verify = 0, plain = 0, echo = 0, quiet = 0;
+    int verify = 0, plain = 0, echo = 0, quiet = 0, kept = 0;
     const option own[] = {
         {"-p, --prompt", "TEXT", "the prompt", OPT_TEXT, NULL, &prompt},
         {"-f, --file", "FILE", "read the prompt from a file; without -p and -f it is read from stdin", OPT_TEXT, NULL,
@@ -98,6 +122,7 @@ int cmd_run(int argc, char **argv) {
         {"--verify", NULL, "look for NaN and Inf in the weights first", OPT_FLAG, NULL, &verify},
         {"--no-special", NULL, "add no beginning-of-text token and read none in the prompt", OPT_FLAG, NULL, &plain},
         {"--echo", NULL, "print the prompt too", OPT_FLAG, NULL, &echo},
+        {"--show-kept", NULL, "print the prompt that a prompt transformer left of it to stderr", OPT_FLAG, NULL, &kept},
         {"-q, --quiet", NULL, "no summary", OPT_FLAG, NULL, &quiet},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
     };
@@ -140,6 +165,8 @@ int cmd_run(int argc, char **argv) {
         if (!quiet)
             summary(engine);
     }
+    if (status >= 0 && kept)
+        status = show_kept(engine, session, &err);
     status = status < 0 ? fail(&err) : 0;
     if (status == 0 && stats != NULL)
         status = write_stats(engine, stats);

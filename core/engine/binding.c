@@ -55,8 +55,8 @@ static const bound *same_plugin(const sli_binding *b, int i) {
 
 /* Roles that the engine of this version puts to work. */
 static int is_served(const char *role) {
-    return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "attention") == 0 ||
-           strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
+    return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "kvcache.prompt") == 0 ||
+           strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
 }
 
 static sl_status find_scope(const sli_binding *b, bound *c) {
@@ -69,6 +69,7 @@ static sl_status find_scope(const sli_binding *b, bound *c) {
         for (size_t s = 0; s < sizeof stages / sizeof *stages; s++)
             if (c->choice->scope.match != NULL ||
                 strcmp(role, "kvcache.policy") == 0 || /* a chain: all of them, everywhere */
+                strcmp(role, "kvcache.prompt") == 0 ||
                 sli_choice_for_layer(b->args.config, b->args.prefix, role, l, stages[s]) == c->choice)
                 c->layer_stages[l] |= stages[s];
     return SL_OK;
@@ -85,6 +86,11 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
             c,
             sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version runs no policies on the draft model's cache"),
             err);
+    if (strcmp(role, "kvcache.prompt") == 0 && b->args.prefix[0] != '\0')
+        return within(c,
+                      sl_fail(err, SL_E_UNIMPLEMENTED,
+                              "prompts are transformed once, for the target; the draft model computes what is left"),
+                      err);
     if (!is_served(role))
         return within(
             c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version serves no plugin in the role %s", role),
@@ -215,7 +221,8 @@ sl_status sli_binding_create(sli_binding *b, sl_error *err) {
 sl_status sli_binding_activate(sli_binding *b, const sl_limits *limits, int64_t sessions, sl_error *err) {
     for (int i = 0; i < b->n; i++) {
         sl_limits own = *limits;
-        if (strcmp(b->list[i].choice->scope.role, "speculation") == 0)
+        if (strcmp(b->list[i].choice->scope.role, "speculation") == 0 ||
+            strcmp(b->list[i].choice->scope.role, "kvcache.prompt") == 0)
             own.max_seqs = sessions;
         if (!b->list[i].shared)
             SL_TRY(sli_instance_activate(b->list[i].instance, &own, err));
@@ -305,6 +312,31 @@ sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api) {
             return b->list[i].instance->self;
         }
     return NULL;
+}
+
+sl_instance *sli_binding_prompter(sli_binding *b, const sl_kv_prompt **api) {
+    for (int i = 0; i < b->n; i++)
+        if (strcmp(b->list[i].choice->scope.role, "kvcache.prompt") == 0) {
+            *api = b->list[i].table;
+            return b->list[i].instance->self;
+        }
+    return NULL;
+}
+
+static int names(const char *const *list, const char *what) {
+    for (; list != NULL && *list != NULL; list++)
+        if (strcmp(*list, what) == 0)
+            return 1;
+    return 0;
+}
+
+int sli_binding_asks_for(const sli_binding *b, const char *capability) {
+    for (int i = 0; i < b->n; i++) {
+        const sl_plugin *p = b->list[i].package.plugin;
+        if (names(p->needs, capability) || names(p->wants, capability))
+            return 1;
+    }
+    return 0;
 }
 
 void sli_binding_event(sli_binding *b, const sl_event *event) {

@@ -28,7 +28,7 @@ typedef struct sli_binding_for {
 sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_error *err);
 /* Creates the instances: artifacts are opened and checked, the model is accepted or refused. */
 sl_status sli_binding_create(sli_binding *b, sl_error *err);
-/* Activates them. limits: see sluice/plugin.h; sessions: sequences that a drafter meets. */
+/* Activates them. limits: see sluice/plugin.h; sessions: sequences that a drafter or a prompt transformer meets. */
 sl_status sli_binding_activate(sli_binding *b, const sl_limits *limits, int64_t sessions, sl_error *err);
 void sli_binding_destroy(sli_binding *b); /* NULL is legal */
 
@@ -39,6 +39,12 @@ sli_network_plan sli_binding_plan(sli_binding *b);
 
 /* The drafter, NULL: none. */
 sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api);
+
+/* The prompt transformer, NULL: none. */
+sl_instance *sli_binding_prompter(sli_binding *b, const sl_kv_prompt **api);
+
+/* 1 if a chosen plugin needs or wants that capability. */
+int sli_binding_asks_for(const sli_binding *b, const char *capability);
 
 void sli_binding_event(sli_binding *b, const sl_event *event);
 

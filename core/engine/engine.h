@@ -19,6 +19,7 @@
 #include "engine/network.h"
 #include "engine/output.h"
 #include "engine/sampler.h"
+#include "engine/taps.h"
 #include "engine/verify.h"
 #include "model/tokenizer.h"
 
@@ -40,6 +41,8 @@ typedef struct sli_request {
 
 enum { SLI_MAX_SESSIONS = 256 };
 
+typedef struct sli_transcript sli_transcript;
+
 struct sluice_session {
     sluice_engine *engine;
     sluice_session *next; /* all sessions of the engine */
@@ -50,6 +53,12 @@ struct sluice_session {
     int64_t n_draft;      /* committed rows in the draft model's cache */
     int32_t id;           /* sequence id: 0 .. max_seqs - 1 */
     sli_request *request; /* NULL: not generating */
+    /* Prompt transformers. */
+    sli_transcript *shown; /* the user's text, where another one is computed; NULL: it is `tokens` */
+    int64_t *split;        /* [n_split] token indices that no chunk reaches across */
+    int64_t n_split;
+    int64_t n_branch; /* rows of the sequence that a plugin keeps beside this one; -1: it is not open */
+    int32_t fresh;    /* 1: tokens were appended of which the transformer has not been told */
     /* This step's place and draft. */
     sli_tree *draft;     /* room for the tree, ready to be verified */
     const sl_tree *tree; /* its rows; NULL: no draft in this step */
@@ -67,6 +76,11 @@ typedef struct sli_drafter {
     sl_spec_caps caps;
 } sli_drafter;
 
+typedef struct sli_prompter {
+    sl_instance *self; /* NULL: no prompt transformer */
+    const sl_kv_prompt *api;
+} sli_prompter;
+
 struct sluice_engine {
     sli_config *config;
     sli_pool *pool;
@@ -79,9 +93,11 @@ struct sluice_engine {
     sli_network target, draft;                  /* draft.model NULL: none */
     sli_ops_context ops;
     sli_drafter drafter;
+    sli_prompter prompter;
     sl_limits limits, draft_limits;
     int64_t prefill_chunk;
-    int32_t max_sessions;     /* sequence ids below are sessions, those above scratch forks */
+    int32_t max_sessions;     /* sequence ids below are sessions; behind them as many scratch forks, then branches */
+    int32_t max_branches;     /* 0, or 1: a sequence of a plugin's own beside each session */
     sluice_sampling defaults; /* [sampling] */
     int32_t *bias_id;         /* what it points to */
     float *bias;
@@ -97,6 +113,8 @@ struct sluice_engine {
     int64_t logit_rows;
     float *work_hidden;      /* residual rows of work items that end in front of the head */
     int64_t work_hidden_cap; /* floats */
+    sli_tap_store work_taps; /* of the results of the last work */
+    float *row_position;     /* [max_rows] of one sequence, where positions are not token indices */
     sluice_session **active; /* [max_seqs] sessions of the step, in batch order */
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */

@@ -286,7 +286,18 @@ static sl_status rotate(sli_network *net, const sl_batch *b, const sl_layer_info
     return net->ops->rope(net->host, &args);
 }
 
-static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t l) {
+static void tell_qkv(const sli_network *net, const sli_pass *pass, int32_t l) {
+    const sl_layer_info *info = net->layers[l].info;
+    int64_t q = (int64_t)info->n_heads * info->head_dim, k = (int64_t)info->n_kv_heads * info->head_dim;
+    tell(pass, SL_TAP_Q_RAW, l, net->q_raw, q);
+    tell(pass, SL_TAP_K_RAW, l, net->k_raw, k);
+    tell(pass, SL_TAP_Q, l, net->q, q);
+    tell(pass, SL_TAP_K, l, net->k, k);
+    tell(pass, SL_TAP_V, l, net->v, (int64_t)info->n_kv_heads * info->v_head_dim);
+}
+
+/* is_end: nothing is wanted of the layer but its q, k and v. */
+static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t l, int is_end) {
     sli_net_layer *layer = &net->layers[l];
     const sl_layer_info *info = layer->info;
     const sl_batch *b = pass->batch;
@@ -306,9 +317,11 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
         SL_TRY(rotate(net, b, info, net->q, H));
         SL_TRY(rotate(net, b, info, net->k, K));
     }
-    SL_TRY(attend_rows(net, pass, l));
-    tell(pass, SL_TAP_Q, l, net->q, H * D);
-    tell(pass, SL_TAP_K, l, net->k, K * D);
+    if (!is_end)
+        SL_TRY(attend_rows(net, pass, l)); /* a store that fuses RoPE rotates q and k here */
+    tell_qkv(net, pass, l);
+    if (is_end)
+        return SL_OK;
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
     return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
                         net->x);
@@ -358,13 +371,17 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
     for (int32_t l = pass->enter_layer; l < end; l++) {
         sl_status s = SL_OK;
         tell(pass, SL_TAP_LAYER_IN, l, net->x, net->info->hidden);
+        int is_end = pass->exit_at == SL_WORK_EXIT_QKV && l == end - 1;
         if (pass->attn_layers == NULL || pass->attn_layers[l])
-            s = attention_block(net, pass, l);
-        if (s >= 0 && (pass->ffn_layers == NULL || pass->ffn_layers[l]))
+            s = attention_block(net, pass, l, is_end);
+        if (s >= 0 && !is_end)
+            tell(pass, SL_TAP_MID, l, net->x, net->info->hidden);
+        if (s >= 0 && !is_end && (pass->ffn_layers == NULL || pass->ffn_layers[l]))
             s = ffn_block(net, pass, l);
         if (s < 0)
             return sl_fail(err, s, "layer %d: %s", l, sl_status_text(s));
-        tell(pass, SL_TAP_LAYER_OUT, l, net->x, net->info->hidden);
+        if (!is_end)
+            tell(pass, SL_TAP_LAYER_OUT, l, net->x, net->info->hidden);
     }
     return SL_OK;
 }

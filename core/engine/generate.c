@@ -6,7 +6,9 @@
 
 #include "api.h"
 #include "base/ledger.h"
+#include "prompt.h"
 #include "sl_error.h"
+#include "transcript.h"
 
 /* ---- requests
  * ---------------------------------------------------------------------------------------------------------- */
@@ -56,6 +58,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
                                sl_error *err) {
     if (s->n == 0)
         return sl_fail(err, SL_E_STATE, "session %d has no token to continue from", index);
+    SL_TRY(sli_engine_prompt(e, s, sli_shown_length(s), err));
     if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
         SL_TRY(sli_network_seq_truncate(&e->target, s->id, s->n - 1, err));
         s->n_kv = s->n - 1;
@@ -66,7 +69,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     r->index = index;
     r->ignore_eos = p->ignore_eos;
-    int64_t room = e->limits.max_context - s->n;
+    int64_t room = sli_shown_room(s);
     r->n_limit = s->n + (p->max_tokens < 0 || p->max_tokens > room ? room : p->max_tokens);
     SL_TRY(copy_sampling(e, p, r, err));
     if (e->tokenizer != NULL)

@@ -119,6 +119,7 @@ typedef struct sli_pass {
     int32_t exit_layer;      /* one past the last; 0: all */
     const int64_t *n_prompt; /* [n_seqs] tokens of each prompt: rows are counted in column sums; NULL: they are not */
     uint32_t overwrite;      /* rows replace committed ones */
+    uint32_t exit_at;        /* SL_WORK_EXIT_* of the last layer */
 } sli_pass;
 
 /* Who serves what, as the configuration says. */

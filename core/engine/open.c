@@ -244,12 +244,13 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     if (e->logit_rows > e->limits.max_rows)
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
-    e->work_logits = e->drafter.self != NULL
+    int works = e->drafter.self != NULL || e->prompter.self != NULL;
+    e->work_logits = works
                          ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
                          : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
                                                                                            : e->target.info->hidden;
-    e->work_hidden_cap = e->drafter.self != NULL ? e->limits.max_rows * wide : 0;
+    e->work_hidden_cap = works ? e->limits.max_rows * wide : 0;
     e->work_hidden = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->work_hidden_cap, sizeof *e->work_hidden);
     e->by_id = sli_calloc(SLI_TAG_MISC, (size_t)e->max_sessions, sizeof *e->by_id);
     e->active = sli_calloc(SLI_TAG_MISC, (size_t)e->limits.max_seqs, sizeof *e->active);
@@ -257,7 +258,8 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     e->path_begin = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs + 1, sizeof *e->path_begin);
     e->next = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->next);
     e->n_prompt = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->n_prompt);
-    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->work_hidden == NULL ||
+    e->row_position = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_rows, sizeof *e->row_position);
+    if (e->logits == NULL || (works && e->work_logits == NULL) || e->work_hidden == NULL || e->row_position == NULL ||
         e->by_id == NULL || e->active == NULL || e->path == NULL || e->path_begin == NULL || e->next == NULL ||
         e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
@@ -338,6 +340,8 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     sl_spec_caps caps = {.struct_size = SL_SIZE(sl_spec_caps), .max_nodes = 1};
     if (drafter != NULL && api->caps(drafter, &caps) >= 0 && caps.max_nodes > 1)
         e->limits.max_tree = caps.max_nodes < SL_MAX_TREE_NODES ? caps.max_nodes : SL_MAX_TREE_NODES;
+    e->max_branches = sli_binding_asks_for(e->target_plugins, "sl.work.branch/1");
+    e->limits.max_seqs += (int64_t)e->max_branches * e->max_sessions;
     e->draft_limits = e->limits;
     sli_ops_shapes shapes = {.keys = e->limits.max_context + SL_MAX_TREE_NODES, .rows = e->limits.max_rows};
     shapes_of(e->target.info, &shapes);
@@ -351,6 +355,7 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
         SL_TRY(s < 0 ? sl_fail_within(err, s, "draft model") : SL_OK);
     }
     SL_TRY(open_drafter(e, err));
+    e->prompter.self = sli_binding_prompter(e->target_plugins, &e->prompter.api);
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -389,8 +394,9 @@ void sluice_close(sluice_engine *e) {
     sli_draft_buffers_destroy(e->drafts);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
+    sli_taps_release(&e->work_taps);
     void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
-                     e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias};
+                     e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias,   e->row_position};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     sli_network_destroy(&e->target);

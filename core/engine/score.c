@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "api.h"
+#include "prompt.h"
 #include "sl_error.h"
+#include "transcript.h"
 
 /* Receives the logits after the token with that index. */
 typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, int64_t vocab);
@@ -16,10 +18,11 @@ typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, 
 static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
     int64_t rows = s->n - s->n_kv;
     rows = rows < e->prefill_chunk ? rows : e->prefill_chunk;
-    rows = rows < e->limits.max_rows ? rows : e->limits.max_rows;
+    rows = sli_prompt_chunk(s, rows < e->limits.max_rows ? rows : e->limits.max_rows);
     double begin = sli_now();
     sli_batch_clear(&e->batch, 0, ++e->target.step);
-    sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL, NULL);
+    sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL,
+                  sli_session_positions(e, s, s->n_kv, (int32_t)rows, NULL));
     const sl_batch *b = &e->batch.view;
     e->n_prompt[0] = sli_prompt_end(s);
     SL_TRY(sli_network_begin(&e->target, b, err));
@@ -59,6 +62,13 @@ static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *u
     return SL_OK;
 }
 
+/* What stands in front of the last n tokens is a prompt; those n are no part of it, and stay pending. */
+static sl_status prompt_in_front(sluice_session *s, int64_t n, sl_error *err) {
+    if (n < 0 || n > s->n - s->n_kv)
+        return SL_OK; /* refused by the caller */
+    return sli_engine_prompt(s->engine, s, sli_shown_length(s) - n, err);
+}
+
 typedef struct scorer {
     const sluice_session *s;
     int64_t first; /* token index of the first scored token */
@@ -86,6 +96,9 @@ static void score_row(void *user, int64_t token_index, const float *logits, int6
 
 int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
     SLI_API(err, error);
+    sl_status asked = prompt_in_front(s, n_scored, &err);
+    if (asked < 0)
+        return sli_api_fail(&err, asked, error);
     int64_t first = s->n - n_scored;
     if (n_scored < 1 || first < 1 || first - 1 < s->n_kv)
         return sli_api_fail(&err,
@@ -111,6 +124,9 @@ static void copy_row(void *user, int64_t token_index, const float *logits, int64
 
 int sluice_logits(sluice_session *s, int64_t n, float *logits, sluice_error *error) {
     SLI_API(err, error);
+    sl_status asked = prompt_in_front(s, n - 1, &err);
+    if (asked < 0)
+        return sli_api_fail(&err, asked, error);
     if (n < 1 || s->n - n < s->n_kv)
         return sli_api_fail(
             &err, sl_fail(&err, SL_E_RANGE, "logits of %" PRId64 " tokens: %" PRId64 " are pending", n, s->n - s->n_kv),

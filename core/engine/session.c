@@ -9,9 +9,12 @@
 
 #include "api.h"
 #include "base/ledger.h"
+#include "branch.h"
+#include "prompt.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
+#include "transcript.h"
 
 /* ---- life
  * -------------------------------------------------------------------------------------------------------------- */
@@ -19,6 +22,8 @@
 static void free_session(sluice_session *s) {
     if (s == NULL)
         return;
+    sli_transcript_free(s);
+    sli_prompt_free(s);
     sli_free(s->tokens);
     sli_free(s->draft);
     sli_free(s);
@@ -41,6 +46,7 @@ static sl_status new_session(sluice_engine *e, sluice_session **out, sl_error *e
     }
     s->engine = e;
     s->id = id;
+    s->n_branch = -1;
     *out = s;
     return SL_OK;
 }
@@ -84,6 +90,7 @@ void sluice_session_close(sluice_session *s) {
     sli_network_seq_close(&e->target, s->id);
     if (e->draft.model != NULL)
         sli_network_seq_close(&e->draft, s->id);
+    sli_branch_close(e, s);
     e->by_id[s->id] = NULL;
     for (sluice_session **p = &e->sessions; *p != NULL; p = &(*p)->next)
         if (*p == s) {
@@ -93,59 +100,84 @@ void sluice_session_close(sluice_session *s) {
     free_session(s);
 }
 
+/* The tokens of a child, as many of the parent's rows as it shares, and what goes with them. */
+static sl_status share(sluice_session *s, const sluice_session *from, int64_t n, sl_error *err) {
+    int64_t kept = sli_shown_length(from) - from->n; /* shown tokens that no token of the session stands for */
+    int whole = from->shown == NULL || n >= from->shown->n_replaced;
+    if (!whole) { /* cut inside of what was replaced: all of it is to be computed again */
+        memcpy(s->tokens, sli_shown_tokens(from), sizeof *s->tokens * (size_t)n);
+        s->n = s->n_prompt = n;
+        s->fresh = n > 0;
+        return open_caches(s->engine, s, -1, 0, 0, err);
+    }
+    s->n = n - kept;
+    s->n_kv = from->n_kv < s->n ? from->n_kv : s->n;
+    s->n_draft = from->n_draft < s->n ? from->n_draft : s->n;
+    s->n_prompt = from->n_prompt < s->n ? from->n_prompt : s->n;
+    s->fresh = from->fresh || from->n_split > 0;
+    memcpy(s->tokens, from->tokens, sizeof *s->tokens * (size_t)s->n);
+    if (from->shown != NULL)
+        SL_TRY(sli_transcript_fork(s, from, n, err));
+    return open_caches(s->engine, s, from->id, s->n_kv, s->n_draft, err);
+}
+
 int sluice_session_fork(sluice_session *from, int64_t n, sluice_session **out, sluice_error *error) {
     SLI_API(err, error);
     sluice_engine *e = from->engine;
     sluice_session *s;
-    n = n < 0 ? from->n : n;
-    if (n > from->n)
-        return sli_api_fail(
-            &err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens has no first %" PRId64, from->n, n),
-            error);
-    int64_t n_kv = from->n_kv < n ? from->n_kv : n, n_draft = from->n_draft < n ? from->n_draft : n;
+    n = n < 0 ? sli_shown_length(from) : n;
+    if (n > sli_shown_length(from))
+        return sli_api_fail(&err,
+                            sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens has no first %" PRId64,
+                                    sli_shown_length(from), n),
+                            error);
     sl_status status = new_session(e, &s, &err);
-    if (status >= 0 && (status = open_caches(e, s, from->id, n_kv, n_draft, &err)) < 0)
+    if (status >= 0 && (status = share(s, from, n, &err)) < 0)
         free_session(s);
     if (status < 0)
         return sli_api_fail(&err, status, error);
-    memcpy(s->tokens, from->tokens, sizeof *s->tokens * (size_t)n);
-    s->n = n;
-    s->n_kv = n_kv;
-    s->n_draft = n_draft;
-    s->n_prompt = from->n_prompt < n ? from->n_prompt : n;
+    sli_branch_fork(e, s, from);
     adopt(e, s);
-    sli_engine_event(e, SL_EVENT_FORK, s->id, from->id, n_kv);
+    sli_engine_event(e, SL_EVENT_FORK, s->id, from->id, s->n_kv);
     *out = s;
     return SLUICE_OK;
 }
 
-int sluice_session_truncate(sluice_session *s, int64_t n, sluice_error *error) {
-    SLI_API(err, error);
-    if (n < 0 || n > s->n)
-        return sli_api_fail(
-            &err, sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens cannot be cut to %" PRId64, s->n, n),
-            error);
+/* n: tokens of the session, not of what is shown. */
+static sl_status cut(sluice_session *s, int64_t n, sl_error *err) {
     sluice_engine *e = s->engine;
     if (n < s->n_kv) {
-        sl_status status = sli_network_seq_truncate(&e->target, s->id, n, &err);
-        if (status < 0)
-            return sli_api_fail(&err, status, error);
+        SL_TRY(sli_network_seq_truncate(&e->target, s->id, n, err));
         s->n_kv = n;
         sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, n);
     }
     s->n = n;
     s->n_prompt = s->n_prompt < n ? s->n_prompt : n;
-    return SLUICE_OK;
+    return SL_OK;
+}
+
+int sluice_session_truncate(sluice_session *s, int64_t n, sluice_error *error) {
+    SLI_API(err, error);
+    int64_t length = sli_shown_length(s);
+    sl_status status = SL_OK;
+    if (n < 0 || n > length)
+        status =
+            sl_fail(&err, SL_E_RANGE, "a session of %" PRId64 " tokens cannot be cut to %" PRId64, length, n);
+    else if (s->shown != NULL && n < s->shown->n_replaced)
+        status = sli_transcript_restart(s, n, &err);
+    else if ((status = cut(s, s->n - (length - n), &err)) >= 0 && s->shown != NULL)
+        s->shown->n = n;
+    return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
 }
 
 int sluice_session_append(sluice_session *s, const int32_t *tokens, int64_t n, sluice_error *error) {
     SLI_API(err, error);
     const sluice_engine *e = s->engine;
-    if (n < 0 || s->n + n > e->limits.max_context)
+    if (n < 0 || n > sli_shown_room(s))
         return sli_api_fail(&err,
                             sl_fail(&err, SL_E_RANGE,
-                                    "%" PRId64 " tokens are longer than the context of %" PRId64 " tokens", s->n + n,
-                                    e->limits.max_context),
+                                    "%" PRId64 " tokens are longer than the context of %" PRId64 " tokens",
+                                    sli_shown_length(s) + n, e->limits.max_context),
                             error);
     for (int64_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= e->target.info->vocab)
@@ -153,19 +185,29 @@ int sluice_session_append(sluice_session *s, const int32_t *tokens, int64_t n, s
                                 sl_fail(&err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", tokens[i],
                                         e->target.info->vocab),
                                 error);
-    memcpy(s->tokens + s->n, tokens, sizeof *tokens * (size_t)n);
-    s->n += n;
+    for (int64_t i = 0; i < n; i++)
+        sli_session_push(s, tokens[i]);
     s->n_prompt = s->n;
+    s->fresh |= n > 0;
     return SLUICE_OK;
 }
 
-int64_t sluice_session_length(const sluice_session *s) { return s->n; }
-const int32_t *sluice_session_tokens(const sluice_session *s) { return s->tokens; }
+int64_t sluice_session_length(const sluice_session *s) { return sli_shown_length(s); }
+const int32_t *sluice_session_tokens(const sluice_session *s) { return sli_shown_tokens(s); }
+
+int64_t sluice_session_computed(const sluice_session *s, const int32_t **tokens, const int64_t **index,
+                                int64_t *n_prompt) {
+    *tokens = s->tokens;
+    *index = s->shown != NULL ? s->shown->index : NULL;
+    *n_prompt = s->shown != NULL ? s->shown->n_new : s->n_prompt;
+    return s->n;
+}
 
 /* ---- the cache as a file
  * --------------------------------------------------------------------------------------------------- */
 
-/* header, n tokens (i32), then for each layer the rows of copy_rows: [2, n_kv, K, D] in the store's dtype. */
+/* header, n tokens (i32), the transcript where the prompt was replaced, then for each layer the rows of copy_rows:
+ * [2, n_kv, K, D] in the store's dtype. */
 typedef struct file_header {
     char magic[8];
     uint64_t fingerprint;
@@ -173,7 +215,7 @@ typedef struct file_header {
     uint32_t dtype;
     uint32_t n_layers;
 } file_header;
-static const char magic[8] = "slkv 01";
+static const char magic[8] = "slkv 01", magic_replaced[8] = "slkv 02";
 
 static int64_t layer_bytes(const sli_network *net, int32_t l, int64_t n) {
     const sl_layer_info *info = net->info->layers[l];
@@ -235,10 +277,12 @@ int sluice_session_save(sluice_session *s, const char *path, sluice_error *error
                      .n_prompt = s->n_prompt,
                      .dtype = net->layers[0].layout.dtype,
                      .n_layers = (uint32_t)net->info->n_layers};
-    memcpy(h.magic, magic, sizeof h.magic);
+    memcpy(h.magic, s->shown != NULL ? magic_replaced : magic, sizeof h.magic);
     if (status >= 0 &&
         (fwrite(&h, sizeof h, 1, f) != 1 || fwrite(s->tokens, sizeof *s->tokens, (size_t)s->n, f) != (size_t)s->n))
         status = sl_fail(&err, SL_E_IO, "%s", strerror(errno));
+    if (status >= 0 && s->shown != NULL)
+        status = sli_transcript_write(s, f, &err);
     if (status >= 0)
         status = transfer(s, f, s->n_kv, SL_COPY_EXPORT, &err);
     if (f != NULL && fclose(f) != 0 && status >= 0)
@@ -252,7 +296,7 @@ int sluice_session_save(sluice_session *s, const char *path, sluice_error *error
 
 static sl_status check_header(const sluice_session *s, const file_header *h, sl_error *err) {
     const sli_network *net = &s->engine->target;
-    if (memcmp(h->magic, magic, sizeof magic) != 0)
+    if (memcmp(h->magic, magic, sizeof magic) != 0 && memcmp(h->magic, magic_replaced, sizeof magic) != 0)
         return sl_fail(err, SL_E_DATA, "not a saved session of this version");
     if (h->fingerprint != net->info->fingerprint || h->n_layers != (uint32_t)net->info->n_layers)
         return sl_fail(err, SL_E_DATA, "saved with another model");
@@ -284,6 +328,11 @@ int sluice_session_load(sluice_session *s, const char *path, sluice_error *error
     for (int64_t i = 0; status >= 0 && i < h.n; i++)
         if (s->tokens[i] < 0 || s->tokens[i] >= e->target.info->vocab)
             status = sl_fail(&err, SL_E_DATA, "token %" PRId64 " has the id %d", i, s->tokens[i]);
+    if (status >= 0 && memcmp(h.magic, magic_replaced, sizeof magic) == 0) {
+        s->n = h.n;
+        status = sli_transcript_read(s, f, &err);
+        s->n = 0;
+    }
     if (status >= 0)
         status = transfer(s, f, h.n_kv, SL_COPY_IMPORT, &err);
     if (status >= 0 && fgetc(f) != EOF)
@@ -294,8 +343,10 @@ int sluice_session_load(sluice_session *s, const char *path, sluice_error *error
         s->n_prompt = h.n_prompt;
         if (h.n_kv > 0)
             sli_sums_imported(&e->target, s->id);
-    } else if (f != NULL)
+    } else if (f != NULL) {
+        sli_transcript_free(s);
         sli_network_seq_truncate(&e->target, s->id, 0, NULL);
+    }
     if (f != NULL)
         fclose(f);
     return status < 0 ? sli_api_fail(&err, sl_fail_within(&err, status, "%s", path), error) : SLUICE_OK;

@@ -6,7 +6,9 @@
 
 #include "decide.h"
 #include "draft.h"
+#include "prompt.h"
 #include "sl_error.h"
+#include "transcript.h"
 
 /* Rows that wait to be computed: the pending part of the prompt, or the one token that was decided last. */
 static int64_t pending(const sluice_session *s) { return s->n - s->n_kv; }
@@ -19,7 +21,8 @@ static void place(sluice_engine *e, sluice_session *s, uint32_t stage, int32_t n
     const sl_tree *tree = stage == SL_STAGE_VERIFY ? s->tree : NULL;
     const int32_t *tokens = tree != NULL ? tree->token : s->tokens + s->n_kv;
     s->n_rows = n_rows;
-    s->place = sli_batch_add(&e->batch, s->id, s->n_kv, stage, tokens, n_rows, tree, NULL);
+    s->place = sli_batch_add(&e->batch, s->id, s->n_kv, stage, tokens, n_rows, tree,
+                             sli_session_positions(e, s, s->n_kv, n_rows, tree));
     s->wants_next = s->request != NULL && s->n_kv + n_rows >= s->n;
     e->active[s->place] = s;
     e->n_prompt[s->place] = sli_prompt_end(s);
@@ -38,7 +41,7 @@ static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
         if (pending(s) == 0 || is_decoding(s))
             continue;
         int64_t rows = pending(s) < e->prefill_chunk ? pending(s) : e->prefill_chunk;
-        rows = rows < room ? rows : room;
+        rows = sli_prompt_chunk(s, rows < room ? rows : room);
         if (rows > 0)
             place(e, s, SL_STAGE_PREFILL, (int32_t)rows);
         room -= rows > 0 ? rows : 0;
@@ -69,7 +72,7 @@ static sl_status emit(sluice_engine *e, sluice_session *s, const int32_t *tokens
     sli_output_clear(&r->text);
     for (*kept = 0; *kept < n && r->finish == SLUICE_RUNNING;) {
         int32_t token = tokens[(*kept)++];
-        s->tokens[s->n++] = token;
+        sli_session_push(s, token);
         if (is_eos(e, token) && !r->ignore_eos) {
             r->finish = SLUICE_FINISH_EOS;
             break;

@@ -4,7 +4,9 @@
 #include <assert.h>
 #include <string.h>
 
+#include "branch.h"
 #include "sl_error.h"
+#include "transcript.h"
 
 /* Sequence ids behind the sessions' own serve scratch forks. */
 static int32_t scratch_id(const sluice_engine *e, int i) { return e->max_sessions + i; }
@@ -12,6 +14,16 @@ static int32_t scratch_id(const sluice_engine *e, int i) { return e->max_session
 static sl_status refuse(sl_work_result *r, sl_status status) {
     r->status = status;
     return status;
+}
+
+/* A branch has rows of its own on the target, of the plugin's making. */
+static sl_status check_branch(const sluice_engine *e, const sl_work *w) {
+    int64_t n = e->by_id[w->seq]->n_branch;
+    if (w->branch < 0 || w->branch > e->max_branches || w->model != 0)
+        return SL_E_UNIMPLEMENTED;
+    if (w->kv != SL_WORK_KV_OWN)
+        return SL_E_INVALID;
+    return w->begin > (n > 0 ? n : 0) ? SL_E_RANGE : SL_OK;
 }
 
 /* Is the item well formed? Everything a plugin could get wrong is answered with a status, never trusted. */
@@ -29,10 +41,20 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
         return SL_E_INVALID;
     if (w->rows_kind != SL_WORK_IDS && w->embeddings == NULL)
         return SL_E_INVALID;
-    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE || w->branch != 0)
+    if (w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE)
         return SL_E_UNIMPLEMENTED; /* reserved capabilities, see docs/abi.md */
-    if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
+    if (w->branch != 0)
+        SL_TRY(check_branch(e, w));
+    else if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
         return SL_E_INVALID; /* only the verification commits rows of the target */
+    if (w->exit_at > SL_WORK_EXIT_QKV || (w->exit_at == SL_WORK_EXIT_QKV && w->exit_layer <= w->enter_layer))
+        return SL_E_INVALID;
+    if (w->exit_at == SL_WORK_EXIT_QKV &&
+        (w->logits != SL_WORK_LOGITS_NONE || (w->attn_layers != NULL && !w->attn_layers[w->exit_layer - 1])))
+        return SL_E_INVALID;
+    if (w->exit_at == SL_WORK_EXIT_QKV && (net->layers[w->exit_layer - 1].layout.flags & SL_KV_FUSES_ROPE))
+        return SL_E_UNIMPLEMENTED; /* q and k would be those before RoPE */
+    SL_TRY(sli_taps_check(net, w));
     if (w->exit_layer >= 0 && w->exit_layer < net->info->n_layers && w->logits != SL_WORK_LOGITS_NONE)
         return SL_E_INVALID;
     return SL_OK;
@@ -43,11 +65,13 @@ static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_
     sluice_session *s = e->by_id[w->seq];
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t committed = w->model == 0 ? s->n_kv : s->n_draft;
+    if (w->branch != 0)
+        return sli_branch_prepare(e, s, w->begin, w->n_rows, id, err);
     if (w->begin > committed)
         return SL_E_RANGE;
     if (w->kv == SL_WORK_KV_SCRATCH) {
         *id = scratch_id(e, i);
-        SL_TRY(sli_network_seq_open(net, *id, w->seq, w->begin, err));
+        SL_TRY(sli_network_seq_open(net, *id, w->begin > 0 ? w->seq : -1, w->begin, err)); /* empty: nothing to share */
         sl_status status = sli_network_seq_grow(net, *id, w->begin + w->n_rows, err);
         if (status < 0)
             sli_network_seq_close(net, *id);
@@ -61,14 +85,20 @@ static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_
     return SL_OK;
 }
 
-/* Does the item end in front of the head? Then its result is the residual. */
+/* Does the item end in front of the head? Then its result is the residual, if there is one. */
 static int ends_early(const sli_network *net, const sl_work *w) {
-    return w->exit_layer > 0 && w->exit_layer < net->info->n_layers;
+    return w->exit_layer > 0 && w->exit_layer < net->info->n_layers && w->exit_at == SL_WORK_EXIT_RESIDUAL;
 }
 
-/* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. */
-static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n,
-                           const int32_t *first_logits, float *hidden, sl_error *err) {
+/* Tree: verify; one row: decode; several: prefill, whatever is left of them behind the last whole chunk. */
+static uint32_t stage_of(const sl_work *w) {
+    return w->parent != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
+}
+
+/* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. stage:
+ * that of all of them; feed: where rows of taps go, for an item alone, or NULL. */
+static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n, uint32_t stage,
+                           const int32_t *first_logits, float *hidden, sli_tap_feed *feed, sl_error *err) {
     sli_network *net = works[0]->model == 0 ? &e->target : &e->draft;
     sli_batch *b = &e->work_batch;
     sl_tree trees[1];
@@ -81,8 +111,10 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
                 .struct_size = SL_SIZE(sl_tree), .token = w->token, .parent = w->parent, .n_nodes = w->n_rows};
             tree = &trees[0];
         }
-        uint32_t stage = tree != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
-        sli_batch_add(b, ids[i], w->begin, stage, w->token, w->n_rows, tree, w->position);
+        const float *position = w->position;
+        if (position == NULL && w->model == 0 && w->branch == 0 && w->begin > 0) /* behind rows of the session */
+            position = sli_session_positions(e, e->by_id[w->seq], w->begin, w->n_rows, tree);
+        sli_batch_add(b, ids[i], w->begin, stage, w->token, w->n_rows, tree, position);
     }
     SL_TRY(sli_network_begin(net, &b->view, err));
     const sl_work *w = works[0];
@@ -91,8 +123,13 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
                      .attn_layers = w->attn_layers,
                      .ffn_layers = w->ffn_layers,
                      .enter_layer = w->enter_layer,
-                     .exit_layer = w->exit_layer > 0 ? w->exit_layer : 0};
+                     .exit_layer = w->exit_layer > 0 ? w->exit_layer : 0,
+                     .exit_at = w->exit_at};
+    if (feed != NULL)
+        pass.tap = sli_taps_take, pass.tap_user = feed;
     SL_TRY(sli_network_forward(net, &pass, err));
+    if (feed != NULL)
+        feed->done += b->view.n_rows;
     if (hidden != NULL)
         memcpy(hidden, net->x, sizeof *hidden * (size_t)b->view.n_rows * (size_t)net->info->hidden);
     for (int i = 0; i < n; i++) {
@@ -115,21 +152,28 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
     }
     sl_commit commit = {SL_SIZE(sl_commit), &b->view, e->path_begin, e->path, e->next};
     SL_TRY(sli_network_commit(net, &commit, err));
-    for (int i = 0; i < n && w->kv == SL_WORK_KV_OWN; i++)
-        e->by_id[works[i]->seq]->n_draft = works[i]->begin + works[i]->n_rows;
+    for (int i = 0; i < n && w->kv == SL_WORK_KV_OWN; i++) {
+        sluice_session *s = e->by_id[works[i]->seq];
+        *(w->branch != 0 ? &s->n_branch : &s->n_draft) = works[i]->begin + works[i]->n_rows;
+    }
     return SL_OK;
 }
 
 /* Plain items over token ids may share a batch; everything else runs alone. */
 static int is_plain(const sl_work *w) {
     return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->attn_layers == NULL && w->ffn_layers == NULL &&
-           w->enter_layer == 0 && w->exit_layer < 0;
+           w->enter_layer == 0 && w->exit_layer < 0 && w->n_taps == 0 && w->branch == 0;
+}
+
+/* May the item be computed chunk by chunk? Its residual is handed over from one pass alone. */
+static int can_be_cut(const sli_network *net, const sl_work *w) {
+    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && !ends_early(net, w) && w->logits != SL_WORK_LOGITS_ALL;
 }
 
 static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows == 1) == (b->n_rows == 1); }
 
 /* Feeds the head of an item that is longer than a chunk; *w becomes the rest. */
-static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err) {
+static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sli_tap_feed *feed, sl_error *err) {
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t most = e->prefill_chunk < net->limits.max_rows ? e->prefill_chunk : net->limits.max_rows;
     while (w->n_rows > most) {
@@ -137,7 +181,7 @@ static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err
         head.n_rows = (int32_t)most;
         head.logits = SL_WORK_LOGITS_NONE;
         const sl_work *one = &head;
-        SL_TRY(run_batch(e, &one, &id, 1, (int32_t[]){0}, NULL, err));
+        SL_TRY(run_batch(e, &one, &id, 1, SL_STAGE_PREFILL, (int32_t[]){0}, NULL, feed, err));
         w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
         if (w->position != NULL)
             w->position += most;
@@ -148,13 +192,17 @@ static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err
 sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results,
                           sl_error *err) {
     int32_t used_logits = 0;
-    int64_t used_hidden = 0;
+    int64_t used_hidden = 0, tap_bytes = 0;
     for (int i = 0; i < n; i++) {
         results[i] = (sl_work_result){.struct_size = SL_SIZE(sl_work_result), .work = works[i]};
         sl_status s = check(e, works[i]);
         if (s < 0)
             refuse(&results[i], s);
+        else if (works[i]->n_taps > 0)
+            tap_bytes += sli_taps_bytes(works[i]->model == 0 ? &e->target : &e->draft, works[i]);
     }
+    if (sli_taps_reserve(&e->work_taps, tap_bytes) < 0)
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for %lld bytes of tapped rows", (long long)tap_bytes);
     for (int i = 0; i < n;) {
         if (results[i].status < 0) {
             i++;
@@ -167,6 +215,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
         int count = 0;
         int64_t rows = 0;
         const sli_network *net = works[i]->model == 0 ? &e->target : &e->draft;
+        sli_tap_feed feed, *taps = NULL;
         sl_status status = SL_OK;
         int j = i;
         for (; j < n && count < 64 && count < e->work_batch.max_seqs; j++) {
@@ -174,7 +223,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             if (results[j].status < 0)
                 break;
             if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model ||
-                              w->kv != batch[0]->kv || w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, batch[0])))
+                              w->kv != batch[0]->kv || w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, works[i])))
                 break;
             int repeated = 0;
             for (int m = 0; m < count; m++)
@@ -196,11 +245,17 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             }
             items[count] = *w;
             first[count] = used_logits;
+            feed = (sli_tap_feed){.result = &results[j], .stage = stage_of(w)};
+            taps = w->n_taps > 0 ? &feed : NULL; /* then the item is alone */
+            if (taps != NULL)
+                sli_taps_place(&e->work_taps, net, &results[j]);
             status = prepare_cache(e, w, count, &ids[count], err);
-            if (status >= 0 && is_plain(w))
-                status = shorten(e, &items[count], ids[count], err);
+            if (status >= 0 && can_be_cut(net, w))
+                status = shorten(e, &items[count], ids[count], taps, err);
             else if (status >= 0 && w->n_rows > net->limits.max_rows)
                 status = SL_E_RANGE;
+            if (status < 0 && w->kv == SL_WORK_KV_SCRATCH)
+                sli_network_seq_close(w->model == 0 ? &e->target : &e->draft, scratch_id(e, count));
             if (status < 0)
                 return status == SL_E_RANGE
                            ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",
@@ -215,7 +270,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
         }
         if (count > 0) {
             float *hidden = ends_early(net, batch[0]) ? e->work_hidden + used_hidden : NULL;
-            status = run_batch(e, batch, ids, count, first, hidden, err);
+            status = run_batch(e, batch, ids, count, stage_of(works[i]), first, hidden, taps, err);
             if (hidden != NULL) {
                 results[i].hidden = hidden;
                 used_hidden += batch[0]->n_rows * (int64_t)net->info->hidden;

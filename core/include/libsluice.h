@@ -107,6 +107,11 @@ int sluice_session_truncate(sluice_session *session, int64_t n, sluice_error *er
 int sluice_session_append(sluice_session *session, const int32_t *tokens, int64_t n, sluice_error *err);
 int64_t sluice_session_length(const sluice_session *session);
 const int32_t *sluice_session_tokens(const sluice_session *session); /* [length], lives until the next call */
+/* What the model computes. It is the session's text, unless a prompt transformer ([kvcache.prompt]) replaced the prompt:
+ * then its first *n_prompt tokens stand for it. *index: where each of those stands in the text, -1: nowhere; NULL: every
+ * token stands where it did, or the transformer does not tell. Returns how many tokens; they live until the next call. */
+int64_t sluice_session_computed(const sluice_session *session, const int32_t **tokens, const int64_t **index,
+                                int64_t *n_prompt);
 /* The cache as a versioned file, for the same model; load makes an empty session equal to the saved one. */
 int sluice_session_save(sluice_session *session, const char *path, sluice_error *err);
 int sluice_session_load(sluice_session *session, const char *path, sluice_error *err);
@@ -143,7 +148,7 @@ typedef struct sluice_chunk {
     const char *text;       /* complete UTF-8 that can no longer become part of a stop string */
     size_t length;
     int32_t finish;         /* SLUICE_FINISH_*, SLUICE_RUNNING before the end */
-    int64_t prompt_done, prompt_total; /* tokens of the prompt computed so far */
+    int64_t prompt_done, prompt_total; /* tokens of the prompt computed so far, of the one that is computed */
 } sluice_chunk;
 /* Return 0 to go on, anything else to cancel that session. */
 typedef int (*sluice_chunk_fn)(void *user, const sluice_chunk *chunk);
@@ -172,6 +177,10 @@ typedef struct sluice_stats {
     int64_t bytes_weights, bytes_kv, bytes_scratch, bytes_plugin, bytes_peak;
     int64_t allocs_in_steps;              /* allocations while a step ran: 0, or somebody misbehaves */
     int32_t lossless;                     /* 0: the drafter changes the output distribution */
+    /* Prompt transformers: tokens of the prompts that they replaced, and of what they left; how many rows times layers
+     * were computed to find out, and how long that took (prompt_seconds contains it). */
+    int64_t replaced_tokens, kept_tokens, prompt_work_layers;
+    double prompt_work_seconds;
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);

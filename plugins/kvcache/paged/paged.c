@@ -14,6 +14,9 @@
 #include "sl_params.h"
 #include "sl_tensor.h"
 
+/* Free pages that stay when a sequence ends: forks that draft a few rows take and leave them inside of steps. */
+enum { SPARE_PAGES = 8 };
+
 /* ---- life ----------------------------------------------------------------------------------------------------------
  */
 
@@ -183,8 +186,7 @@ int64_t paged_cover_cost(const sl_instance *self, const paged_sequence *s, int64
     return cost;
 }
 
-void paged_trim(sl_instance *self) {
-    int64_t keep = 0;
+void paged_trim(sl_instance *self, int64_t keep) {
     for (int64_t i = 0; i < self->limits.max_seqs; i++)
         keep += promised(self, &self->seqs[i]);
     paged_pool_trim(&self->pool, keep);
@@ -219,10 +221,13 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
 static void seq_close(sl_instance *self, int32_t seq) {
     if (seq < 0 || seq >= self->limits.max_seqs || !self->seqs[seq].is_open)
         return;
+    int64_t before = self->pool.n_free;
     paged_drop_pages(self, &self->seqs[seq], 0);
     paged_heads_free(self, &self->seqs[seq]);
     self->seqs[seq].is_open = 0;
     self->seqs[seq].n_tokens = self->seqs[seq].n_wanted = 0;
+    if (self->pool.n_free - before > SPARE_PAGES) /* a whole sequence, not a fork of a few rows that comes every step */
+        paged_trim(self, SPARE_PAGES);
 }
 
 static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {

@@ -76,8 +76,8 @@ sl_status paged_have_free(sl_instance *self, const paged_sequence *except, int64
 void paged_cover(sl_instance *self, paged_sequence *s, int64_t first, int64_t rows);
 int64_t paged_cover_cost(const sl_instance *self, const paged_sequence *s, int64_t first, int64_t rows);
 void paged_drop_pages(sl_instance *self, paged_sequence *s, int64_t keep);
-/* Gives free pages that nobody was promised back to the host. */
-void paged_trim(sl_instance *self);
+/* Gives free pages that nobody was promised back to the host, all but `keep` of them. */
+void paged_trim(sl_instance *self, int64_t keep);
 
 /* ---- paged_heads.c: sequences of which rows were dropped
  * -------------------------------------------------------------- */

@@ -238,7 +238,7 @@ sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
     measure_lists(self, s->heads);
     s->heads->n_edited = s->n_tokens;
     paged_drop_pages(self, s, paged_pages_for(self, paged_longest(s)));
-    paged_trim(self);
+    paged_trim(self, 0);
     return SL_OK;
 }
 

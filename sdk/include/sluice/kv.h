@@ -382,12 +382,13 @@ enum { SL_PROMPT_CONTINUE = 0, SL_PROMPT_REPLACE = 1, SL_PROMPT_WORK = 2, SL_PRO
 
 typedef struct sl_prompt {
     uint64_t struct_size;
-    const int32_t *token;                  /* in: [n] the prompt */
+    const int32_t *token;                  /* in: [n] the whole text of the sequence, new tokens at its end; what an
+                                              earlier REPLACE left out is still there */
     const sl_work_result *const *results;  /* in: [n_results] of the work returned last time */
     int64_t n;
     const int32_t *new_token;              /* out, REPLACE: [n_new] */
     const float *new_position;             /* out, REPLACE: [n_new] or NULL: 0, 1, 2 ... */
-    const int64_t *split;                  /* out, SPLIT: [n_new] ascending ends of chunks */
+    const int64_t *split;                  /* out, SPLIT: [n_new] ascending ends of chunks, as indices into token */
     const sl_work *const *works;           /* out, WORK: [n_works] */
     int64_t n_new;
     int32_t n_results, n_works;
@@ -395,14 +396,25 @@ typedef struct sl_prompt {
     uint32_t answer;                       /* out: SL_PROMPT_* */
     const sl_span *const *spans;           /* in: [n_spans] what the request says about its parts ("sl.rows.info/1") */
     int32_t n_spans;
-    uint32_t reserved0;
+    float next_position;                   /* out, REPLACE: position of the first token behind; 0: one behind the last */
+    const int64_t *new_index;              /* out, REPLACE: [n_new] where in token each new one stands, ascending, -1:
+                                              nowhere; NULL: not told. For reports and citations */
 } sl_prompt;
-SL_ABI_STRUCT(sl_prompt, reserved0);
+SL_ABI_STRUCT(sl_prompt, new_index);
 
 /* "sl.kv.prompt/1" - may rewrite a prompt before it is computed, after work of its own if it likes. */
 #define SL_KV_PROMPT_ID "sl.kv.prompt/1"
 typedef struct sl_kv_prompt {
     uint64_t struct_size;
+    /* Asked once a turn, when tokens were appended and before any of them is computed. What io points to is borrowed;
+     * what it is made to point to lives until the next call.
+     *   CONTINUE  the new tokens are computed behind what the cache holds
+     *   REPLACE   the cache is emptied and new_token is computed in place of the whole text. For everybody else -
+     *             stores, policies, drafters, sampling - the sequence is those tokens; the user still reads her own
+     *   SPLIT     as CONTINUE, and no chunk reaches across one of these ends
+     *   WORK      the items run (of sequence io->seq, without logits of more rows than the engine has room for), and
+     *             begin is called again with their results
+     * An error ends the request. [setup & active] */
     sl_status (*begin)(sl_instance *self, sl_prompt *io, sl_error *err);
 } sl_kv_prompt;
 SL_ABI_STRUCT(sl_kv_prompt, begin);

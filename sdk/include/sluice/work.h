@@ -110,6 +110,10 @@ enum {
 
 enum { SL_WORK_IN_STEP = 0, SL_WORK_BACKGROUND = 1 };
 
+/* Where the last layer of an item with exit_layer > 0 ends: behind it, or ("sl.work.taps/1") when its q, k and v are
+ * known: it stores nothing, does not attend and leaves no residual. */
+enum { SL_WORK_EXIT_RESIDUAL = 0, SL_WORK_EXIT_QKV = 1 };
+
 enum { SL_WORK_LOGITS_NONE = 0, SL_WORK_LOGITS_LAST = 1, SL_WORK_LOGITS_ALL = 2 };
 
 /* Rows that the core shall compute. Several items of one model are batched; an item longer than a chunk is cut, its
@@ -123,7 +127,8 @@ typedef struct sl_work {
     const int32_t *parent;        /* [n_rows] tree among the rows, -1: the context; NULL: a chain */
     const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping */
     const uint32_t *ffn_layers;   /* [n_layers] likewise */
-    const sl_tap *const *taps;    /* [n_taps] */
+    const sl_tap *const *taps;    /* [n_taps] points of the layers that run ("sl.work.taps/1"): LAST is the item's last
+                                     row, ACCEPTED is ALL; stages: 0 is any. FINAL_NORM and LOGITS are not among them */
     int64_t begin;                /* token index of the first row */
     void *user;                   /* the plugin's own */
     int32_t n_rows, n_taps;
@@ -137,20 +142,21 @@ typedef struct sl_work {
     uint32_t logits;              /* SL_WORK_LOGITS_* */
     int32_t branch;               /* 0: the sequence itself; 1 ..: a sequence of the plugin's own that lives and dies
                                      with seq, empty at first: a second, shorter prompt on the same model
-                                     ("sl.work.branch/1") */
-    uint32_t reserved0;
+                                     ("sl.work.branch/1"). Its rows are kept (KV_OWN), cut to `begin` first; a fork of
+                                     seq shares them. Today: 1, of the target */
+    uint32_t exit_at;             /* SL_WORK_EXIT_* */
 } sl_work;
-SL_ABI_STRUCT(sl_work, reserved0);
+SL_ABI_STRUCT(sl_work, exit_at);
 
 typedef struct sl_work_result {
     uint64_t struct_size;
     const sl_work *work;
     const float *logits;              /* [1 or n_rows, vocab], raw; NULL if none were asked for */
-    const sl_tap_rows *const *taps;   /* [work->n_taps] */
+    const sl_tap_rows *const *taps;   /* [work->n_taps] f32; of an item cut into chunks, handed over whole */
     sl_status status;                 /* < 0: it could not be run; the item is dropped */
     uint32_t reserved0;
     const float *hidden;              /* [n_rows, hidden] residual rows behind the last layer that ran, when the item ends in
-                                         front of the head (exit_layer); else NULL */
+                                         front of the head (exit_layer) with EXIT_RESIDUAL; else NULL */
 } sl_work_result;
 SL_ABI_STRUCT(sl_work_result, hidden);
 

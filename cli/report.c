@@ -1,0 +1,16 @@
+/* See report.h. */
+#include "report.h"
+
+void report_prompts(const sluice_engine *engine, json_t *report) {
+    sluice_stats s;
+    sluice_info info;
+    sluice_get_stats(engine, &s);
+    sluice_get_info(engine, &info);
+    if (s.replaced_tokens == 0)
+        return;
+    json_object_set_new(report, "prompts",
+                        json_pack("{s:I, s:I, s:f, s:f}", "replaced_tokens", (json_int_t)s.replaced_tokens,
+                                  "kept_tokens", (json_int_t)s.kept_tokens, "layers_run",
+                                  (double)s.prompt_work_layers / (double)s.replaced_tokens / info.layers,
+                                  "work_seconds", s.prompt_work_seconds));
+}

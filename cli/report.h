@@ -1,0 +1,13 @@
+/* report.h - what several commands tell about a run in the same words. */
+#ifndef SLUICE_CLI_REPORT_H
+#define SLUICE_CLI_REPORT_H
+
+#include <jansson.h>
+
+#include "libsluice.h"
+
+/* Adds "prompts" to a report when a prompt transformer replaced some since the statistics began: tokens given and kept,
+ * the part of the layers that ran to find them, seconds of that. */
+void report_prompts(const sluice_engine *engine, json_t *report);
+
+#endif
