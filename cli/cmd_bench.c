@@ -61,14 +61,19 @@ static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_er
     double seconds = -1;
     if (tokens != NULL && logits != NULL && sluice_session_open(e, &s, err) >= 0) {
         random_tokens(tokens, most, info.vocab, seed);
-        int ok = t->depth == 0 ||
-                 (sluice_session_append(s, tokens, t->depth, err) >= 0 && sluice_logits(s, 1, logits, err) >= 0);
+        int begun =
+            t->depth > 0 && t->n_prompt == 0; /* decoding goes on from a token that was decided, not from a turn */
+        sluice_sampling first = greedy;
+        first.max_tokens = 1;
+        int ok = t->depth == 0 || (sluice_session_append(s, tokens, t->depth, err) >= 0 &&
+                                   (begun ? sluice_generate(e, &s, 1, &first, 1, ignore_chunk, NULL, err)
+                                          : sluice_logits(s, 1, logits, err)) >= 0);
         double begin = now();
         if (ok && t->n_prompt > 0)
             ok = sluice_session_append(s, tokens + t->depth, t->n_prompt, err) >= 0 &&
                  sluice_logits(s, 1, logits, err) >= 0;
         if (ok && t->n_gen > 0)
-            ok = sluice_session_append(s, tokens + most - 1, 1, err) >= 0 &&
+            ok = (begun || sluice_session_append(s, tokens + most - 1, 1, err) >= 0) &&
                  sluice_generate(e, &s, 1, &greedy, 1, ignore_chunk, NULL, err) >= 0;
         if (ok)
             seconds = now() - begin;

@@ -3,7 +3,7 @@
 
 #include "plugin/plugin_host.h"
 
-enum { N = 300, NEW = 16, K = 48 };
+enum { N = 300, NEW = 12, K = 48 };
 #define GEM "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.topk=48", "kvcache.prompt.filter_layer=3"
 
 static int32_t tokens[2 * N];
@@ -146,7 +146,7 @@ static void chunks_batches_and_threads_change_nothing(void **state) {
     for (int i = 0; i < 5; i++)
         run_once(e, tokens + i, lengths[i], NEW, alone[i]);
     sluice_close(e);
-    static const char *const chunks[] = {"engine.prefill_chunk=1", "engine.prefill_chunk=23", "engine.prefill_chunk=299"};
+    static const char *const chunks[] = {"engine.prefill_chunk=7", "engine.prefill_chunk=23", "engine.prefill_chunk=299"};
     for (int c = 0; c < 3; c++) {
         sluice_session *s[5];
         e = run_open("engine.threads=2", GEM, chunks[c]);

@@ -123,7 +123,7 @@ typedef struct sl_work {
     uint64_t struct_size;
     const int32_t *token;         /* IDS: [n_rows] */
     const sl_tensor *embeddings;  /* EMBEDDINGS, HIDDEN: [n_rows, hidden] */
-    const float *position;        /* [n_rows] or NULL: begin + i */
+    const float *position;        /* [n_rows] or NULL: begin + i, or as positions of the sequence go on (sl_prompt) */
     const int32_t *parent;        /* [n_rows] tree among the rows, -1: the context; NULL: a chain */
     const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping */
     const uint32_t *ffn_layers;   /* [n_layers] likewise */
