@@ -6,67 +6,42 @@
  * one-shot form of long-context benchmarks: one cut at the end of the prompt, the last `window` rows stay. */
 #include "sluice/kv.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "sl_error.h"
-#include "sl_keep.h"
 #include "sl_params.h"
-#include "sl_schedule.h"
+#include "sl_policy.h"
 
 struct sl_instance {
-    const sl_model_info *model;
-    double budget, heavy_ratio, recent_ratio;
+    sl_policy_base base;
+    double heavy_ratio, recent_ratio;
     int64_t window, sinks;
     int agg;
-    sl_schedule schedule;
-    sl_keep keep;
 };
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
     const sl_params *p = args->params;
-    sl_instance got = {.model = args->model, .budget = sl_param_real(p, "budget"), .heavy_ratio = sl_param_real(p, "heavy_ratio"),
+    sl_instance got = {.base = sl_policy_base_of("h2o", args), .heavy_ratio = sl_param_real(p, "heavy_ratio"),
                        .recent_ratio = sl_param_real(p, "recent_ratio"), .window = sl_param_int(p, "window"),
-                       .sinks = sl_param_int(p, "sinks"), .agg = sl_param_index(p, "group_agg"),
-                       .schedule = {.interval = sl_param_int(p, "decode_interval")}};
-    int one_shot = got.schedule.interval == 0, ratios = got.heavy_ratio > 0 && got.recent_ratio > 0;
+                       .sinks = sl_param_int(p, "sinks"), .agg = sl_param_index(p, "group_agg")};
+    int one_shot = got.base.schedule.interval == 0, ratios = got.heavy_ratio > 0 && got.recent_ratio > 0;
     if ((got.heavy_ratio > 0) != (got.recent_ratio > 0))
         return sl_fail(err, SL_E_INVALID, "h2o: heavy_ratio and recent_ratio are given together or not at all");
     if (ratios && (one_shot || got.heavy_ratio + got.recent_ratio > 1))
         return sl_fail(err, SL_E_INVALID, one_shot ? "h2o: ratios say what stays while decoding; decode_interval = 0 takes budget and window"
                                                    : "h2o: heavy_ratio and recent_ratio are more than the whole prompt");
-    int64_t recent = one_shot ? got.window : (int64_t)got.budget / 2;
-    if (!ratios && got.budget >= 1 && (int64_t)got.budget < recent + got.sinks + 1)
-        return sl_fail(err, SL_E_INVALID, "h2o: budget = %lld leaves no row besides %lld recent ones and %lld sinks", (long long)got.budget,
+    int64_t recent = one_shot ? got.window : (int64_t)got.base.budget / 2;
+    if (!ratios && got.base.budget >= 1 && (int64_t)got.base.budget < recent + got.sinks + 1)
+        return sl_fail(err, SL_E_INVALID, "h2o: budget = %lld leaves no row besides %lld recent ones and %lld sinks", (long long)got.base.budget,
                        (long long)recent, (long long)got.sinks);
-    sl_instance *self = malloc(sizeof *self);
-    if (self == NULL)
-        return sl_fail(err, SL_E_NO_MEMORY, "h2o: out of memory");
-    *self = got;
-    *out = self;
-    return SL_OK;
-}
-
-static void destroy(sl_instance *self) { free(self); }
-
-static void deactivate(sl_instance *self) {
-    sl_keep_free(&self->keep);
-    sl_schedule_free(&self->schedule);
-}
-
-static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
-    SL_TRY(sl_schedule_check(&self->schedule, limits, "h2o", err));
-    if (sl_keep_init(&self->keep, self->model, limits) && sl_schedule_init(&self->schedule, limits->max_seqs))
-        return SL_OK;
-    deactivate(self);
-    return sl_fail(err, SL_E_NO_MEMORY, "h2o: no memory for %lld rows", (long long)limits->max_context);
+    return sl_policy_new(&got, sizeof got, out, err);
 }
 
 static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
     (void)layer;
     out->want = SL_WANT_COLSUM;
     out->last_rows = -1;
-    out->stages = self->schedule.interval > 0 ? SL_STAGE_ALL : SL_STAGE_PREFILL;
+    out->stages = self->base.schedule.interval > 0 ? SL_STAGE_ALL : SL_STAGE_PREFILL;
     out->query_heads = self->agg == SL_AGG_MAX;
     return SL_OK;
 }
@@ -77,22 +52,22 @@ static void shares(const sl_instance *self, int64_t n_prompt, int64_t *total, in
         *recent = (int64_t)(self->recent_ratio * (double)n_prompt);
         *total = *recent + (int64_t)(self->heavy_ratio * (double)n_prompt);
     } else {
-        *total = sl_keep_budget(self->budget, n_prompt);
-        *recent = self->schedule.interval > 0 ? *total / 2 : self->window;
+        *total = sl_keep_budget(self->base.budget, n_prompt);
+        *recent = self->base.schedule.interval > 0 ? *total / 2 : self->window;
     }
     *recent = *recent < 1 ? 1 : *recent; /* fractions of a short prompt */
     *total = *total < *recent ? *recent : *total;
 }
 
 static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out) {
-    int32_t K = self->model->layers[scores->layer]->n_kv_heads;
+    int32_t K = self->base.model->layers[scores->layer]->n_kv_heads;
     int64_t total, recent;
     shares(self, scores->n_prompt, &total, &recent);
     if (scores->n <= total)
         return SL_SKIPPED;
     if (scores->colsum == NULL)
         return SL_E_STATE;
-    sl_keep *k = &self->keep;
+    sl_keep *k = &self->base.keep;
     sl_keep_begin(k, scores);
     for (int32_t h = 0; h < K; h++) {
         int64_t n = sl_keep_rows(scores, h);
@@ -112,38 +87,21 @@ static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_
     return sl_keep_end(k, out);
 }
 
-static int32_t schedule(sl_instance *self, const sl_event *event) { return sl_schedule_is_due(&self->schedule, event); }
-
-static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
-    (void)err;
-    sl_schedule_note(&self->schedule, what);
-    return SL_OK;
-}
-
-static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = schedule};
+static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
     return strcmp(id, SL_KV_POLICY_ID) == 0 ? &policy : NULL;
 }
 
-static const char *const agg_choices[] = {"mean", "max", "sum", NULL};
-static const sl_param_def budget = {SL_SIZE(sl_param_def), "budget",
-                                    "rows kept per KV head, everything included; below 1: fraction of the prompt", "2048", NULL, 0.001, 1e9,
-                                    SL_PARAM_FLOAT, 0};
 static const sl_param_def window = {SL_SIZE(sl_param_def), "window", "newest rows that stay with decode_interval = 0", "32", NULL, 1, 1e6, SL_PARAM_INT,
                                     0};
-static const sl_param_def sinks = {SL_SIZE(sl_param_def), "sinks", "first rows, which always stay (counted in budget)", "0", NULL, 0, 1e6,
-                                   SL_PARAM_INT, 0};
-static const sl_param_def agg = {SL_SIZE(sl_param_def), "group_agg", "how scores of the query heads of one KV head become one", "mean",
-                                 agg_choices, 0, 0, SL_PARAM_ENUM, 0};
 static const sl_param_def heavy = {SL_SIZE(sl_param_def), "heavy_ratio", "heavy rows as a fraction of the prompt; with recent_ratio instead of budget",
                                    "0", NULL, 0, 1, SL_PARAM_FLOAT, 0};
 static const sl_param_def recent_part = {SL_SIZE(sl_param_def), "recent_ratio", "newest rows as a fraction of the prompt", "0", NULL, 0, 1,
                                          SL_PARAM_FLOAT, 0};
-static const sl_param_def interval = {SL_SIZE(sl_param_def), "decode_interval",
-                                      "cut every N decoded tokens; 0: only at the end of a prompt", "1", NULL, 0, 1e9, SL_PARAM_INT, 0};
-static const sl_param_def *const params[] = {&budget, &window, &sinks, &agg, &heavy, &recent_part, &interval, NULL};
+static const sl_param_def *const params[] = {&sl_policy_budget, &window, &sl_policy_sinks, &sl_policy_group_agg, &heavy, &recent_part,
+                                             &sl_policy_decode_interval, NULL};
 static const char *const roles[] = {"kvcache.policy", NULL};
 static const char *const needs[] = {"sl.kv.edit/1", "sl.kv.perhead/1", "sl.stats/1", "sl.event.commit/1", NULL};
 static const char *const none[] = {NULL};
@@ -163,11 +121,11 @@ static const sl_plugin plugin = {
     .provides = none,
     .devices = SL_ON_CPU,
     .create = create,
-    .destroy = destroy,
-    .activate = activate,
-    .deactivate = deactivate,
+    .destroy = sl_policy_destroy,
+    .activate = sl_policy_activate,
+    .deactivate = sl_policy_deactivate,
     .query = query,
-    .event = event,
+    .event = sl_policy_event,
 };
 
 SL_PACKAGE(&plugin)

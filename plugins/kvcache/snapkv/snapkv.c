@@ -6,53 +6,29 @@
  * per KV head, not per query head. Decoding drops nothing. */
 #include "sluice/kv.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "sl_error.h"
-#include "sl_keep.h"
 #include "sl_params.h"
-#include "sl_schedule.h"
+#include "sl_policy.h"
 
 struct sl_instance {
-    const sl_model_info *model;
-    double budget;
+    sl_policy_base base;
     int64_t window, sinks, kernel;
     int agg, pooling;
-    sl_schedule schedule;
-    sl_keep keep;
 };
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
     const sl_params *p = args->params;
-    sl_instance got = {.model = args->model, .budget = sl_param_real(p, "budget"), .window = sl_param_int(p, "window"),
+    sl_instance got = {.base = sl_policy_base_of("snapkv", args), .window = sl_param_int(p, "window"),
                        .sinks = sl_param_int(p, "sinks"), .kernel = sl_param_int(p, "kernel"), .agg = sl_param_index(p, "group_agg"),
                        .pooling = sl_param_index(p, "pooling")};
     if (got.kernel % 2 == 0)
         return sl_fail(err, SL_E_INVALID, "snapkv: kernel = %lld; pooling takes an odd number of neighbours", (long long)got.kernel);
-    if (got.budget >= 1 && (int64_t)got.budget < got.window + got.sinks + 1)
-        return sl_fail(err, SL_E_INVALID, "snapkv: budget = %lld leaves no row besides a window of %lld and %lld sinks", (long long)got.budget,
+    if (got.base.budget >= 1 && (int64_t)got.base.budget < got.window + got.sinks + 1)
+        return sl_fail(err, SL_E_INVALID, "snapkv: budget = %lld leaves no row besides a window of %lld and %lld sinks", (long long)got.base.budget,
                        (long long)got.window, (long long)got.sinks);
-    sl_instance *self = malloc(sizeof *self);
-    if (self == NULL)
-        return sl_fail(err, SL_E_NO_MEMORY, "snapkv: out of memory");
-    *self = got;
-    *out = self;
-    return SL_OK;
-}
-
-static void destroy(sl_instance *self) { free(self); }
-
-static void deactivate(sl_instance *self) {
-    sl_keep_free(&self->keep);
-    sl_schedule_free(&self->schedule);
-}
-
-static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
-    if (sl_keep_init(&self->keep, self->model, limits) && sl_schedule_init(&self->schedule, limits->max_seqs))
-        return SL_OK;
-    deactivate(self);
-    return sl_fail(err, SL_E_NO_MEMORY, "snapkv: no memory for %lld rows", (long long)limits->max_context);
+    return sl_policy_new(&got, sizeof got, out, err);
 }
 
 static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
@@ -65,14 +41,14 @@ static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
 }
 
 static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out) {
-    int32_t K = self->model->layers[scores->layer]->n_kv_heads;
-    int64_t total = sl_keep_budget(self->budget, scores->n_prompt), window = self->window;
+    int32_t K = self->base.model->layers[scores->layer]->n_kv_heads;
+    int64_t total = sl_keep_budget(self->base.budget, scores->n_prompt), window = self->window;
     total = total < window ? window : total; /* fractions of a short prompt */
     if (scores->n <= total)
         return SL_SKIPPED;
     if (scores->colsum == NULL)
         return SL_E_STATE;
-    sl_keep *k = &self->keep;
+    sl_keep *k = &self->base.keep;
     sl_keep_begin(k, scores);
     for (int32_t h = 0; h < K; h++) {
         int64_t n = sl_keep_rows(scores, h);
@@ -93,37 +69,21 @@ static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_
     return sl_keep_end(k, out);
 }
 
-static int32_t schedule(sl_instance *self, const sl_event *event) { return sl_schedule_is_due(&self->schedule, event); }
-
-static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
-    (void)err;
-    sl_schedule_note(&self->schedule, what);
-    return SL_OK;
-}
-
-static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = schedule};
+static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
     return strcmp(id, SL_KV_POLICY_ID) == 0 ? &policy : NULL;
 }
 
-static const char *const agg_choices[] = {"mean", "max", "sum", NULL};
-static const sl_param_def budget = {SL_SIZE(sl_param_def), "budget",
-                                    "rows kept per KV head, everything included; below 1: fraction of the prompt", "2048", NULL, 0.001, 1e9,
-                                    SL_PARAM_FLOAT, 0};
 static const sl_param_def window = {SL_SIZE(sl_param_def), "window", "rows at the end of the prompt that are observed and stay", "32", NULL, 1, 1e6, SL_PARAM_INT,
                                     0};
-static const sl_param_def sinks = {SL_SIZE(sl_param_def), "sinks", "first rows, which always stay (counted in budget)", "0", NULL, 0, 1e6,
-                                   SL_PARAM_INT, 0};
-static const sl_param_def agg = {SL_SIZE(sl_param_def), "group_agg", "how scores of the query heads of one KV head become one", "mean",
-                                 agg_choices, 0, 0, SL_PARAM_ENUM, 0};
 static const char *const pooling_choices[] = {"avg", "max", NULL};
 static const sl_param_def kernel = {SL_SIZE(sl_param_def), "kernel", "neighbours that are pooled, odd; 1: none", "5", NULL, 1, 1023,
                                     SL_PARAM_INT, 0};
 static const sl_param_def pooling = {SL_SIZE(sl_param_def), "pooling", "how neighbours are pooled", "avg", pooling_choices, 0, 0,
                                      SL_PARAM_ENUM, 0};
-static const sl_param_def *const params[] = {&budget, &window, &sinks, &agg, &kernel, &pooling, NULL};
+static const sl_param_def *const params[] = {&sl_policy_budget, &window, &sl_policy_sinks, &sl_policy_group_agg, &kernel, &pooling, NULL};
 static const char *const roles[] = {"kvcache.policy", NULL};
 static const char *const needs[] = {"sl.kv.edit/1", "sl.kv.perhead/1", "sl.stats/1", NULL};
 static const char *const none[] = {NULL};
@@ -143,11 +103,11 @@ static const sl_plugin plugin = {
     .provides = none,
     .devices = SL_ON_CPU,
     .create = create,
-    .destroy = destroy,
-    .activate = activate,
-    .deactivate = deactivate,
+    .destroy = sl_policy_destroy,
+    .activate = sl_policy_activate,
+    .deactivate = sl_policy_deactivate,
     .query = query,
-    .event = event,
+    .event = sl_policy_event,
 };
 
 SL_PACKAGE(&plugin)

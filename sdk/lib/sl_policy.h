@@ -1,0 +1,35 @@
+/* What eviction policies share besides the choice itself: life, schedule, and parameters of the same meaning.
+ *
+ * An instance begins with an sl_policy_base, so that the functions below serve in its tables as they stand. */
+#ifndef SLUICE_LIB_POLICY_H
+#define SLUICE_LIB_POLICY_H
+
+#include "sl_keep.h"
+#include "sl_schedule.h"
+
+typedef struct sl_policy_base {
+    const char *id; /* of the plugin, for messages */
+    const sl_model_info *model;
+    double budget;
+    sl_schedule schedule; /* interval 0: at the end of a prompt */
+    sl_keep keep;
+} sl_policy_base;
+
+/* Base of an instance from its parameters: "budget", and "decode_interval" where the plugin has it. */
+sl_policy_base sl_policy_base_of(const char *id, const sl_create_args *args);
+
+/* A copy of the instance `from` points to, of `bytes` bytes. SL_E_NO_MEMORY. */
+sl_status sl_policy_new(const void *from, size_t bytes, sl_instance **out, sl_error *err);
+
+/* For sl_plugin. */
+void sl_policy_destroy(sl_instance *self);
+sl_status sl_policy_activate(sl_instance *self, const sl_limits *limits, sl_error *err);
+void sl_policy_deactivate(sl_instance *self);
+sl_status sl_policy_event(sl_instance *self, const sl_event *what, sl_error *err);
+/* For sl_kv_policy. */
+int32_t sl_policy_schedule(sl_instance *self, const sl_event *event);
+
+/* Parameters: "budget", "sinks" (default 0), "group_agg", "decode_interval" (default 1). */
+extern const sl_param_def sl_policy_budget, sl_policy_sinks, sl_policy_group_agg, sl_policy_decode_interval;
+
+#endif
