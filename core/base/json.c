@@ -73,6 +73,8 @@ sl_status sli_json_fail(const sli_json *at, const char *key, const json_t *value
     vsnprintf(want, sizeof want, expected, ap);
     va_end(ap);
     describe(found, sizeof found, value);
+    if (at->file == NULL)
+        return sl_fail(err, SL_E_DATA, "%s%s: expected %s, found %s", at->within, sli_printable(name, key), want, found);
     return sl_fail(err, SL_E_DATA, "%s: \"%s%s\": expected %s, found %s", at->file, at->within,
                    sli_printable(name, key), want, found);
 }

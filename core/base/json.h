@@ -10,12 +10,12 @@
 
 #include "sl_error.h"
 
-enum { SLI_JSON_PATH_BYTES = 64 };
+enum { SLI_JSON_PATH_BYTES = 168 }; /* "pre_tokenizer.pretokenizers[0].pattern." */
 
 /* An object inside a document, with what messages need. Plain data; owns nothing. */
 typedef struct sli_json {
     json_t *value;                    /* always an object; borrowed from the document's root */
-    const char *file;                 /* borrowed */
+    const char *file;                 /* borrowed; NULL: whoever reads the document puts its name in front */
     char within[SLI_JSON_PATH_BYTES]; /* "" at the root, "rope_scaling." inside that key */
 } sli_json;
 
@@ -49,7 +49,8 @@ sl_status sli_json_array(const sli_json *at, const char *key, sli_json_need need
 /* Not NULL when the key is there and not null. */
 json_t *sli_json_get(const sli_json *at, const char *key);
 
-/* Fails with: <file>: "<key>": expected <expected>, found <value>. value may be NULL (missing). Returns SL_E_DATA. */
+/* Fails with: <file>: "<key>": expected <expected>, found <value>; without a file: <key>: expected ... value may be NULL
+ * (missing). Returns SL_E_DATA. */
 sl_status sli_json_fail(const sli_json *at, const char *key, const json_t *value, sl_error *err, const char *expected,
                         ...) SL_PRINTF(5, 6);
 

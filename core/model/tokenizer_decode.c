@@ -281,7 +281,7 @@ static sl_status read_strip(void *target, const json_t *o, const char *where, sl
                                       .whole = whole},
                     &step));
     SL_TRY(sli_tokenizer_json_char(o, "content", where, step->mark, &step->mark_len, err));
-    long long start = 0, stop = 0;
+    int64_t start = 0, stop = 0;
     SL_TRY(sli_tokenizer_json_integer(o, "start", where, 0, INT32_MAX, &start, err));
     SL_TRY(sli_tokenizer_json_integer(o, "stop", where, 0, INT32_MAX, &stop, err));
     step->start = (size_t)start;

@@ -1,48 +1,45 @@
 /* See tokenizer_json.h. */
 #include "tokenizer_json.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "base/json.h"
 
 sl_status sli_tokenizer_json_missing(const char *where, const char *key, sl_error *err) {
     return sl_fail(err, SL_E_DATA, "%s.%s is missing", where, key);
 }
 
-static sl_status wrong(const char *where, const char *key, const char *expected, sl_error *err) {
-    return sl_fail(err, SL_E_DATA, "%s.%s: expected %s", where, key, expected);
+static sli_json place(const json_t *object, const char *where) {
+    sli_json at = {.value = (json_t *)(uintptr_t)object}; /* only read */
+    snprintf(at.within, sizeof at.within, "%s.", where);
+    return at;
 }
 
-sl_status sli_tokenizer_json_string(const json_t *object, const char *key, const char *where, const char **out, size_t *len,
-                          sl_error *err) {
-    const json_t *v = json_object_get(object, key);
-    if (v == NULL || json_is_null(v))
-        return SL_SKIPPED;
-    if (!json_is_string(v))
-        return wrong(where, key, "a string", err);
-    *out = json_string_value(v);
-    *len = json_string_length(v);
-    return SL_OK;
+static sl_status wrong(const json_t *object, const char *where, const char *key, const char *expected, sl_error *err) {
+    sli_json at = place(object, where);
+    return sli_json_fail(&at, key, json_object_get(object, key), err, "%s", expected);
+}
+
+sl_status sli_tokenizer_json_string(const json_t *object, const char *key, const char *where, const char **out,
+                                    size_t *len, sl_error *err) {
+    sli_json at = place(object, where);
+    sl_status s = sli_json_string(&at, key, SLI_JSON_OPTIONAL, out, err);
+    if (s == SL_OK)
+        *len = json_string_length(json_object_get(object, key));
+    return s;
 }
 
 sl_status sli_tokenizer_json_bool(const json_t *object, const char *key, const char *where, int *out, sl_error *err) {
-    const json_t *v = json_object_get(object, key);
-    if (v == NULL || json_is_null(v))
-        return SL_SKIPPED;
-    if (!json_is_boolean(v))
-        return wrong(where, key, "true or false", err);
-    *out = json_is_true(v);
-    return SL_OK;
+    sli_json at = place(object, where);
+    return sli_json_bool(&at, key, SLI_JSON_OPTIONAL, out, err);
 }
 
-sl_status sli_tokenizer_json_integer(const json_t *object, const char *key, const char *where, long long low, long long high,
-                           long long *out, sl_error *err) {
-    const json_t *v = json_object_get(object, key);
-    if (v == NULL || json_is_null(v))
-        return SL_SKIPPED;
-    if (!json_is_integer(v) || json_integer_value(v) < low || json_integer_value(v) > high)
-        return sl_fail(err, SL_E_DATA, "%s.%s: expected an integer from %lld to %lld", where, key, low, high);
-    *out = json_integer_value(v);
-    return SL_OK;
+sl_status sli_tokenizer_json_integer(const json_t *object, const char *key, const char *where, int64_t low,
+                                     int64_t high, int64_t *out, sl_error *err) {
+    sli_json at = place(object, where);
+    return sli_json_int(&at, key, SLI_JSON_OPTIONAL, low, high, out, err);
 }
 
 sl_status sli_tokenizer_json_pattern(const json_t *object, const char *where, sli_pattern *out, sl_error *err) {
@@ -62,7 +59,7 @@ sl_status sli_tokenizer_json_pattern(const json_t *object, const char *where, sl
         status = sli_pattern_literal(text, len, out, err);
     }
     if (status == SL_SKIPPED)
-        return wrong(where, "pattern", "{\"String\": ...} or {\"Regex\": ...}", err);
+        return wrong(object, where, "pattern", "{\"String\": ...} or {\"Regex\": ...}", err);
     return status < 0 && status != SL_E_NO_MEMORY ? sl_fail_within(err, status, "%s", inner) : status;
 }
 
@@ -76,7 +73,7 @@ sl_status sli_tokenizer_json_char(const json_t *object, const char *key, const c
         return sli_tokenizer_json_missing(where, key, err);
     SL_TRY(status);
     if (n == 0 || sli_utf8_next(text, n, &c) != n)
-        return wrong(where, key, "one character", err);
+        return wrong(object, where, key, "one character", err);
     memcpy(out, text, n);
     *len = n;
     return SL_OK;
@@ -100,7 +97,7 @@ static sl_status walk(const json_t *value, const char *list_key, const sli_compo
     }
     const json_t *list = json_object_get(value, list_key);
     if (!json_is_array(list))
-        return wrong(where, list_key, "an array", err);
+        return wrong(value, where, list_key, "an array", err);
     if (depth == 8)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: sequences nested this deep are not supported", where);
     for (size_t i = 0; i < json_array_size(list); i++) {

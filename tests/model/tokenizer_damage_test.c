@@ -123,7 +123,7 @@ static const damage cases[] = {
     {"post_processor.special_tokens.<s>.ids", "[-1]", SL_E_DATA, "not in the vocabulary"},
     {"decoder", "{\"type\": \"WordPiece\"}", SL_E_UNIMPLEMENTED, "decoder: 'WordPiece'"},
     {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": -1}", SL_E_DATA,
-     "decoder.start: expected an integer"},
+     "decoder.start: expected integer"},
     {"decoder", "{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Fuse\"}, {\"type\": \"ByteFallback\"}]}",
      SL_E_UNIMPLEMENTED, "decoder.decoders[1]: this step after Fuse"},
 };
