@@ -97,8 +97,15 @@ static char *rows_of(sluice_engine *e, const sluice_session *s, int32_t layer, i
     *bytes = n * info->n_kv_heads * (info->head_dim + info->v_head_dim) * 4;
     char *buffer = malloc((size_t)*bytes);
     assert_non_null(buffer);
-    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .lane = e->target.lane, .buffer = buffer, .end = n,
-                       .bytes = *bytes, .layer = layer, .seq = s->id, .direction = SL_COPY_EXPORT, .dtype = SL_F32};
+    sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                       .lane = e->target.lane,
+                       .buffer = buffer,
+                       .end = n,
+                       .bytes = *bytes,
+                       .layer = layer,
+                       .seq = s->id,
+                       .direction = SL_COPY_EXPORT,
+                       .dtype = SL_F32};
     assert_int_equal(store->api->copy_rows(store->self, &copy, NULL), SL_OK);
     return buffer;
 }
@@ -126,9 +133,11 @@ static void the_cache_is_that_of_a_short_prompt(void **state) {
     }
     sluice_stats stats;
     sluice_get_stats(e, &stats);
-    int64_t of_dense = run_bytes_kv(dense) - after_gem, spare = of_dense / (K + NEW) * 16 * 8; /* the ledger is one for all */
+    int64_t of_dense = run_bytes_kv(dense) - after_gem,
+            spare = of_dense / (K + NEW) * 16 * 8;    /* the ledger is one for all */
     if (after_gem - of_dense > spare + of_dense / 50) /* the store may hold eight free pages back */
-        fail_msg("%lld bytes of cache, a prompt of what was kept takes %lld", (long long)after_gem, (long long)of_dense);
+        fail_msg("%lld bytes of cache, a prompt of what was kept takes %lld", (long long)after_gem,
+                 (long long)of_dense);
     assert_int_equal(stats.kept_tokens, K);
     assert_int_equal(stats.replaced_tokens, N);
     assert_int_equal(stats.prompt_tokens, K);
@@ -146,7 +155,8 @@ static void chunks_batches_and_threads_change_nothing(void **state) {
     for (int i = 0; i < 5; i++)
         run_once(e, tokens + i, lengths[i], NEW, alone[i]);
     sluice_close(e);
-    static const char *const chunks[] = {"engine.prefill_chunk=7", "engine.prefill_chunk=23", "engine.prefill_chunk=299"};
+    static const char *const chunks[] = {"engine.prefill_chunk=7", "engine.prefill_chunk=23",
+                                         "engine.prefill_chunk=299"};
     for (int c = 0; c < 3; c++) {
         sluice_session *s[5];
         e = run_open("engine.threads=2", GEM, chunks[c]);
@@ -308,7 +318,8 @@ static void plugins_behave(void **state) {
     sluice_session_close(t);
     sli_host_faults faults;
     sli_host_read_faults(e->hosts, &faults);
-    assert_int_equal(faults.allocs_in_step + faults.wrong_state + faults.overruns + faults.bad_pointers + faults.leaks, 0);
+    assert_int_equal(faults.allocs_in_step + faults.wrong_state + faults.overruns + faults.bad_pointers + faults.leaks,
+                     0);
     sluice_close(e);
 }
 
@@ -318,7 +329,8 @@ static void refusals(void **state) {
     snprintf(draft, sizeof draft, "draft.model.path=%s", run_place("SLUICE_SOURCE", "models/tiny"));
     run_refused("layers 0 to 5", "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.filter_layer=6");
     run_refused("odd", "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.pool=2");
-    run_refused("more than topk", "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.topk=4", "kvcache.prompt.keep_last=5");
+    run_refused("more than topk", "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.topk=4",
+                "kvcache.prompt.keep_last=5");
     run_refused("topk", "kvcache.prompt.plugin=gemfilter", "kvcache.prompt.topk=0");
     run_refused("for the target", "speculation.plugin=sps", draft, "draft.kvcache.prompt.plugin=gemfilter");
     run_refused("role", "kvcache.prompt.plugin=h2o");

@@ -162,7 +162,10 @@ static void positions_are_those_of_the_answer(void **state) {
     memcpy(computed, tokens, sizeof *tokens * K);
     memcpy(computed + K, tokens + 40, sizeof *tokens * (TAIL - 1));
     for (int given = 0; given < 2; given++) { /* next_position, or behind the last one */
-        script.answer = (sl_prompt){.answer = SL_PROMPT_REPLACE, .new_token = tokens, .new_position = position, .n_new = K,
+        script.answer = (sl_prompt){.answer = SL_PROMPT_REPLACE,
+                                    .new_token = tokens,
+                                    .new_position = position,
+                                    .n_new = K,
                                     .next_position = given ? 40 : 0};
         float own[ALL];
         memcpy(own, position, sizeof own);
@@ -171,8 +174,14 @@ static void positions_are_those_of_the_answer(void **state) {
         sluice_session *s = run_session(engine, tokens, 40 + TAIL - 1), *other = run_session(engine, tokens, 1);
         assert_int_equal(sluice_logits(s, TAIL, logits, NULL), SLUICE_OK);
         assert_int_equal(script.n, 40);
-        sl_work w = {.struct_size = SL_SIZE(sl_work), .token = computed, .position = own, .n_rows = ALL, .seq = other->id,
-                     .exit_layer = -1, .kv = SL_WORK_KV_SCRATCH, .logits = SL_WORK_LOGITS_ALL};
+        sl_work w = {.struct_size = SL_SIZE(sl_work),
+                     .token = computed,
+                     .position = own,
+                     .n_rows = ALL,
+                     .seq = other->id,
+                     .exit_layer = -1,
+                     .kv = SL_WORK_KV_SCRATCH,
+                     .logits = SL_WORK_LOGITS_ALL};
         const sl_work *works[] = {&w};
         sl_work_result r;
         assert_int_equal(sli_engine_work(engine, works, 1, &r, NULL), SL_OK);
@@ -184,7 +193,8 @@ static void positions_are_those_of_the_answer(void **state) {
     free(logits);
 }
 
-/* ---- chunks ------------------------------------------------------------------------------------------------------------ */
+/* ---- chunks
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static int64_t done[32];
 static int n_done;
@@ -221,10 +231,15 @@ static void splits_end_chunks(void **state) {
     sluice_session_close(s);
 }
 
-/* ---- work -------------------------------------------------------------------------------------------------------------- */
+/* ---- work
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static sl_work item(const sluice_session *s) {
-    return (sl_work){.struct_size = SL_SIZE(sl_work), .token = tokens, .n_rows = 30, .seq = s->id, .exit_layer = 2,
+    return (sl_work){.struct_size = SL_SIZE(sl_work),
+                     .token = tokens,
+                     .n_rows = 30,
+                     .seq = s->id,
+                     .exit_layer = 2,
                      .kv = SL_WORK_KV_SCRATCH};
 }
 
@@ -249,7 +264,8 @@ static void work_runs_as_often_as_it_is_asked_for(void **state) {
     sluice_session_close(s);
 }
 
-/* ---- what is wrong is told, and the session stays as it was ------------------------------------------------------------------ */
+/* ---- what is wrong is told, and the session stays as it was
+ * ------------------------------------------------------------------ */
 
 static void check_refused(sluice_session *s, const char *word) {
     sluice_sampling p;
@@ -323,7 +339,8 @@ static void refused_work_comes_back(void **state) {
     sluice_session_close(s);
 }
 
-/* ---- cutting, forking, saving --------------------------------------------------------------------------------------------- */
+/* ---- cutting, forking, saving
+ * --------------------------------------------------------------------------------------------- */
 
 static void a_replaced_prompt_is_cut_forked_and_saved(void **state) {
     (void)state;
@@ -331,8 +348,12 @@ static void a_replaced_prompt_is_cut_forked_and_saved(void **state) {
     static const int64_t index[] = {1, 5, 8};
     int32_t instead[] = {tokens[1], tokens[5], tokens[8]}, expected[2 * NEW], got[2 * NEW];
     char path[] = "/tmp/prompt_test_XXXXXX";
-    script.answer = (sl_prompt){.answer = SL_PROMPT_REPLACE, .new_token = instead, .n_new = 3, .new_position = position,
-                                .new_index = index, .next_position = N};
+    script.answer = (sl_prompt){.answer = SL_PROMPT_REPLACE,
+                                .new_token = instead,
+                                .n_new = 3,
+                                .new_position = position,
+                                .new_index = index,
+                                .next_position = N};
     sluice_session *s = run_session(engine, tokens, N), *t;
     run_generate(engine, &s, 1, 2 * NEW);
     memcpy(expected, sluice_session_tokens(s) + N, sizeof expected);

@@ -45,7 +45,8 @@ static sl_tap tap_of(uint32_t point, int32_t layer, uint32_t rows) {
     return (sl_tap){SL_SIZE(sl_tap), point, rows, layer, 0};
 }
 
-/* ---- what the forward pass itself tells, in one piece ------------------------------------------------------------------ */
+/* ---- what the forward pass itself tells, in one piece
+ * ------------------------------------------------------------------ */
 
 typedef struct seen {
     uint32_t point;
@@ -76,15 +77,17 @@ static seen whole_pass(uint32_t point, int32_t layer) {
     sl_commit commit = {SL_SIZE(sl_commit), &engine->batch.view, begin, path, &next};
     if (sli_network_seq_grow(&engine->target, t->id, N, &err) < 0 ||
         sli_network_begin(&engine->target, &engine->batch.view, &err) < 0 ||
-        sli_network_forward(&engine->target, &(sli_pass){.batch = &engine->batch.view, .tap = look, .tap_user = &s}, &err) < 0 ||
+        sli_network_forward(&engine->target, &(sli_pass){.batch = &engine->batch.view, .tap = look, .tap_user = &s},
+                            &err) < 0 ||
         sli_network_commit(&engine->target, &commit, &err) < 0)
         fail_msg("%s", err.text);
     sluice_session_close(t);
     return s;
 }
 
-static const uint32_t points[] = {SL_TAP_LAYER_IN, SL_TAP_ATTN_IN, SL_TAP_Q_RAW, SL_TAP_K_RAW, SL_TAP_Q,  SL_TAP_K,
-                                  SL_TAP_V,        SL_TAP_ATTN_OUT, SL_TAP_MID,  SL_TAP_FFN_IN, SL_TAP_LAYER_OUT};
+static const uint32_t points[] = {SL_TAP_LAYER_IN, SL_TAP_ATTN_IN, SL_TAP_Q_RAW,    SL_TAP_K_RAW,
+                                  SL_TAP_Q,        SL_TAP_K,       SL_TAP_V,        SL_TAP_ATTN_OUT,
+                                  SL_TAP_MID,      SL_TAP_FFN_IN,  SL_TAP_LAYER_OUT};
 enum { POINTS = sizeof points / sizeof *points };
 
 static void taps_are_what_the_pass_meets(void **state) {
@@ -101,7 +104,8 @@ static void taps_are_what_the_pass_meets(void **state) {
             assert_int_equal(rows->rows.shape[0], N);
             seen s = whole_pass(points[i], layer);
             assert_non_null(s.rows);
-            assert_int_equal(rows->rows.ndim == 3 ? rows->rows.shape[1] * rows->rows.shape[2] : rows->rows.shape[1], s.width);
+            assert_int_equal(rows->rows.ndim == 3 ? rows->rows.shape[1] * rows->rows.shape[2] : rows->rows.shape[1],
+                             s.width);
             assert_memory_equal(rows->rows.data, s.rows, sizeof(float) * (size_t)(N * s.width));
             for (int64_t j = 0; j < N; j++)
                 assert_int_equal(rows->token_index[j], j);
@@ -114,7 +118,8 @@ static void taps_are_what_the_pass_meets(void **state) {
 
 static void items_may_end_at_q_and_k(void **state) {
     (void)state;
-    sl_tap q = tap_of(SL_TAP_Q, 3, SL_TAP_ROWS_ALL), k = tap_of(SL_TAP_K, 3, SL_TAP_ROWS_ALL), below = tap_of(SL_TAP_K, 1, SL_TAP_ROWS_ALL);
+    sl_tap q = tap_of(SL_TAP_Q, 3, SL_TAP_ROWS_ALL), k = tap_of(SL_TAP_K, 3, SL_TAP_ROWS_ALL),
+           below = tap_of(SL_TAP_K, 1, SL_TAP_ROWS_ALL);
     const sl_tap *taps[] = {&q, &k, &below};
     sl_work w = item(taps, 3);
     w.exit_layer = 4;
@@ -177,7 +182,8 @@ static void points_that_are_not_met_are_refused(void **state) {
     assert_int_equal(run(&w).status, SL_OK);
 }
 
-/* ---- branches ---------------------------------------------------------------------------------------------------------- */
+/* ---- branches
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void branches_go_on_are_shared_and_end(void **state) {
     (void)state;
@@ -220,10 +226,8 @@ static void branches_go_on_are_shared_and_end(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(taps_are_what_the_pass_meets),
-        cmocka_unit_test(items_may_end_at_q_and_k),
-        cmocka_unit_test(a_stage_may_be_left_out),
-        cmocka_unit_test(points_that_are_not_met_are_refused),
+        cmocka_unit_test(taps_are_what_the_pass_meets),      cmocka_unit_test(items_may_end_at_q_and_k),
+        cmocka_unit_test(a_stage_may_be_left_out),           cmocka_unit_test(points_that_are_not_met_are_refused),
         cmocka_unit_test(branches_go_on_are_shared_and_end),
     };
     return cmocka_run_group_tests_name("taps", tests, open_engine, close_engine);

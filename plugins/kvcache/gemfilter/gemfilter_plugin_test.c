@@ -6,7 +6,8 @@
 
 enum { H = 6, K = 3, D = 8, LAYERS = 10, CONTEXT = 64, SEQS = 3, N = 40 };
 
-/* ---- scores and choice ------------------------------------------------------------------------------------------------
+/* ---- scores and choice
+ * ------------------------------------------------------------------------------------------------
  */
 
 static void scores_equal_brute_force(void **state) {
@@ -57,8 +58,8 @@ static int64_t plainly(const gem_choice *c, const float *score, int64_t n, uint8
 
 static void the_choice_is_ascending_unique_and_best(void **state) {
     (void)state;
-    static const gem_choice choices[] = {{8, 5, 0, 0}, {8, 1, 0, 0}, {12, 7, 2, 4}, {6, 3, 2, 4}, {1, 5, 0, 0},
-                                         {39, 5, 0, 1}, {40, 5, 0, 0}, {100, 5, 3, 3}};
+    static const gem_choice choices[] = {{8, 5, 0, 0}, {8, 1, 0, 0},  {12, 7, 2, 4}, {6, 3, 2, 4},
+                                         {1, 5, 0, 0}, {39, 5, 0, 1}, {40, 5, 0, 0}, {100, 5, 3, 3}};
     float score[N], pooled[N];
     int32_t order[N];
     uint8_t mark[N] = {0}, in[N];
@@ -99,7 +100,8 @@ static void layers_of_the_paper(void **state) {
     assert_int_equal(gem_default_layer(&m), 19);
 }
 
-/* ---- the dialogue -----------------------------------------------------------------------------------------------------
+/* ---- the dialogue
+ * -----------------------------------------------------------------------------------------------------
  */
 
 typedef struct rig {
@@ -113,14 +115,18 @@ typedef struct rig {
 static sl_status try_open(rig *r, const char *const *sets, sl_error *err) {
     memset(r, 0, sizeof *r);
     test_host_init(&r->host);
-    r->layer = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info), .block = "gqa", .n_heads = H, .n_kv_heads = K,
-                               .head_dim = D, .v_head_dim = D};
+    r->layer = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
+                               .block = "gqa",
+                               .n_heads = H,
+                               .n_kv_heads = K,
+                               .head_dim = D,
+                               .v_head_dim = D};
     r->window = r->layer;
     r->window.window = 16;
     for (int l = 0; l < LAYERS; l++)
         r->layers[l] = l == 2 ? &r->window : &r->layer;
-    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .type = "toy", .layers = r->layers,
-                               .n_layers = LAYERS, .hidden = 32};
+    r->model = (sl_model_info){
+        .struct_size = SL_SIZE(sl_model_info), .type = "toy", .layers = r->layers, .n_layers = LAYERS, .hidden = 32};
     sl_params *values = test_params(&plugin, sets);
     sl_create_args args = {
         .struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
@@ -129,8 +135,12 @@ static sl_status try_open(rig *r, const char *const *sets, sl_error *err) {
     return s;
 }
 
-static const sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = CONTEXT, .max_rows = 16,
-                                 .max_seqs = SEQS, .max_tree = 1, .n_workers = 1};
+static const sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                                 .max_context = CONTEXT,
+                                 .max_rows = 16,
+                                 .max_seqs = SEQS,
+                                 .max_tree = 1,
+                                 .n_workers = 1};
 
 static void open_rig(rig *r, const char *const *sets) {
     assert_int_equal(try_open(r, sets, NULL), SL_OK);
@@ -332,8 +342,8 @@ static void want_of_memory_is_told(void **state) {
     int32_t token[N];
     SL_ERROR(err);
     make_tokens(token, 9);
-    assert_int_equal(try_open(&r, (const char *const[]){"topk=10", "reuse_prefix=yes", "positions=original", NULL}, NULL),
-                     SL_OK);
+    assert_int_equal(
+        try_open(&r, (const char *const[]){"topk=10", "reuse_prefix=yes", "positions=original", NULL}, NULL), SL_OK);
     int64_t before = r.host.n_live, needed = 0;
     for (; needed < 100000; needed += 64) {
         r.host.budget = r.host.bytes_live + needed;
