@@ -95,10 +95,12 @@ static uint32_t stage_of(const sl_work *w) {
     return w->parent != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
 }
 
-/* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. stage:
- * that of all of them; feed: where rows of taps go, for an item alone, or NULL. */
-static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n, uint32_t stage,
-                           const int32_t *first_logits, float *hidden, sli_tap_feed *feed, sl_error *err) {
+/* Stages, computes and commits items [0, n) of one model in one batch; a scratch fork is dropped by the caller. whole:
+ * the first of them as it was before it was cut into chunks; feed: where rows of taps go, for an item alone, or NULL.
+ */
+static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const int32_t *ids, int n,
+                           const sl_work *whole, const int32_t *first_logits, float *hidden, sli_tap_feed *feed,
+                           sl_error *err) {
     sli_network *net = works[0]->model == 0 ? &e->target : &e->draft;
     sli_batch *b = &e->work_batch;
     sl_tree trees[1];
@@ -112,9 +114,9 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
             tree = &trees[0];
         }
         const float *position = w->position;
-        if (position == NULL && w->model == 0 && w->branch == 0 && w->begin > 0) /* behind rows of the session */
+        if (position == NULL && w->model == 0 && w->branch == 0 && whole->begin > 0) /* behind rows of the session */
             position = sli_session_positions(e, e->by_id[w->seq], w->begin, w->n_rows, tree);
-        sli_batch_add(b, ids[i], w->begin, stage, w->token, w->n_rows, tree, position);
+        sli_batch_add(b, ids[i], w->begin, stage_of(whole), w->token, w->n_rows, tree, position);
     }
     SL_TRY(sli_network_begin(net, &b->view, err));
     const sl_work *w = works[0];
@@ -176,12 +178,13 @@ static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows ==
 static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sli_tap_feed *feed, sl_error *err) {
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t most = e->prefill_chunk < net->limits.max_rows ? e->prefill_chunk : net->limits.max_rows;
+    const sl_work whole = *w;
     while (w->n_rows > most) {
         sl_work head = *w;
         head.n_rows = (int32_t)most;
         head.logits = SL_WORK_LOGITS_NONE;
         const sl_work *one = &head;
-        SL_TRY(run_batch(e, &one, &id, 1, SL_STAGE_PREFILL, (int32_t[]){0}, NULL, feed, err));
+        SL_TRY(run_batch(e, &one, &id, 1, &whole, (int32_t[]){0}, NULL, feed, err));
         w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
         if (w->position != NULL)
             w->position += most;
@@ -270,7 +273,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
         }
         if (count > 0) {
             float *hidden = ends_early(net, batch[0]) ? e->work_hidden + used_hidden : NULL;
-            status = run_batch(e, batch, ids, count, stage_of(works[i]), first, hidden, taps, err);
+            status = run_batch(e, batch, ids, count, works[i], first, hidden, taps, err);
             if (hidden != NULL) {
                 results[i].hidden = hidden;
                 used_hidden += batch[0]->n_rows * (int64_t)net->info->hidden;

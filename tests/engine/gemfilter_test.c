@@ -175,7 +175,8 @@ static void chunks_batches_and_threads_change_nothing(void **state) {
 /* A later turn chooses anew from the whole text, as a new session with that text does. */
 static void check_turns(const char *reuse, const char *positions) {
     int32_t expected[NEW];
-    sluice_engine *e = run_open("engine.threads=2", GEM, reuse, positions, "kvcache.prompt.keep_last=8");
+    sluice_engine *e =
+        run_open("engine.threads=2", "engine.prefill_chunk=200", GEM, reuse, positions, "kvcache.prompt.keep_last=8");
     sluice_session *s = run_session(e, tokens, 200), *t, *u;
     run_generate(e, &s, 1, 9);
     int64_t page = 16 * 6 * 2 * 2 * 64 * 4, kept_pages = (K + 9 + 15) / 16 + 8, early_pages = 200 / 16;
@@ -187,6 +188,11 @@ static void check_turns(const char *reuse, const char *positions) {
     u = run_session(e, sluice_session_tokens(s), 249);
     run_generate(e, &u, 1, NEW);
     memcpy(expected, sluice_session_tokens(u) + 249, sizeof expected);
+    const int32_t *kept[2];
+    const int64_t *index[2];
+    assert_int_equal(kept_of(s, &kept[0], &index[0]), K);
+    assert_int_equal(kept_of(u, &kept[1], &index[1]), K);
+    assert_memory_equal(index[0], index[1], sizeof(int64_t) * K);
     assert_memory_equal(sluice_session_tokens(s) + 249, expected, sizeof expected);
     run_generate(e, &t, 1, NEW);
     assert_memory_equal(sluice_session_tokens(t) + 249, expected, sizeof expected);
