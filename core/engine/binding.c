@@ -33,6 +33,8 @@ struct sli_binding {
     sli_attender *attenders;
     sli_store *stores;
     sli_policy *policies;
+    sli_rewriter *rewriter; /* NULL: none */
+    sli_rewriter the_rewriter;
     int n_quantizers, n_attenders, n_stores, n_policies;
 };
 
@@ -56,7 +58,8 @@ static const bound *same_plugin(const sli_binding *b, int i) {
 /* Roles that the engine of this version puts to work. */
 static int is_served(const char *role) {
     return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "attention") == 0 ||
-           strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
+           strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0 ||
+           strcmp(role, "quant.rewrite") == 0;
 }
 
 static sl_status find_scope(const sli_binding *b, bound *c) {
@@ -194,6 +197,9 @@ static void list_role(sli_binding *b, bound *c) {
     } else if (strcmp(role, "kvcache.policy") == 0) { /* choices stand in the order of the chain */
         c->place = b->n_policies++;
         b->policies[c->place] = (sli_policy){self, c->table};
+    } else if (strcmp(role, "quant.rewrite") == 0) {
+        b->the_rewriter = (sli_rewriter){self, c->table};
+        b->rewriter = &b->the_rewriter;
     }
 }
 
@@ -253,6 +259,7 @@ sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err) {
     net->n_stores = b->n_stores;
     net->policies = b->policies;
     net->n_policies = b->n_policies;
+    net->rewriter = b->rewriter;
     const char *missing = b->n_quantizers == 0  ? "quant"
                           : b->n_attenders == 0 ? "attention"
                           : b->n_stores == 0    ? "kvcache"

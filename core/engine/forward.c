@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/rewrite.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -294,6 +295,7 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
 
     SL_TRY(norm_rows(net, net->x, &layer->norm_attn, net->xn, n, 1, E));
     tell(pass, SL_TAP_ATTN_IN, l, net->xn, E);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QKV_IN, net->xn, n, 1, E));
     SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E,
                         NULL));
     if (!(layer->layout.flags & SL_KV_FUSES_ROPE)) {
@@ -305,11 +307,16 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
         memcpy(net->k_raw, net->k, sizeof(float) * (size_t)(n * K * D));
         SL_TRY(rotate(net, b, info, net->q, H));
         SL_TRY(rotate(net, b, info, net->k, K));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->q, n, H, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->k, n, K, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_Q_POST_ROPE, net->q, n, H, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_K_POST_ROPE, net->k, n, K, D));
     }
     SL_TRY(attend_rows(net, pass, l));
     tell(pass, SL_TAP_Q, l, net->q, H * D);
     tell(pass, SL_TAP_K, l, net->k, K * D);
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_O_IN, net->o, n, 1, H * info->v_head_dim));
     return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
                         net->x);
 }
@@ -319,11 +326,13 @@ static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
     int64_t n = pass->batch->n_rows, E = net->info->hidden, F = layer->info->ffn;
     SL_TRY(norm_rows(net, net->x, &layer->norm_ffn, net->xn, n, 1, E));
     tell(pass, SL_TAP_FFN_IN, l, net->xn, E);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_GATE_UP_IN, net->xn, n, 1, E));
     SL_TRY(
         multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0};
     SL_TRY(net->ops->act_mul(net->host, &act));
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_DOWN_IN, net->gate, n, 1, F));
     return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
 }
 
@@ -335,16 +344,16 @@ static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *er
     int64_t E = net->info->hidden;
     if (pass->hidden != NULL) {
         memcpy(net->x, pass->hidden->data, sizeof(float) * (size_t)(b->n_rows * E));
-        return SL_OK;
+        return sli_rewrite_residual(net, 0, net->x, b->n_rows);
     }
-    int64_t row_bytes = E * (int64_t)(sl_dtype_bits(net->embed->dtype) / 8);
+    int64_t row_bytes = E * (int64_t)(sl_dtype_bits(net->embed.dtype) / 8);
     for (int32_t i = 0; i < b->n_rows; i++) {
         int32_t token = b->token[i];
         if (token < 0 || token >= net->info->vocab)
             return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", token,
                            net->info->vocab);
-        const char *row = (const char *)net->embed->data + token * row_bytes;
-        SL_TRY(net->ops->convert(net->x + i * E, SL_F32, row, net->embed->dtype, E));
+        const char *row = (const char *)net->embed.data + token * row_bytes;
+        SL_TRY(net->ops->convert(net->x + i * E, SL_F32, row, net->embed.dtype, E));
     }
     return SL_OK;
 }

@@ -34,6 +34,12 @@ typedef struct sli_store {
     const sl_selector *selector; /* NULL unless the store selects */
 } sli_store;
 
+/* What makes another model of the same function out of this one; see rewrite.h. */
+typedef struct sli_rewriter {
+    sl_instance *self;
+    const sl_quant_rewrite *api;
+} sli_rewriter;
+
 /* A policy of the chain. */
 typedef struct sli_policy {
     sl_instance *self;
@@ -53,6 +59,9 @@ typedef struct sli_group {
     sl_linear linear[3];
     const sl_linear *linears[3];
     sl_tensor bias[3]; /* f32; data NULL: none */
+    sl_tensor source[3]; /* the checkpoint's weights; linear[i].weight differs where they were rewritten */
+    void *rewritten[3];  /* memory of the rewritten ones; NULL: none */
+    sl_dtype kept[3];    /* in which those are kept that nobody packs */
 } sli_group;
 
 /* Where a linear lives: its group, and which of the group it is. */
@@ -86,7 +95,13 @@ typedef struct sli_network {
     int32_t n_groups;
     sli_slot head;
     sl_tensor final_norm;
-    const sl_tensor *embed;
+    sl_tensor embed;
+    void *embed_rewritten; /* its memory; NULL: it is the checkpoint's */
+
+    const sli_rewriter *rewriter;          /* NULL: the model as it is */
+    const sl_map *basis;                   /* of residual rows; NULL: the model's own */
+    const sl_map *const **maps;            /* [n_layers] NULL-terminated lists; NULL: none */
+    float **plain_norms;                   /* with a basis: [2 n_layers + 1] norms as they were: attn, ffn ..., final */
 
     sli_quantizer *quantizers;
     sli_attender *attenders;

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/rewrite.h"
 #include "sl_error.h"
 
 /* Sequence ids behind the sessions' own serve scratch forks. */
@@ -95,6 +96,8 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
     SL_TRY(sli_network_forward(net, &pass, err));
     if (hidden != NULL)
         memcpy(hidden, net->x, sizeof *hidden * (size_t)b->view.n_rows * (size_t)net->info->hidden);
+    if (hidden != NULL)
+        SL_TRY(sli_rewrite_residual(net, 1, hidden, b->view.n_rows));
     for (int i = 0; i < n; i++) {
         if (works[i]->logits == SL_WORK_LOGITS_NONE)
             continue;

@@ -58,11 +58,14 @@ SL_ABI_STRUCT(sl_tap_rows, reserved0);
 
 enum {
     SL_MAP_NONE = 0,
-    SL_MAP_DIAGONAL = 1,  /* y_i = d_i x_i */
-    SL_MAP_HADAMARD = 2,  /* orthonormal, of size n = p 2^k; signs optional */
+    SL_MAP_DIAGONAL = 1,  /* y_i = a_i x_i */
+    SL_MAP_HADAMARD = 2,  /* orthonormal: kron(A_1, .., A_r, S) / sqrt(n), S the Sylvester matrix of what is left of n;
+                             x is multiplied by `signs` first */
     SL_MAP_KRONECKER = 3, /* (A kron B) x */
     SL_MAP_DENSE = 4,
-    SL_MAP_PER_HEAD = 5   /* one dense map a head */
+    SL_MAP_PER_HEAD = 5,  /* one dense map a stretch */
+    SL_MAP_ROUND = 6      /* each row rounded to integers of `bits` bits with one scale, and back: what a quantised
+                             product would see (simulated) */
 };
 
 /* Named points at which a map may act. */
@@ -74,22 +77,30 @@ enum {
     SL_MAP_AT_DOWN_IN = 5,
     SL_MAP_AT_RESIDUAL = 6,    /* the basis of the residual stream */
     SL_MAP_AT_Q_POST_ROPE = 7, /* on q alone: maps that are not orthogonal need another one there than on k */
-    SL_MAP_AT_K_POST_ROPE = 8
+    SL_MAP_AT_K_POST_ROPE = 8,
+    SL_MAP_AT_V = 9            /* told, not applied: v and the attention's output come out in this basis, by their weights */
 };
 
-/* A transform that any fused kernel can apply. [session] */
+/* A transform that any fused kernel can apply to rows. A row of width W is seen as [W / (n * stride), n, stride] and the
+ * map acts on the middle axis: stride 1 acts on each stretch of n neighbours (a head, a block, the whole row), stride =
+ * head width with n = heads acts across heads. ROUND takes the whole row. [session] */
 typedef struct sl_map {
     uint64_t struct_size;
-    sl_tensor a, b;   /* DIAGONAL [n]; KRONECKER A [p, p], B [q, q]; DENSE [n, n]; PER_HEAD [heads, n, n]; HADAMARD: a is
-                         the small base matrix [p, p] or empty */
-    sl_tensor signs;  /* HADAMARD: [n] of +1 and -1, or empty */
+    sl_tensor a, b;   /* f32. DIAGONAL [n]; KRONECKER A [p, p], B [q, q]; DENSE [n, n]; PER_HEAD [stretches, n, n];
+                         HADAMARD: a holds the A_i of +1 and -1, one behind the other, or is empty */
+    sl_tensor signs;  /* HADAMARD: f32 [n] of +1 and -1, or empty */
+    const int32_t *orders; /* HADAMARD: orders of the A_i, ended by 0; NULL: none */
     int64_t n;
+    int64_t stride;   /* at least 1 */
+    double clip;      /* ROUND: factor on a row's largest magnitude (symmetric) or on its minimum and maximum */
     uint32_t kind;    /* SL_MAP_* */
     uint32_t at;      /* SL_MAP_AT_* */
-    int32_t layer;    /* -1: all */
-    uint32_t inverse; /* 1: apply the inverse (for orthogonal maps, the transpose) */
+    uint32_t inverse; /* 1: the inverse; HADAMARD, KRONECKER, DENSE and PER_HEAD: the transpose, maps are orthogonal then */
+    uint32_t bits;    /* ROUND: 2 .. 8 */
+    uint32_t asymmetric; /* ROUND: 1: from minimum to maximum */
+    uint32_t reserved0;
 } sl_map;
-SL_ABI_STRUCT(sl_map, inverse);
+SL_ABI_STRUCT(sl_map, reserved0);
 
 /* ---- work items -------------------------------------------------------------------------------------------------- */
 
