@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/ledger.h"
-#include "map.h"
 #include "sl_error.h"
+#include "sl_map.h"
 #include "sl_tensor.h"
 
 /* What a role is called, and the norm in front of it. */
@@ -72,14 +72,14 @@ sl_status sli_rewrite_begin(sli_network *net, sl_error *err) {
     if (net->maps == NULL || net->plain_norms == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for maps");
     net->basis = r->api->basis(r->self);
-    const char *fault = net->basis != NULL ? slk_map_fault(net->basis, net->info->hidden) : NULL;
+    const char *fault = net->basis != NULL ? sl_map_fault(net->basis, net->info->hidden) : NULL;
     if (fault != NULL)
         return sl_fail(err, SL_E_INVALID, "[quant.rewrite]: the basis of the residual: %s", fault);
     for (int32_t l = 0; l < n; l++) {
         net->maps[l] = r->api->maps(r->self, l);
         for (const sl_map *const *m = net->maps[l]; m != NULL && *m != NULL; m++) {
             int64_t width = width_at(net, l, (*m)->at);
-            fault = width == 0 ? "there is no such point" : slk_map_fault(*m, width);
+            fault = width == 0 ? "there is no such point" : sl_map_fault(*m, width);
             if (fault != NULL)
                 return sl_fail(err, SL_E_INVALID, "[quant.rewrite]: layer %d, map at point %u: %s", l, (*m)->at, fault);
         }

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
-#include "map.h"
+#include "sl_map.h"
 #include "sl_tensor.h"
 
 enum {
@@ -318,15 +318,15 @@ typedef struct map_job {
 static void map_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     (void)worker;
     const map_job *j = user;
-    slk_map_rows(j->args->map, (int)j->args->backwards, (float *)j->args->x->data + begin * j->width, end - begin,
-                 j->width);
+    sl_map_rows(j->args->map, (int)j->args->backwards, (float *)j->args->x->data + begin * j->width, end - begin,
+                j->width);
 }
 
 static sl_status op_map(const sl_host *host, const sl_op_map *a) {
     int64_t rows = a->x->shape[0], width = 1;
     for (uint32_t i = 1; i < a->x->ndim; i++)
         width *= a->x->shape[i];
-    if (a->x->dtype != SL_F32 || !sl_tensor_is_contiguous(a->x) || slk_map_fault(a->map, width) != NULL)
+    if (a->x->dtype != SL_F32 || !sl_tensor_is_contiguous(a->x) || sl_map_fault(a->map, width) != NULL)
         return SL_E_INVALID;
     map_job job = {a, width};
     by_rows(host, rows, 16 * width, map_range, &job);

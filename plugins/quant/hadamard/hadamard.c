@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map.h"
 #include "paley.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
+#include "sl_map.h"
 #include "sl_params.h"
 #include "sl_tensor.h"
 
@@ -276,7 +276,7 @@ static void turn_rows(const sl_map *map, const sl_rewrite *t, double *line) {
     for (int64_t r = 0; map->kind != SL_MAP_NONE && r < t->rows; r++) {
         for (int64_t c = 0; c < t->cols; c++)
             line[c] = t->values[r * t->cols + c];
-        slk_map_hadamard_f64(map, 0, line, t->cols);
+        sl_map_hadamard_f64(map, 0, line, t->cols);
         for (int64_t c = 0; c < t->cols; c++)
             t->values[r * t->cols + c] = (float)line[c];
     }
@@ -286,7 +286,7 @@ static void turn_columns(const sl_map *map, const sl_rewrite *t, double *line) {
     for (int64_t c = 0; map->kind != SL_MAP_NONE && c < t->cols; c++) {
         for (int64_t r = 0; r < t->rows; r++)
             line[r] = t->values[r * t->cols + c];
-        slk_map_hadamard_f64(map, 0, line, t->rows);
+        sl_map_hadamard_f64(map, 0, line, t->rows);
         for (int64_t r = 0; r < t->rows; r++)
             t->values[r * t->cols + c] = (float)line[r];
     }

@@ -3,8 +3,8 @@
  * Sums run in the order of the input's index, element by element, so that results depend neither on the number of rows
  * nor on the instruction set.
  */
-#ifndef SLUICE_KERNELS_MAP_H
-#define SLUICE_KERNELS_MAP_H
+#ifndef SLUICE_LIB_MAP_H
+#define SLUICE_LIB_MAP_H
 
 #include <stdint.h>
 
@@ -12,12 +12,12 @@
 
 /* Can this map be applied to rows of that width? Sizes, orders and kinds are checked: 0 or a static text that says what
  * is wrong.   [any] */
-const char *slk_map_fault(const sl_map *map, int64_t width);
+const char *sl_map_fault(const sl_map *map, int64_t width);
 
-/* x [rows, width] in place; backwards: the inverse (of ROUND: nothing). The map fits (slk_map_fault).   [worker] */
-void slk_map_rows(const sl_map *map, int backwards, float *x, int64_t rows, int64_t width);
+/* x [rows, width] in place; backwards: the inverse (of ROUND: nothing). The map fits (sl_map_fault).   [worker] */
+void sl_map_rows(const sl_map *map, int backwards, float *x, int64_t rows, int64_t width);
 
 /* One row of f64, HADAMARD alone: for folding it into weights.   [any] */
-void slk_map_hadamard_f64(const sl_map *map, int backwards, double *x, int64_t width);
+void sl_map_hadamard_f64(const sl_map *map, int backwards, double *x, int64_t width);
 
 #endif

@@ -1,5 +1,5 @@
-/* See map.h. */
-#include "map.h"
+/* See sl_map.h. */
+#include "sl_map.h"
 
 #include <math.h>
 #include <string.h>
@@ -8,12 +8,12 @@ enum { MAX_MATRIX = 16384 }; /* elements of a matrix product's result that are k
 
 #define T float
 #define F(name) name##_f32
-#include "map_hadamard.h"
+#include "sl_map_hadamard.h"
 #undef T
 #undef F
 #define T double
 #define F(name) name##_f64
-#include "map_hadamard.h"
+#include "sl_map_hadamard.h"
 #undef T
 #undef F
 
@@ -40,7 +40,7 @@ static const char *hadamard_fault(const sl_map *map) {
     return NULL;
 }
 
-const char *slk_map_fault(const sl_map *map, int64_t width) {
+const char *sl_map_fault(const sl_map *map, int64_t width) {
     if (map->kind == SL_MAP_NONE)
         return NULL;
     if (map->kind == SL_MAP_ROUND)
@@ -120,7 +120,7 @@ static void apply(const sl_map *map, int inverse, float *x, int64_t stretch) {
     }
 }
 
-void slk_map_rows(const sl_map *map, int backwards, float *x, int64_t rows, int64_t width) {
+void sl_map_rows(const sl_map *map, int backwards, float *x, int64_t rows, int64_t width) {
     if (map->kind == SL_MAP_NONE || (map->kind == SL_MAP_ROUND && backwards))
         return;
     const int inverse = (map->inverse != 0) != (backwards != 0);
@@ -134,7 +134,7 @@ void slk_map_rows(const sl_map *map, int backwards, float *x, int64_t rows, int6
     }
 }
 
-void slk_map_hadamard_f64(const sl_map *map, int backwards, double *x, int64_t width) {
+void sl_map_hadamard_f64(const sl_map *map, int backwards, double *x, int64_t width) {
     const int inverse = (map->inverse != 0) != (backwards != 0);
     const int64_t size = map->n * map->stride;
     for (int64_t i = 0; i < width / size; i++)

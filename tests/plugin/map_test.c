@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map.h"
+#include "sl_map.h"
 #include "sl_tensor.h"
 
 static uint64_t state = 7;
@@ -52,12 +52,12 @@ static void check_hadamard(const int32_t *orders, int n_orders, int64_t m, int64
     if (with_signs)
         map.signs = tensor(signs, 1, &n);
     int64_t width = n * stride * repeats;
-    assert_null(slk_map_fault(&map, width));
-    assert_true(n * stride == 1 || slk_map_fault(&map, width + 1) != NULL);
+    assert_null(sl_map_fault(&map, width));
+    assert_true(n * stride == 1 || sl_map_fault(&map, width + 1) != NULL);
     float *x = malloc(sizeof *x * (size_t)(2 * width)), *y = malloc(sizeof *y * (size_t)(2 * width));
     for (int64_t i = 0; i < 2 * width; i++)
         y[i] = x[i] = draw();
-    slk_map_rows(&map, 0, y, 2, width);
+    sl_map_rows(&map, 0, y, 2, width);
     for (int64_t block = 0; block < 2 * repeats; block++)
         for (int64_t s = 0; s < stride; s++)
             for (int64_t i = 0; i < n; i++) {
@@ -67,18 +67,18 @@ static void check_hadamard(const int32_t *orders, int n_orders, int64_t m, int64
                         element(orders, a, m, n, i, j) * (with_signs ? signs[j] : 1) * x[(block * n + j) * stride + s];
                 assert_true(fabs(sum - y[(block * n + i) * stride + s]) < 1e-5);
             }
-    slk_map_rows(&map, 1, y, 2, width);
+    sl_map_rows(&map, 1, y, 2, width);
     for (int64_t i = 0; i < 2 * width; i++)
         assert_true(fabsf(x[i] - y[i]) < 1e-5f);
     double row[512], norm = 0, before = 0;
     for (int64_t i = 0; i < n && stride == 1; i++)
         row[i] = x[i], before += row[i] * row[i];
     if (stride == 1) {
-        slk_map_hadamard_f64(&map, 0, row, n);
+        sl_map_hadamard_f64(&map, 0, row, n);
         for (int64_t i = 0; i < n; i++)
             norm += row[i] * row[i];
         assert_true(fabs(norm - before) < 1e-12 * before);
-        slk_map_hadamard_f64(&map, 1, row, n);
+        sl_map_hadamard_f64(&map, 1, row, n);
         for (int64_t i = 0; i < n; i++)
             assert_true(fabs(row[i] - x[i]) < 1e-13);
     }
@@ -128,8 +128,8 @@ static void test_matrices(void **test_state) {
         x[i] = draw();
 
     memcpy(y, x, sizeof y);
-    assert_null(slk_map_fault(&dense, 12));
-    slk_map_rows(&dense, 0, y, 1, 12);
+    assert_null(sl_map_fault(&dense, 12));
+    sl_map_rows(&dense, 0, y, 1, 12);
     for (int i = 0; i < 4; i++)
         for (int s = 0; s < 3; s++) {
             float sum = 0;
@@ -138,15 +138,15 @@ static void test_matrices(void **test_state) {
             assert_true(fabsf(sum - y[i * 3 + s]) < 1e-6f);
         }
     memcpy(y, x, sizeof y);
-    assert_null(slk_map_fault(&per_head, 8));
-    assert_non_null(slk_map_fault(&per_head, 12));
-    slk_map_rows(&per_head, 0, y, 2, 8);
+    assert_null(sl_map_fault(&per_head, 8));
+    assert_non_null(sl_map_fault(&per_head, 12));
+    sl_map_rows(&per_head, 0, y, 2, 8);
     for (int i = 4; i < 8; i++)
         assert_true(y[i] == -x[i] && y[8 + i] == -x[8 + i]);
     memcpy(y, x, sizeof y);
-    assert_null(slk_map_fault(&kron, 12));
-    assert_non_null(slk_map_fault(&kron, 16));
-    slk_map_rows(&kron, 0, y, 1, 12);
+    assert_null(sl_map_fault(&kron, 12));
+    assert_non_null(sl_map_fault(&kron, 16));
+    sl_map_rows(&kron, 0, y, 1, 12);
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 3; k++) {
             float sum = 0;
@@ -155,13 +155,13 @@ static void test_matrices(void **test_state) {
                     sum += a[i * 4 + j] * b[k * 3 + l] * x[j * 3 + l];
             assert_true(fabsf(sum - y[i * 3 + k]) < 1e-6f);
         }
-    slk_map_rows(&kron, 1, y, 1, 12); /* both factors are orthogonal */
+    sl_map_rows(&kron, 1, y, 1, 12); /* both factors are orthogonal */
     for (int i = 0; i < 12; i++)
         assert_true(fabsf(x[i] - y[i]) < 1e-6f);
-    slk_map_rows(&diagonal, 0, y, 1, 4);
+    sl_map_rows(&diagonal, 0, y, 1, 4);
     for (int i = 0; i < 4; i++)
         assert_true(fabsf(y[i] - x[i] * d[i]) < 1e-6f);
-    slk_map_rows(&diagonal, 1, y, 1, 4);
+    sl_map_rows(&diagonal, 1, y, 1, 4);
     for (int i = 0; i < 4; i++)
         assert_true(fabsf(y[i] - x[i]) < 1e-6f);
 }
@@ -183,8 +183,8 @@ static void test_round(void **test_state) {
             }
             float most = -low > high ? -low : high;
             float step = asymmetric ? (high - low) / (float)((1 << bits) - 1) : most / (float)((1 << (bits - 1)) - 1);
-            assert_null(slk_map_fault(&map, 32));
-            slk_map_rows(&map, 0, y, 1, 32);
+            assert_null(sl_map_fault(&map, 32));
+            sl_map_rows(&map, 0, y, 1, 32);
             int exact = 0;
             for (int i = 0; i < 32; i++) {
                 assert_true(fabsf(x[i] - y[i]) <= 0.5001f * step);
@@ -193,15 +193,15 @@ static void test_round(void **test_state) {
             assert_true(exact >= 1 && exact < 32);
             float again[32];
             memcpy(again, y, sizeof y);
-            slk_map_rows(&map, 0, again, 1, 32);
+            sl_map_rows(&map, 0, again, 1, 32);
             for (int i = 0; i < 32; i++)
                 assert_true(fabsf(again[i] - y[i]) < 1e-5f);
         }
     sl_map wrong = {.struct_size = SL_SIZE(sl_map), .kind = SL_MAP_ROUND, .bits = 9, .clip = 1};
-    assert_non_null(slk_map_fault(&wrong, 32));
+    assert_non_null(sl_map_fault(&wrong, 32));
     float same[4] = {0, 0, 0, 0};
     wrong.bits = 4;
-    slk_map_rows(&wrong, 0, same, 1, 4);
+    sl_map_rows(&wrong, 0, same, 1, 4);
     assert_true(same[0] == 0 && same[3] == 0);
 }
 
@@ -209,13 +209,13 @@ static void test_faults(void **test_state) {
     (void)test_state;
     static const int32_t three[] = {3, 0};
     sl_map map = {.struct_size = SL_SIZE(sl_map), .kind = SL_MAP_HADAMARD, .n = 12, .stride = 1};
-    assert_non_null(slk_map_fault(&map, 12)); /* 12 is no power of two */
+    assert_non_null(sl_map_fault(&map, 12)); /* 12 is no power of two */
     map.orders = three;
-    assert_non_null(slk_map_fault(&map, 12)); /* no matrix */
+    assert_non_null(sl_map_fault(&map, 12)); /* no matrix */
     map.kind = 99;
-    assert_non_null(slk_map_fault(&map, 12));
+    assert_non_null(sl_map_fault(&map, 12));
     map.kind = SL_MAP_NONE;
-    assert_null(slk_map_fault(&map, 12));
+    assert_null(sl_map_fault(&map, 12));
 }
 
 int main(void) {
