@@ -20,8 +20,8 @@ static int32_t *tokenize(sluice_engine *e, const char *text, size_t length, int6
 }
 
 /* Differences of the windows' mean negative log-likelihoods, in nats a token. */
-static int compare(json_t *result, const char *against, int64_t window, sluice_error *err) {
-    static const char *const same[] = {"task", "context", "windows", "n_tokens", NULL};
+static int compare(json_t *result, const char *against, int64_t scored, sluice_error *err) {
+    static const char *const same[] = {"task", "context", "steps", "windows", "n_tokens", NULL};
     json_t *before = eval_earlier(against, result, same, err);
     if (before == NULL)
         return SLUICE_E_DATA;
@@ -36,7 +36,7 @@ static int compare(json_t *result, const char *against, int64_t window, sluice_e
     if (status >= 0) {
         for (size_t i = 0; i < n; i++)
             d[i] = (json_number_value(json_array_get(now, i)) - json_number_value(json_array_get(then, i))) /
-                   (double)(window - 1);
+                   (double)scored;
         eval_difference difference = eval_paired(d, NULL, (int64_t)n);
         json_t *against_json = eval_difference_json(against, &difference);
         json_object_set_new(against_json, "ppl_ratio", json_real(exp(difference.mean)));
@@ -48,16 +48,16 @@ static int compare(json_t *result, const char *against, int64_t window, sluice_e
 }
 
 /* The text is cut into windows of W - 1 tokens, each behind a beginning-of-text token and on its own; all W - 1 tokens
- * are predicted. Only whole windows count. */
+ * are predicted. Only whole windows count. steps > 0: the last of them alone, as decode steps. */
 static int ppl(sluice_engine *e, const char *path, const char *text, size_t length, int64_t window, int64_t most,
-               const char *against, sluice_error *err) {
+               int64_t steps, const char *against, sluice_error *err) {
     sluice_info info;
     sluice_get_info(e, &info);
     int64_t n;
     int32_t *tokens = tokenize(e, text, length, &n, err);
     if (tokens == NULL)
         return SLUICE_E_DATA;
-    int64_t windows = n / (window - 1);
+    int64_t windows = n / (window - 1), scored = steps > 0 ? steps : window - 1;
     windows = most > 0 && most < windows ? most : windows;
     double *logprob = malloc(sizeof *logprob * (size_t)window), nll = 0;
     int32_t *row = malloc(sizeof *row * (size_t)window);
@@ -79,21 +79,22 @@ static int ppl(sluice_engine *e, const char *path, const char *text, size_t leng
         if (status >= 0)
             status = sluice_session_append(s, row, window, err);
         if (status >= 0)
-            status = sluice_score(s, window - 1, logprob, NULL, err);
+            status = steps > 0 ? sluice_score_steps(s, steps, logprob, NULL, err)
+                               : sluice_score(s, scored, logprob, NULL, err);
         double sum = 0;
-        for (int64_t i = 0; status >= 0 && i < window - 1; i++)
+        for (int64_t i = 0; status >= 0 && i < scored; i++)
             sum -= logprob[i];
         nll += sum;
         json_array_append_new(by_window, json_real(sum));
         sluice_session_close(s);
     }
     if (status >= 0) {
-        int64_t predicted = windows * (window - 1);
-        json_t *result =
-            json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "task", "ppl", "model", info.model, "context",
-                      (json_int_t)window, "windows", (json_int_t)windows, "n_tokens", (json_int_t)predicted, "nll_sum",
-                      nll, "ppl", exp(nll / (double)predicted), "seconds", now() - begin, "nll_by_window", by_window);
-        status = against != NULL ? compare(result, against, window, err) : SLUICE_OK;
+        int64_t predicted = windows * scored;
+        json_t *result = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "task", "ppl", "model",
+                                   info.model, "context", (json_int_t)window, "steps", (json_int_t)steps, "windows",
+                                   (json_int_t)windows, "n_tokens", (json_int_t)predicted, "nll_sum", nll, "ppl",
+                                   exp(nll / (double)predicted), "seconds", now() - begin, "nll_by_window", by_window);
+        status = against != NULL ? compare(result, against, scored, err) : SLUICE_OK;
         if (status >= 0)
             eval_print(result);
         else
@@ -109,12 +110,13 @@ static int ppl(sluice_engine *e, const char *path, const char *text, size_t leng
 int eval_ppl(int argc, char **argv) {
     common c = {0};
     const char *path = NULL, *against = NULL;
-    int64_t window = 0, windows = 0;
+    int64_t window = 0, windows = 0, steps = 0;
     const option own[] = {
         {"--text", "FILE", "plain text to predict", OPT_TEXT, NULL, &path},
         {"--context", "W", "tokens of a window, beginning of text included (default: the context)", OPT_INT, NULL,
          &window},
         {"--windows", "N", "measure the first N windows only", OPT_INT, NULL, &windows},
+        {"--steps", "N", "predict the last N tokens of each window alone, one decode step each", OPT_INT, NULL, &steps},
         {"--against", "FILE", "JSON of an earlier run of these windows: adds the paired difference", OPT_TEXT, NULL,
          &against},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
@@ -141,11 +143,12 @@ int eval_ppl(int argc, char **argv) {
         sluice_get_info(e, &info);
         if (window == 0)
             window = info.max_context;
-        if (window < 2 || window > info.max_context) {
-            snprintf(err.text, sizeof err.text, "--context must be in [2, %d]", info.max_context);
+        if (window < 2 || window > info.max_context || steps < 0 || steps > window - 2) {
+            snprintf(err.text, sizeof err.text, "--context must be in [2, %d], --steps in [0, context - 2]",
+                     info.max_context);
             status = SLUICE_E_RANGE;
         } else
-            status = ppl(e, path, text, length, window, windows, against, &err);
+            status = ppl(e, path, text, length, window, windows, steps, against, &err);
     }
     status = status < 0 ? fail(&err) : 0;
     sluice_close(e);

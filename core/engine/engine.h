@@ -45,11 +45,12 @@ struct sluice_session {
     sluice_session *next; /* all sessions of the engine */
     int32_t *tokens;      /* [max_context + 1] */
     int64_t n, n_kv;
-    int64_t n_prompt;     /* rows below this token index are prompt */
-    int64_t n_grown;      /* tokens that the target's cache was told to be ready for */
-    int64_t n_draft;      /* committed rows in the draft model's cache */
-    int32_t id;           /* sequence id: 0 .. max_seqs - 1 */
-    int32_t prompt_goes_on; /* 1: the pending tokens are not all of the prompt */
+    int64_t n_prompt; /* rows below this token index are prompt */
+    int64_t n_grown;  /* tokens that the target's cache was told to be ready for */
+    int64_t n_draft;  /* committed rows in the draft model's cache */
+    int32_t id;       /* sequence id: 0 .. max_seqs - 1 */
+    int64_t
+        prompt_end; /* tokens of the prompt, where they are not what was appended: see sli_prompt_end; 0: they are */
     sli_request *request; /* NULL: not generating */
     /* This step's place and draft. */
     sli_tree *draft;     /* room for the tree, ready to be verified */
@@ -59,10 +60,10 @@ struct sluice_session {
     int32_t first_logits; /* row of the logits buffer */
 };
 
-/* Tokens of the prompt that is being computed: without a request everything that was appended, and more to come where
- * the prompt goes on. */
+/* Tokens of the prompt that is being computed: without a request everything that was appended; more where the prompt
+ * goes on (INT64_MAX), less where known tokens are computed as decode steps. */
 static inline int64_t sli_prompt_end(const sluice_session *s) {
-    return s->prompt_goes_on ? INT64_MAX : s->request != NULL ? s->n_prompt : s->n;
+    return s->prompt_end != 0 ? s->prompt_end : s->request != NULL ? s->n_prompt : s->n;
 }
 
 typedef struct sli_drafter {

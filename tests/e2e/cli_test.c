@@ -317,6 +317,29 @@ static void test_perplexity(void **state) {
     cli_free(&r);
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("recipes/golden/prose_watson.txt"), "--context", "128", "--against",
                     earlier), SETS("context"));
+    /* Decode steps behind a prompt predict what the prompt pass predicts; a selector shows in them alone. */
+    char text[PATH_MAX]; /* e2e_path's own is soon overwritten */
+    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    static const char *const plugins[] = {"attention.plugin=dense", "attention.plugin=tidaldecode"};
+    double steps[2];
+    for (int i = 0; i < 2; i++) {
+        r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--windows", "2", "--steps", "254", "--set",
+                         plugins[i], i == 0 ? NULL : "--set", "attention.token_budget=32"), NULL);
+        got = json_loads(r.out, 0, NULL);
+        steps[i] = e2e_number(got, "nll_sum");
+        assert_int_equal(e2e_number(got, "n_tokens"), 2 * 254);
+        json_decref(got);
+        cli_free(&r);
+    }
+    r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--windows", "2", "--set", plugins[1], "--set",
+                     "attention.token_budget=32"), NULL);
+    got = json_loads(r.out, 0, NULL);
+    double whole = e2e_number(got, "nll_sum"), first = whole - steps[0]; /* of the first token of both windows */
+    if (!(first > 0 && first < 2 * 12 && fabs(steps[1] - steps[0]) > 1e-3))
+        fail_msg("prompt pass %.6f, decode steps %.6f, with a selector %.6f", whole, steps[0], steps[1]);
+    json_decref(got);
+    cli_free(&r);
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--steps", "255"), SETS("--steps"));
     remove(earlier);
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", "/nonexistent/book.txt", "--context", "256"), SETS("/nonexistent/book.txt"));
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("VERSION"), "--context", "256"), SETS("256"));
