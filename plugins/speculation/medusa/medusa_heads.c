@@ -21,7 +21,7 @@ static int find(const medusa_heads *h, sl_tensor *out, const char *prefix, int32
 }
 
 /* A matrix [rows, hidden] (rows 0: a vector [hidden]) that must be there. */
-static sl_status take(const medusa_heads *h, const char *path, const char *prefix, int32_t head, int32_t index,
+static sl_status take_tensor(const medusa_heads *h, const char *path, const char *prefix, int32_t head, int32_t index,
                       const char *rest, int64_t rows, sl_tensor *out, sl_error *err) {
     char shape[64];
     if (rows > 0)
@@ -43,7 +43,7 @@ static sl_status take(const medusa_heads *h, const char *path, const char *prefi
 static sl_status take_bias(medusa_heads *h, const char *path, const char *prefix, int32_t head, int32_t block,
                            sl_error *err) {
     sl_tensor t;
-    SL_TRY(take(h, path, prefix, head, block, "linear.bias", 0, &t, err));
+    SL_TRY(take_tensor(h, path, prefix, head, block, "linear.bias", 0, &t, err));
     float *to = h->biases + (head * h->n_blocks + block) * h->hidden;
     SL_TRY(h->ops->convert(to, SL_F32, t.data, t.dtype, h->hidden));
     return sl_tensor_make(&h->head[head].b1[block], to, SL_F32, SL_DEVICE_CPU, 1, &h->hidden);
@@ -57,13 +57,13 @@ static sl_status take_heads(medusa_heads *h, const char *path, const char *prefi
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the biases of %d heads", h->n);
     for (int32_t k = 0; k < h->n; k++) {
         for (int32_t i = 0; i < h->n_blocks; i++) {
-            SL_TRY(take(h, path, prefix, k, i, "linear.weight", h->hidden, &h->head[k].w1[i], err));
+            SL_TRY(take_tensor(h, path, prefix, k, i, "linear.weight", h->hidden, &h->head[k].w1[i], err));
             SL_TRY(take_bias(h, path, prefix, k, i, err));
         }
         if (find(h, &more, prefix, k, h->n_blocks, "linear.weight"))
             return sl_fail(err, SL_E_INVALID, "%s: head %d has more than num_layers = %d blocks", path, k, h->n_blocks);
         if (find(h, &more, prefix, k, h->n_blocks, "weight"))
-            SL_TRY(take(h, path, prefix, k, h->n_blocks, "weight", h->vocab, &h->head[k].w2, err));
+            SL_TRY(take_tensor(h, path, prefix, k, h->n_blocks, "weight", h->vocab, &h->head[k].w2, err));
     }
     return SL_OK;
 }
