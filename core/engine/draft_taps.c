@@ -18,15 +18,17 @@ struct sli_draft_taps {
     tap_buffer *taps;
     int32_t n, max_seqs;
     int64_t max_rows, hidden;
-    int32_t *rows;               /* [max_rows] of one sequence, of the batch */
-    sl_tap_rows *entries;        /* [n, max_seqs] */
+    int32_t *rows;                /* [max_rows] of one sequence, of the batch */
+    sl_tap_rows *entries;         /* [n, max_seqs] */
     const sl_tap_rows **pointers; /* likewise */
 };
 
-static const uint32_t layer_points = 1u << SL_TAP_LAYER_IN | 1u << SL_TAP_ATTN_IN | 1u << SL_TAP_FFN_IN | 1u << SL_TAP_LAYER_OUT;
+static const uint32_t layer_points =
+    1u << SL_TAP_LAYER_IN | 1u << SL_TAP_ATTN_IN | 1u << SL_TAP_FFN_IN | 1u << SL_TAP_LAYER_OUT;
 static const uint32_t model_points = 1u << SL_TAP_EMBED | 1u << SL_TAP_FINAL_NORM;
 
-/* ---- life --------------------------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------------------------------
+ */
 
 static sl_status check(const sli_network *net, const sl_tap *t, int32_t i, sl_error *err) {
     if (t == NULL || t->rows > SL_TAP_ROWS_ACCEPTED || t->stages == 0 || (t->stages & ~(uint32_t)SL_STAGE_ALL))
@@ -38,13 +40,14 @@ static sl_status check(const sli_network *net, const sl_tap *t, int32_t i, sl_er
                        "stream, before or after a norm",
                        i, t->point);
     if ((point & layer_points) ? t->layer < 0 || t->layer >= net->info->n_layers : t->layer != -1)
-        return sl_fail(err, SL_E_RANGE, "tap %d: layer %d of %d layers, -1 where the point belongs to none", i, t->layer,
-                       net->info->n_layers);
-    /* Rows leave the core in the checkpoint's basis. Undoing another one belongs into sli_draft_taps_hand_over: the map's
-     * inverse and, behind a norm, the norm's weights that were folded away. */
+        return sl_fail(err, SL_E_RANGE, "tap %d: layer %d of %d layers, -1 where the point belongs to none", i,
+                       t->layer, net->info->n_layers);
+    /* Rows leave the core in the checkpoint's basis. Undoing another one belongs into sli_draft_taps_hand_over: the
+     * map's inverse and, behind a norm, the norm's weights that were folded away. */
     if (net->residual_basis != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED,
-                       "the drafter wants hidden rows, and the quantiser rotates them, which this engine does not undo");
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED,
+            "the drafter wants hidden rows, and the quantiser rotates them, which this engine does not undo");
     return SL_OK;
 }
 
@@ -104,7 +107,8 @@ int sli_draft_taps_want_prompt(const sli_draft_taps *t) {
     return 0;
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------------- */
+/* ---- a step -------------------------------------------------------------------------------------------------------
+ */
 
 void sli_draft_taps_take(void *user, uint32_t point, int32_t layer, const float *rows, int32_t n_rows, int64_t width) {
     sli_draft_taps *t = user;

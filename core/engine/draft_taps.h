@@ -1,5 +1,5 @@
-/* draft_taps.h - hidden rows of the target for the drafter ("sl.taps/1"): copied while a step computes, handed over with
- * observe once it is known which rows stay. */
+/* draft_taps.h - hidden rows of the target for the drafter ("sl.taps/1"): copied while a step computes, handed over
+ * with observe once it is known which rows stay. */
 #ifndef SLUICE_CORE_DRAFT_TAPS_H
 #define SLUICE_CORE_DRAFT_TAPS_H
 

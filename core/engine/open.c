@@ -220,8 +220,8 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
                        "forbids: set engine.deterministic = no");
     if (caps->n_taps > 0 && e->drafter.api->observe == NULL)
         return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter wants hidden rows and does not observe");
-    sl_status taps = sli_draft_taps_create(&e->target, caps->taps, caps->n_taps, e->limits.max_rows, e->max_sessions,
-                                           &e->taps, err);
+    sl_status taps =
+        sli_draft_taps_create(&e->target, caps->taps, caps->n_taps, e->limits.max_rows, e->max_sessions, &e->taps, err);
     if (taps < 0)
         return sl_fail_within(err, taps, "[speculation]");
     for (int32_t l = 0; l < e->target.info->n_layers; l++)

@@ -226,10 +226,8 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         return SL_OK;
 
     SL_TRY(sli_network_begin(&e->target, b, err));
-    sli_pass pass = {.batch = b,
-                     .n_prompt = e->n_prompt,
-                     .tap = e->taps != NULL ? sli_draft_taps_take : NULL,
-                     .tap_user = e->taps};
+    sli_pass pass = {
+        .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
     SL_TRY(sli_network_forward(&e->target, &pass, err));
     SL_TRY(compute_logits(e, err));
     e->path_begin[0] = 0;

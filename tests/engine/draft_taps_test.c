@@ -1,5 +1,5 @@
-/* Hidden rows for drafters and their own acceptance, from inside of the engine: which rows are handed over, that they are
- * those of a plain pass, and what a drafter may not ask for or answer. */
+/* Hidden rows for drafters and their own acceptance, from inside of the engine: which rows are handed over, that they
+ * are those of a plain pass, and what a drafter may not ask for or answer. */
 #include "engine_run.h"
 
 #include "engine/accept.h"
@@ -23,7 +23,8 @@ static int close_engine(void **state) {
     return 0;
 }
 
-/* ---- what may be asked for ------------------------------------------------------------------------------------------ */
+/* ---- what may be asked for ------------------------------------------------------------------------------------------
+ */
 
 static void taps_are_checked(void **state) {
     (void)state;
@@ -64,7 +65,8 @@ static void taps_are_checked(void **state) {
     assert_false(sli_draft_taps_want_prompt(t));
 }
 
-/* ---- which rows come ------------------------------------------------------------------------------------------------ */
+/* ---- which rows come ------------------------------------------------------------------------------------------------
+ */
 
 /* Residual behind layer 2, and rows behind the final norm, of the last n tokens, by a pass over a prompt. */
 static void plain_rows(const int32_t *tokens, int32_t n, float *layer, float *final) {
@@ -113,7 +115,8 @@ static void rows_are_those_of_a_plain_pass(void **state) {
     sli_draft_taps *t;
     SL_ERROR(err);
     assert_int_equal(sli_draft_taps_create(&engine->target, list, 3, 64, 4, &t, &err), SL_OK);
-    sluice_session *s[3] = {run_session(engine, prompt, N), run_session(engine, prompt, N), run_session(engine, prompt, N)};
+    sluice_session *s[3] = {run_session(engine, prompt, N), run_session(engine, prompt, N),
+                            run_session(engine, prompt, N)};
     run_taps nothing = {{0}, {0}};
     run_rows(engine, s[1], N - 1, SL_STAGE_PREFILL, &nothing);
     run_rows(engine, s[2], N - 1, SL_STAGE_PREFILL, &nothing);
@@ -138,7 +141,8 @@ static void rows_are_those_of_a_plain_pass(void **state) {
     static const struct {
         int tap, place, rows;
         int64_t first, last; /* token indices */
-    } expected[] = {{0, 2, 5, 5, 7}, {1, 1, 1, 5, 5}, {1, 2, 3, 5, 7}, {2, 0, 1, 3, 3}, {2, 1, 1, 5, 5}, {2, 2, 1, 7, 7}};
+    } expected[] = {{0, 2, 5, 5, 7}, {1, 1, 1, 5, 5}, {1, 2, 3, 5, 7},
+                    {2, 0, 1, 3, 3}, {2, 1, 1, 5, 5}, {2, 2, 1, 7, 7}};
     assert_int_equal(n, sizeof expected / sizeof *expected);
     for (int i = 0; i < n; i++) {
         assert_ptr_equal(got[i]->tap, &asked[expected[i].tap]);
@@ -196,7 +200,8 @@ static void head_of_a_row(void **state) {
     free(logits), free(again), free(layer), free(final);
 }
 
-/* ---- own acceptance ------------------------------------------------------------------------------------------------- */
+/* ---- own acceptance -------------------------------------------------------------------------------------------------
+ */
 
 static struct {
     int32_t path[4], n_path, next;

@@ -1,6 +1,6 @@
-/* Heads that know the future: for rows of a known greedy text there are output matrices that name the right tokens. With
- * them every step emits as many tokens as the tree is deep, and one more: the rows that reach the heads are the last
- * accepted ones, behind the final norm. */
+/* Heads that know the future: for rows of a known greedy text there are output matrices that name the right tokens.
+ * With them every step emits as many tokens as the tree is deep, and one more: the rows that reach the heads are the
+ * last accepted ones, behind the final norm. */
 #include "engine_run.h"
 
 #include <unistd.h>
@@ -94,7 +94,8 @@ static void write_oracle(const char *path) {
             for (int64_t c = 0; c < E; c++)
                 w2[k][text[n_prompt + 1 + j + k] * E + c] += (float)dual[j * E + c];
     }
-    medusa_file m = {.heads = HEADS, .blocks = 1, .hidden = E, .vocab = V, .prefix = "", .own = 1, .w2 = (const float *const *)w2};
+    medusa_file m = {
+        .heads = HEADS, .blocks = 1, .hidden = E, .vocab = V, .prefix = "", .own = 1, .w2 = (const float *const *)w2};
     medusa_file_write(path, &m);
     for (int k = 0; k < HEADS; k++)
         free(w2[k]);
@@ -110,7 +111,8 @@ static void every_step_is_full(void **state) {
     close(fd);
     write_oracle(path);
     snprintf(heads, sizeof heads, "speculation.heads=%s", path);
-    static const char *const depth[] = {"speculation.num_heads=1", "speculation.num_heads=2", "speculation.num_heads=3"};
+    static const char *const depth[] = {"speculation.num_heads=1", "speculation.num_heads=2",
+                                        "speculation.num_heads=3"};
     for (int d = 1; d <= HEADS; d++)
         for (int chunk = 0; chunk < 2; chunk++) {
             sluice_engine *e = run_open("speculation.plugin=medusa", heads, depth[d - 1], "speculation.nodes=12",

@@ -24,7 +24,8 @@ static void check_lossless(sluice_engine *e) {
     assert_true(stats.drafted > 0);
 }
 
-/* ---- lossless ------------------------------------------------------------------------------------------------------- */
+/* ---- lossless -------------------------------------------------------------------------------------------------------
+ */
 
 static void greedy_is_plain(void **state) {
     (void)state;
@@ -44,10 +45,22 @@ static void sampled_is_plain(void **state) {
     (void)state;
     static const sluice_sampling how[] = {
         {.temperature = 0.8, .top_p = 1, .repeat_penalty = 1, .max_tokens = N_TOKENS, .ignore_eos = 1, .seed = 11},
-        {.temperature = 1.2, .top_k = 30, .top_p = 0.9, .repeat_penalty = 1.1, .penalty_last_n = 16,
-         .max_tokens = N_TOKENS, .ignore_eos = 1, .seed = 12},
-        {.temperature = 0.7, .top_p = 0.95, .min_p = 0.02, .repeat_penalty = 1, .race = 1, .max_tokens = N_TOKENS,
-         .ignore_eos = 1, .seed = 13},
+        {.temperature = 1.2,
+         .top_k = 30,
+         .top_p = 0.9,
+         .repeat_penalty = 1.1,
+         .penalty_last_n = 16,
+         .max_tokens = N_TOKENS,
+         .ignore_eos = 1,
+         .seed = 12},
+        {.temperature = 0.7,
+         .top_p = 0.95,
+         .min_p = 0.02,
+         .repeat_penalty = 1,
+         .race = 1,
+         .max_tokens = N_TOKENS,
+         .ignore_eos = 1,
+         .seed = 13},
     };
     sluice_engine *plain = e2e_open("models/tiny", SETS("speculation.plugin=none"));
     sluice_engine *drafted = e2e_open("models/tiny", SETS(MEDUSA, near, "speculation.nodes=12"));
@@ -86,9 +99,9 @@ static void every_setting_is_plain(void **state) {
         {"one worker of bf16", {"engine.compute=bf16", "speculation.nodes=8"}, 0},
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        sluice_engine *e =
-            settings[i].set[1] != NULL ? e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0], settings[i].set[1]))
-                                       : e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0]));
+        sluice_engine *e = settings[i].set[1] != NULL
+                               ? e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0], settings[i].set[1]))
+                               : e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0]));
         sluice_stats stats;
         if (settings[i].depth > 0) {
             e2e_check_greedy(settings[i].name, e, prompts.prompt, TOGETHER, TOGETHER);
@@ -161,7 +174,8 @@ static void forks_and_cuts(void **state) {
     sluice_close(drafted);
 }
 
-/* ---- typical acceptance ------------------------------------------------------------------------------------------- */
+/* ---- typical acceptance -------------------------------------------------------------------------------------------
+ */
 
 #define TYPICAL MEDUSA, "speculation.acceptance=typical", "engine.deterministic=no", "speculation.nodes=16"
 
@@ -186,7 +200,8 @@ static void typical_at_its_ends(void **state) {
     assert_int_equal(stats.lossless, 0);
     assert_int_equal(stats.allocs_in_steps, 0);
     sluice_close(e);
-    e = e2e_open("models/tiny", SETS(TYPICAL, near, "speculation.posterior_threshold=1", "speculation.posterior_alpha=1e9"));
+    e = e2e_open("models/tiny",
+                 SETS(TYPICAL, near, "speculation.posterior_threshold=1", "speculation.posterior_alpha=1e9"));
     check_like_greedy("eps = 1", e, 0.7, 10);
     sluice_get_stats(e, &stats);
     assert_true(stats.drafted > 0);
@@ -226,7 +241,8 @@ static void typical_is_repeatable(void **state) {
     sluice_close(e);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------------------------------------------
+ */
 
 static void what_does_not_fit_is_refused(void **state) {
     (void)state;
@@ -250,7 +266,8 @@ static void what_does_not_fit_is_refused(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sluice_error err;
         e2e_open_refused("models/tiny",
-                         cases[i].set[1] != NULL ? SETS(MEDUSA, cases[i].set[0], cases[i].set[1]) : SETS(MEDUSA, cases[i].set[0]),
+                         cases[i].set[1] != NULL ? SETS(MEDUSA, cases[i].set[0], cases[i].set[1])
+                                                 : SETS(MEDUSA, cases[i].set[0]),
                          &err);
         if (strstr(err.text, cases[i].words) == NULL)
             fail_msg("the error does not say \"%s\": %s", cases[i].words, err.text);
@@ -259,7 +276,13 @@ static void what_does_not_fit_is_refused(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    medusa_file m = {.heads = 3, .blocks = 1, .hidden = HIDDEN, .vocab = VOCAB, .prefix = "", .seed = 7, .scale = 1,
+    medusa_file m = {.heads = 3,
+                     .blocks = 1,
+                     .hidden = HIDDEN,
+                     .vocab = VOCAB,
+                     .prefix = "",
+                     .seed = 7,
+                     .scale = 1,
                      .accuracy = "0.4 0.1 0.05; 0.3 0.1 0.05; 0.25 0.1 0.05"};
     heads_file(shared, "shared.safetensors", &m);
     m.scale = 0; /* each head says what the model's head says of the row */
@@ -284,10 +307,10 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(greedy_is_plain),      cmocka_unit_test(sampled_is_plain),
+        cmocka_unit_test(greedy_is_plain),        cmocka_unit_test(sampled_is_plain),
         cmocka_unit_test(every_setting_is_plain), cmocka_unit_test(quantised_is_plain),
-        cmocka_unit_test(forks_and_cuts),       cmocka_unit_test(typical_at_its_ends),
-        cmocka_unit_test(typical_is_repeatable), cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(forks_and_cuts),         cmocka_unit_test(typical_at_its_ends),
+        cmocka_unit_test(typical_is_repeatable),  cmocka_unit_test(what_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests_name("medusa", tests, set_up, tear_down);
 }

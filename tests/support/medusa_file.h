@@ -7,8 +7,8 @@
 typedef struct medusa_file {
     int heads, blocks;
     int64_t hidden, vocab;
-    const char *prefix;     /* "" or "medusa_head." */
-    const char *accuracy;   /* metadata; NULL: none */
+    const char *prefix;   /* "" or "medusa_head." */
+    const char *accuracy; /* metadata; NULL: none */
     uint64_t seed;
     double scale;           /* of W1 and b1, times 1 / sqrt(hidden); 0: all zero */
     int own;                /* each head has its own W2 */
@@ -40,8 +40,9 @@ static inline void medusa_file_write(const char *path, const medusa_file *m) {
                                     (long long)(at + d * d * width));
             at += d * d * width;
             used += (size_t)sprintf(
-                header + used, "\"%s%d.%d.linear.bias\":{\"dtype\":\"%s\",\"shape\":[%lld],\"data_offsets\":[%lld,%lld]},",
-                m->prefix, k, i, dtype, (long long)d, (long long)at, (long long)(at + d * width));
+                header + used,
+                "\"%s%d.%d.linear.bias\":{\"dtype\":\"%s\",\"shape\":[%lld],\"data_offsets\":[%lld,%lld]},", m->prefix,
+                k, i, dtype, (long long)d, (long long)at, (long long)(at + d * width));
             at += d * width;
         }
         if (m->own) {

@@ -31,11 +31,11 @@ struct sl_instance {
     int acceptance;
     int32_t topk;
     int64_t max_seqs;
-    seq_state *state;       /* [max_seqs] by sequence id */
-    int32_t *candidates;    /* [max_seqs, heads, topk] likewise */
-    medusa_draft *drafts;   /* [max_seqs] by place in the step */
-    sl_tree *trees;         /* [max_seqs] likewise */
-    const sl_tree **given;  /* [max_seqs] */
+    seq_state *state;      /* [max_seqs] by sequence id */
+    int32_t *candidates;   /* [max_seqs, heads, topk] likewise */
+    medusa_draft *drafts;  /* [max_seqs] by place in the step */
+    sl_tree *trees;        /* [max_seqs] likewise */
+    const sl_tree **given; /* [max_seqs] */
 };
 
 static void *take(const sl_host *host, const sl_mem *mem, int64_t n, size_t size) {
@@ -46,7 +46,8 @@ static int32_t *candidates_of(const sl_instance *self, int32_t seq) {
     return self->candidates + (int64_t)seq * self->heads.n * self->topk;
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------------------------------
+ */
 
 static void destroy(sl_instance *self) {
     if (self == NULL)
@@ -118,8 +119,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
-    void *all[] = {self->state,  self->candidates, self->drafts, self->trees, self->given,
-                   self->typical.id, self->typical.weight};
+    void *all[] = {self->state, self->candidates, self->drafts,        self->trees,
+                   self->given, self->typical.id, self->typical.weight};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] != NULL)
             self->mem->release(self->host, SL_DEVICE_CPU, all[i]);
@@ -172,7 +173,8 @@ static sl_status event(sl_instance *self, const sl_event *e, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- drafting ----------------------------------------------------------------------------------------------------- */
+/* ---- drafting -----------------------------------------------------------------------------------------------------
+ */
 
 static const sl_tap last_row = {SL_SIZE(sl_tap), SL_TAP_FINAL_NORM, SL_TAP_ROWS_LAST, -1, SL_STAGE_ALL};
 static const sl_tap *const taps[] = {&last_row};
@@ -233,7 +235,8 @@ static sl_status observe(sl_instance *self, const sl_observe *seen) {
 
 static sl_status accept_typical(sl_instance *self, sl_accept *io) { return medusa_typical_accept(&self->typical, io); }
 
-/* ---- the plugin --------------------------------------------------------------------------------------------------- */
+/* ---- the plugin ---------------------------------------------------------------------------------------------------
+ */
 
 static const sl_speculation lossless = {
     .struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose, .observe = observe};
@@ -260,9 +263,15 @@ static const sl_param_def heads_def = {SL_SIZE(sl_param_def),
                                        0,
                                        SL_PARAM_PATH,
                                        SL_PARAM_REQUIRED};
-static const sl_param_def num_heads_def = {
-    SL_SIZE(sl_param_def), "num_heads", "heads used, the deepest node of the tree; 0: all of the file", "0", NULL, 0,
-    MEDUSA_MAX_HEADS,      SL_PARAM_INT, 0};
+static const sl_param_def num_heads_def = {SL_SIZE(sl_param_def),
+                                           "num_heads",
+                                           "heads used, the deepest node of the tree; 0: all of the file",
+                                           "0",
+                                           NULL,
+                                           0,
+                                           MEDUSA_MAX_HEADS,
+                                           SL_PARAM_INT,
+                                           0};
 static const sl_param_def num_layers_def = {
     SL_SIZE(sl_param_def), "num_layers", "blocks of each head", "1", NULL, 1, MEDUSA_MAX_BLOCKS, SL_PARAM_INT, 0};
 static const sl_param_def topk_def = {
@@ -277,9 +286,15 @@ static const sl_param_def tree_def = {SL_SIZE(sl_param_def),
                                       0,
                                       SL_PARAM_STRING,
                                       0};
-static const sl_param_def nodes_def = {
-    SL_SIZE(sl_param_def), "nodes", "nodes of the tree that are kept, root included, the most important first", "64",
-    NULL, 2, MEDUSA_MAX_NODES, SL_PARAM_INT, 0};
+static const sl_param_def nodes_def = {SL_SIZE(sl_param_def),
+                                       "nodes",
+                                       "nodes of the tree that are kept, root included, the most important first",
+                                       "64",
+                                       NULL,
+                                       2,
+                                       MEDUSA_MAX_NODES,
+                                       SL_PARAM_INT,
+                                       0};
 static const sl_param_def acceptance_def = {
     SL_SIZE(sl_param_def),
     "acceptance",
@@ -322,8 +337,8 @@ static const sl_param_def *const params[] = {&heads_def, &num_heads_def,  &num_l
                                              &nodes_def, &acceptance_def, &threshold_def,  &alpha_def, &fast_def,
                                              NULL};
 static const char *const roles[] = {"speculation", NULL};
-static const char *const needs[] = {SL_MEM_ID,    SL_OPS_ID, SL_ARTIFACT_ID, SL_HEAD_ID,   SL_SAMPLE_ID,
-                                    SL_RNG_ID,    SL_EXEC_ID, "sl.taps/1",   "sl.accept/1", NULL};
+static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID,  SL_ARTIFACT_ID, SL_HEAD_ID,    SL_SAMPLE_ID,
+                                    SL_RNG_ID, SL_EXEC_ID, "sl.taps/1",    "sl.accept/1", NULL};
 static const char *const nothing[] = {NULL};
 
 static const sl_plugin plugin = {

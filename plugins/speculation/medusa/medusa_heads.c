@@ -8,7 +8,8 @@
 
 #include "sl_tensor.h"
 
-/* ---- reading ------------------------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------------------------
+ */
 
 static int is_float(const sl_tensor *t) { return t->dtype == SL_F32 || t->dtype == SL_F16 || t->dtype == SL_BF16; }
 
@@ -22,7 +23,7 @@ static int find(const medusa_heads *h, sl_tensor *out, const char *prefix, int32
 
 /* A matrix [rows, hidden] (rows 0: a vector [hidden]) that must be there. */
 static sl_status take_tensor(const medusa_heads *h, const char *path, const char *prefix, int32_t head, int32_t index,
-                      const char *rest, int64_t rows, sl_tensor *out, sl_error *err) {
+                             const char *rest, int64_t rows, sl_tensor *out, sl_error *err) {
     char shape[64];
     if (rows > 0)
         snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)rows, (long long)h->hidden);
@@ -34,8 +35,9 @@ static sl_status take_tensor(const medusa_heads *h, const char *path, const char
     int fits = rows > 0 ? out->ndim == 2 && out->shape[0] == rows && out->shape[1] == h->hidden
                         : out->ndim == 1 && out->shape[0] == h->hidden;
     if (!fits || !is_float(out))
-        return sl_fail(err, SL_E_DATA, "%s: %s%d.%d.%s is %s with %u dimensions of %lld ..., expected F32, F16 or BF16 %s",
-                       path, prefix, head, index, rest, sl_dtype_name(out->dtype), out->ndim,
+        return sl_fail(err, SL_E_DATA,
+                       "%s: %s%d.%d.%s is %s with %u dimensions of %lld ..., expected F32, F16 or BF16 %s", path,
+                       prefix, head, index, rest, sl_dtype_name(out->dtype), out->ndim,
                        out->ndim > 0 ? (long long)out->shape[0] : 0, shape);
     return SL_OK;
 }
@@ -77,7 +79,8 @@ sl_status medusa_heads_open(medusa_heads *h, const char *path, int32_t n_heads, 
         n++;
     if (n == 0)
         return sl_fail(err, SL_E_NOT_FOUND,
-                       "%s: no heads: expected tensors 0.0.linear.weight ... or medusa_head.0.0.linear.weight ...", path);
+                       "%s: no heads: expected tensors 0.0.linear.weight ... or medusa_head.0.0.linear.weight ...",
+                       path);
     if (n_heads > n)
         return sl_fail(err, SL_E_RANGE, "%s has %d heads, num_heads = %d", path, n, n_heads);
     h->n = n_heads > 0 ? n_heads : n;
@@ -94,13 +97,15 @@ void medusa_heads_close(medusa_heads *h) {
     h->biases = NULL;
 }
 
-sl_status medusa_heads_accuracy(const medusa_heads *h, const char *path, int32_t topk, double *accuracy, sl_error *err) {
+sl_status medusa_heads_accuracy(const medusa_heads *h, const char *path, int32_t topk, double *accuracy,
+                                sl_error *err) {
     const char *p = h->artifacts->metadata(h->host, h->file, "accuracy");
     if (p == NULL)
-        return sl_fail(err, SL_E_NOT_FOUND,
-                       "tree = auto: %s carries no accuracies of its heads (metadata `accuracy`); recipes/medusa measures "
-                       "them",
-                       path);
+        return sl_fail(
+            err, SL_E_NOT_FOUND,
+            "tree = auto: %s carries no accuracies of its heads (metadata `accuracy`); recipes/medusa measures "
+            "them",
+            path);
     for (int32_t k = 0; k < h->n; k++) {
         for (int32_t r = 0; r < topk; r++)
             accuracy[k * topk + r] = 0;
@@ -117,15 +122,17 @@ sl_status medusa_heads_accuracy(const medusa_heads *h, const char *path, int32_t
         }
         p += strspn(p, " \t");
         if ((*p != ';' && *p != '\0') || (*p == '\0' && k + 1 < h->n))
-            return sl_fail(err, SL_E_DATA,
-                           "%s: metadata `accuracy` gives %d heads, expected %d lists of numbers separated by semicolons",
-                           path, k + (*p == '\0'), h->n);
+            return sl_fail(
+                err, SL_E_DATA,
+                "%s: metadata `accuracy` gives %d heads, expected %d lists of numbers separated by semicolons", path,
+                k + (*p == '\0'), h->n);
         p += *p == ';';
     }
     return SL_OK;
 }
 
-/* ---- multiplying -------------------------------------------------------------------------------------------------- */
+/* ---- multiplying --------------------------------------------------------------------------------------------------
+ */
 
 static void *room(const medusa_heads *h, int64_t n, size_t size) {
     return h->mem->alloc(h->host, SL_DEVICE_CPU, n * (int64_t)size, 64, SL_MEM_SCRATCH);

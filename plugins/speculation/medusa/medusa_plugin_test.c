@@ -10,7 +10,8 @@
 
 enum { D = 8, V = 40, HEADS = 3, BLOCKS = 2, SEQS = 20, TOPK = 10 };
 
-/* ---- a file of heads in memory ------------------------------------------------------------------------------------- */
+/* ---- a file of heads in memory -------------------------------------------------------------------------------------
+ */
 
 typedef struct toy_file {
     const char *prefix, *accuracy;
@@ -60,7 +61,8 @@ static const char *artifact_metadata(const sl_host *h, const sl_artifact *a, con
 static const sl_artifacts artifacts = {SL_SIZE(sl_artifacts), artifact_open, artifact_close, artifact_tensor,
                                        artifact_metadata};
 
-/* ---- operations ---------------------------------------------------------------------------------------------------- */
+/* ---- operations ----------------------------------------------------------------------------------------------------
+ */
 
 static int n_head_calls;
 
@@ -76,8 +78,8 @@ static void product(const float *x, const float *w, const float *bias, float *y,
 
 static sl_status gemm(const sl_host *h, const sl_op_gemm *a) {
     (void)h;
-    product(a->x->data, a->w->data, a->bias != NULL ? a->bias->data : NULL, a->y->data, a->x->shape[0],
-            a->w->shape[0], a->w->shape[1]);
+    product(a->x->data, a->w->data, a->bias != NULL ? a->bias->data : NULL, a->y->data, a->x->shape[0], a->w->shape[0],
+            a->w->shape[1]);
     return SL_OK;
 }
 
@@ -151,16 +153,19 @@ static const void *services(test_host *h, const char *id) {
                                            : NULL;
 }
 
-/* ---- instances ----------------------------------------------------------------------------------------------------- */
+/* ---- instances -----------------------------------------------------------------------------------------------------
+ */
 
 static const sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .hidden = D, .vocab = V};
-static const sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_seqs = SEQS, .max_tree = 64, .compute = SL_F32};
+static const sl_limits limits = {
+    .struct_size = SL_SIZE(sl_limits), .max_seqs = SEQS, .max_tree = 64, .compute = SL_F32};
 
 #define SETS(...) ((const char *const[]){"heads=heads.safetensors", __VA_ARGS__, NULL})
 
 static sl_status try_make(const char *const *sets, sl_instance **out, sl_error *err) {
     sl_params *given = test_params(&plugin, sets);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .model = &model, .params = given};
+    sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = &host.host, .model = &model, .params = given};
     sl_status s = create(&args, out, err);
     test_params_free(given);
     if (s >= 0 && (s = activate(*out, &limits, err)) < 0)
@@ -204,7 +209,8 @@ static int set_up(void **state) {
     return 0;
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------- */
+/* ---- a step --------------------------------------------------------------------------------------------------------
+ */
 
 /* Sequences [0, n): lengths, last tokens, rows of hidden; next -1: inside of a prompt. */
 typedef struct toy_step {
@@ -220,8 +226,8 @@ static void observe_step(sl_instance *self, const toy_step *t, const int32_t *se
     const sl_tap_rows *row_ptrs[SEQS];
     int64_t index[SEQS];
     for (int32_t i = 0; i < n; i++) {
-        seqs[i] = (sl_spec_seq){
-            .struct_size = SL_SIZE(sl_spec_seq), .token = t->token[i], .n = t->length[i], .seq = seq[i]};
+        seqs[i] =
+            (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq), .token = t->token[i], .n = t->length[i], .seq = seq[i]};
         index[i] = t->length[i] - 2;
         rows[i] = (sl_tap_rows){
             .struct_size = SL_SIZE(sl_tap_rows), .tap = &last_row, .token_index = &index[i], .seq = seq[i]};
@@ -290,7 +296,8 @@ static void expected_ids(const float *x, int k, int32_t *id) {
     best_ids(logits, V, TOPK, id);
 }
 
-/* ---- heads --------------------------------------------------------------------------------------------------------- */
+/* ---- heads ---------------------------------------------------------------------------------------------------------
+ */
 
 static void every_layout_is_read(void **state) {
     (void)state;
@@ -313,7 +320,7 @@ static void every_layout_is_read(void **state) {
         sl_instance *self = made(SETS(layouts[l].layers));
         assert_int_equal(self->heads.n, HEADS);
         n_head_calls = 0;
-        observe_step(self, &t, seq, SEQS); /* more sequences than the buffers hold at once */
+        observe_step(self, &t, seq, SEQS);                          /* more sequences than the buffers hold at once */
         assert_int_equal(n_head_calls, layouts[l].own ? 0 : 3 + 1); /* 16 and 4 rows of three heads, 16 at once */
         for (int32_t i = 0; i < SEQS; i++)
             for (int k = 0; k < HEADS; k++) {
@@ -465,9 +472,11 @@ static void drafts_follow_their_sequences(void **state) {
 static void memory_is_as_said(void **state) {
     (void)state;
     sl_instance *self = made(SETS("tree=mc_sim_7b_63"));
-    int64_t ids = SEQS * HEADS * TOPK * 4, buffers = MEDUSA_ROWS * (4 * V + 4 * D * (2 + HEADS)), biases = HEADS * D * 4;
+    int64_t ids = SEQS * HEADS * TOPK * 4, buffers = MEDUSA_ROWS * (4 * V + 4 * D * (2 + HEADS)),
+            biases = HEADS * D * 4;
     int64_t drafts = SEQS * (int64_t)(sizeof(medusa_draft) + sizeof(sl_tree) + sizeof(void *) + sizeof(seq_state));
-    int64_t expected = ids + buffers + biases + drafts + (int64_t)sizeof(sl_instance) + 4 * MEDUSA_ROWS * MEDUSA_MAX_TOPK;
+    int64_t expected =
+        ids + buffers + biases + drafts + (int64_t)sizeof(sl_instance) + 4 * MEDUSA_ROWS * MEDUSA_MAX_TOPK;
     assert_true(llabs(host.bytes_live - expected) * 50 <= expected);
     unmake(self);
 }

@@ -37,7 +37,8 @@ static int32_t find_parent(const rank_path *paths, int32_t n, const rank_path *p
     return -1;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------------------------
+ */
 
 /* One word; digits: one digit a rank, without commas. */
 static sl_status parse_path(const char *word, size_t length, int digits, rank_path *out, sl_error *err) {
@@ -48,10 +49,11 @@ static sl_status parse_path(const char *word, size_t length, int digits, rank_pa
         for (; p < end && isdigit((unsigned char)*p) && n_digits < (digits ? 1 : 3); n_digits++)
             rank = 10 * rank + (*p++ - '0');
         if (n_digits == 0 || rank >= MEDUSA_MAX_TOPK || (!digits && p < end && (*p != ',' || p + 1 == end)))
-            return sl_fail(err, SL_E_INVALID,
-                           "tree: path \"%.*s\": expected ranks from 0 to %d separated by commas, auto, or the name of a "
-                           "tree",
-                           (int)(length < 40 ? length : 40), word, MEDUSA_MAX_TOPK - 1);
+            return sl_fail(
+                err, SL_E_INVALID,
+                "tree: path \"%.*s\": expected ranks from 0 to %d separated by commas, auto, or the name of a "
+                "tree",
+                (int)(length < 40 ? length : 40), word, MEDUSA_MAX_TOPK - 1);
         if (out->n == MEDUSA_MAX_HEADS)
             return sl_fail(err, SL_E_RANGE, "tree: path \"%.*s\" has more than %d ranks",
                            (int)(length < 40 ? length : 40), word, MEDUSA_MAX_HEADS);
@@ -74,7 +76,8 @@ static sl_status check(const rank_path *paths, int32_t n, sl_error *err) {
     return SL_OK;
 }
 
-/* ---- building ----------------------------------------------------------------------------------------------------- */
+/* ---- building -----------------------------------------------------------------------------------------------------
+ */
 
 static int32_t drop_paths(rank_path *paths, int32_t n, int32_t n_heads, int32_t topk) {
     int32_t kept = 0;

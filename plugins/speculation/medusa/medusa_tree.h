@@ -27,8 +27,8 @@ sl_status medusa_tree_parse(const char *text, int32_t n_heads, int32_t topk, int
                             sl_error *err);
 
 /* The tree that these accuracies promise most from: beginning with the path "0", again and again the next sibling or
- * first child whose product of accuracies along its path is largest (ties: the shorter, then lexicographic), until there
- * are `nodes`. accuracy: [n_heads, topk]. */
+ * first child whose product of accuracies along its path is largest (ties: the shorter, then lexicographic), until
+ * there are `nodes`. accuracy: [n_heads, topk]. */
 void medusa_tree_grow(const double *accuracy, int32_t n_heads, int32_t topk, int32_t nodes, medusa_tree *out);
 
 /* The reference's tree of that name as paths of one digit a rank, or NULL. */

@@ -116,8 +116,7 @@ static void heads_and_candidates_cut(void **state) {
 static void own_lists(void **state) {
     (void)state;
     medusa_tree t = parse(" 0,0,3 1\t15 0,0  0 ", 3, 16, 64); /* parents may be named later */
-    static const int32_t parent[] = {-1, 0, 0, 0, 1, 4}, rank[] = {0, 0, 1, 15, 0, 3},
-                         place[] = {0, 1, 4, 5, 2, 3};
+    static const int32_t parent[] = {-1, 0, 0, 0, 1, 4}, rank[] = {0, 0, 1, 15, 0, 3}, place[] = {0, 1, 4, 5, 2, 3};
     assert_int_equal(t.n, 6);
     check_shape(&t);
     assert_memory_equal(t.parent, parent, sizeof parent);
@@ -138,7 +137,8 @@ static void own_lists(void **state) {
         {"vicuna_8b", "tree: path \"vicuna_8b\": expected ranks"},
         {"0 0,99999999999999999999", "tree: path \"0,99999999999999999999\": expected ranks"},
         {"9", "tree: no path is left within 3 heads and 8 candidates"},
-        {"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", "tree: path \"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\" has more than 16 ranks"},
+        {"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
+         "tree: path \"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\" has more than 16 ranks"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         SL_ERROR(err);
@@ -156,7 +156,8 @@ static void own_lists(void **state) {
     assert_int_equal(t.n, 128);
 }
 
-/* ---- growing -------------------------------------------------------------------------------------------------------- */
+/* ---- growing --------------------------------------------------------------------------------------------------------
+ */
 
 static double promise_of(const medusa_tree *t, const double *accuracy, int32_t topk, int32_t node) {
     double p = 1;
@@ -227,7 +228,8 @@ static void grows_no_further_than_it_can(void **state) {
     assert_memory_equal(t.place, place, sizeof place);
 }
 
-/* ---- filling -------------------------------------------------------------------------------------------------------- */
+/* ---- filling --------------------------------------------------------------------------------------------------------
+ */
 
 static void tokens_depend_on_depth_and_rank(void **state) {
     (void)state;
@@ -260,9 +262,12 @@ static void tokens_depend_on_depth_and_rank(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(trees_are_the_references),     cmocka_unit_test(cuts_are_nested),
-        cmocka_unit_test(heads_and_candidates_cut),     cmocka_unit_test(own_lists),
-        cmocka_unit_test(grows_the_best_tree),          cmocka_unit_test(grows_no_further_than_it_can),
+        cmocka_unit_test(trees_are_the_references),
+        cmocka_unit_test(cuts_are_nested),
+        cmocka_unit_test(heads_and_candidates_cut),
+        cmocka_unit_test(own_lists),
+        cmocka_unit_test(grows_the_best_tree),
+        cmocka_unit_test(grows_no_further_than_it_can),
         cmocka_unit_test(tokens_depend_on_depth_and_rank),
     };
     return cmocka_run_group_tests_name("medusa_tree", tests, NULL, NULL);

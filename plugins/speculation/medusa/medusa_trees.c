@@ -1,5 +1,5 @@
-/* The reference's trees: found by its own search on the models they are named after, 63 paths each, in the order in which
- * the search took them. One path a word, one digit a rank. */
+/* The reference's trees: found by its own search on the models they are named after, 63 paths each, in the order in
+ * which the search took them. One path a word, one digit a rank. */
 #include "medusa_tree.h"
 
 #include <string.h>
