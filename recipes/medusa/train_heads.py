@@ -180,6 +180,7 @@ def main():
         p.error("--window leaves no room for a prompt and the heads' offsets")
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
     start = time.time()
 
     def log(text):
