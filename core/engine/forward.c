@@ -378,14 +378,23 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
     return SL_OK;
 }
 
-sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
+sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err) {
     int64_t E = net->info->hidden;
     for (int32_t i = 0; i < n; i++)
-        memcpy(net->head_in + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
-    sl_status s = norm_rows(net, net->head_in, &net->final_norm, net->head_in, n, 1, E);
-    if (s >= 0)
-        s = multiply_all(net, &net->head, (float *const[]){logits}, 1, net->head_in, n, E, NULL);
+        memcpy(out + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
+    sl_status s = norm_rows(net, out, &net->final_norm, out, n, 1, E);
+    return s < 0 ? sl_fail(err, s, "final norm: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
+    float *in = (float *)(uintptr_t)x; /* only read */
+    sl_status s = multiply_all(net, &net->head, (float *const[]){logits}, 1, in, n, net->info->hidden, NULL);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
+    SL_TRY(sli_network_final_norm(net, rows, n, net->head_in, err));
+    return sli_network_project(net, net->head_in, n, logits, err);
 }
 
 /* ---- the step in all plugins ----------------------------------------------------------------------------------------

@@ -159,6 +159,10 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
 /* Logits [n, vocab] of residual rows: final norm and head. rows: n rows of the last pass, or NULL for 0 .. n - 1. */
 sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err);
 
+/* The two halves of it: rows [n, hidden] behind the final norm, and the head alone on such rows. */
+sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err);
+sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err);
+
 /* Prepares the step in all plugins (plan, reserve); must be followed by commit. */
 sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *err);
 sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error *err);

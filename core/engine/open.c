@@ -11,6 +11,7 @@
 #include "base/ledger.h"
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
+#include "draft_taps.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "services.h"
@@ -207,11 +208,22 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
                        e->target.info->vocab);
     if (caps->needs_draft && e->draft.model == NULL)
         return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter needs a second model: set [draft.model] path");
-    if (caps->n_taps > 0 || caps->plans_rows || e->drafter.api->accept != NULL)
-        return sl_fail(
-            err, SL_E_UNIMPLEMENTED,
-            "[speculation]: the drafter needs hidden rows, row plans or an acceptance rule of its own, which "
-            "this version's engine does not serve");
+    if (caps->plans_rows)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "[speculation]: the drafter needs row plans, which this version's engine does not serve");
+    if (caps->lossless && e->drafter.api->accept != NULL)
+        return sl_fail(err, SL_E_INVALID,
+                       "[speculation]: the drafter says that it is lossless, and has an acceptance rule of its own");
+    if (!caps->lossless && e->limits.deterministic)
+        return sl_fail(err, SL_E_INVALID,
+                       "[speculation]: the drafter changes what is generated, which engine.deterministic = yes "
+                       "forbids: set engine.deterministic = no");
+    if (caps->n_taps > 0 && e->drafter.api->observe == NULL)
+        return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter wants hidden rows and does not observe");
+    sl_status taps =
+        sli_draft_taps_create(&e->target, caps->taps, caps->n_taps, e->limits.max_rows, e->max_sessions, &e->taps, err);
+    if (taps < 0)
+        return sl_fail_within(err, taps, "[speculation]");
     for (int32_t l = 0; l < e->target.info->n_layers; l++)
         if (!(e->target.layers[l].caps[2].flags & SL_ATTN_TREE))
             return sl_fail(err, SL_E_INVALID, "[speculation]: the attention plugin of layer %d takes no draft trees",
@@ -387,6 +399,7 @@ void sluice_close(sluice_engine *e) {
     sli_verifier_destroy(e->verifier);
     sli_sampler_destroy(e->sampler);
     sli_draft_buffers_destroy(e->drafts);
+    sli_draft_taps_destroy(e->taps);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
     void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,

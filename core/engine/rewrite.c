@@ -222,6 +222,18 @@ sl_status sli_rewrite_plain(const sli_network *net, uint32_t point, int32_t laye
     return SL_OK;
 }
 
+sl_status sli_rewrite_head_in(sli_network *net, const float **rows, int64_t n) {
+    if (net->basis == NULL)
+        return SL_OK;
+    int64_t E = net->info->hidden;
+    const float *norm = net->plain_norms[2 * net->info->n_layers];
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < E; j++) /* a channel without weight is not seen by the head either */
+            net->head_in[i * E + j] = norm[j] != 0 ? (*rows)[i * E + j] / norm[j] : 0;
+    *rows = net->head_in;
+    return sli_rewrite_residual(net, 0, net->head_in, n);
+}
+
 int sli_rewrite_turns_keys(const sli_network *net, int32_t layer) {
     if (net->maps == NULL)
         return 0;

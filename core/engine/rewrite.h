@@ -29,6 +29,10 @@ sl_status sli_rewrite_residual(const sli_network *net, int backwards, float *row
 sl_status sli_rewrite_plain(const sli_network *net, uint32_t point, int32_t layer, float *rows, int64_t n,
                             int64_t heads, int64_t width);
 
+/* The other way, for rows that a plugin hands to the head: *rows [n, hidden] as SL_TAP_FINAL_NORM gives them become the
+ * head's own input, in net->head_in (n at most max_rows). [step] */
+sl_status sli_rewrite_head_in(sli_network *net, const float **rows, int64_t n);
+
 /* Does a layer rotate keys after RoPE? Stores that keep keys before RoPE cannot follow. */
 int sli_rewrite_turns_keys(const sli_network *net, int32_t layer);
 

@@ -6,6 +6,7 @@
 
 #include "decide.h"
 #include "draft.h"
+#include "draft_taps.h"
 #include "sl_error.h"
 
 /* Rows that wait to be computed: the pending part of the prompt, or the one token that was decided last. */
@@ -225,7 +226,9 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         return SL_OK;
 
     SL_TRY(sli_network_begin(&e->target, b, err));
-    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b, .n_prompt = e->n_prompt}, err));
+    sli_pass pass = {
+        .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
+    SL_TRY(sli_network_forward(&e->target, &pass, err));
     SL_TRY(compute_logits(e, err));
     e->path_begin[0] = 0;
     for (int32_t i = 0; i < b->n_seqs; i++)

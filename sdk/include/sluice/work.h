@@ -31,6 +31,8 @@ enum {
     SL_TAP_MID = 14        /* residual between attention and FFN [rows, hidden] */
 };
 
+/* Of a sequence's rows in a step. LAST: the last one that stays, of a prompt's chunk as of a tree's accepted path; ALL:
+ * every row, refused ones included; ACCEPTED: all that stay. */
 enum { SL_TAP_ROWS_LAST = 0, SL_TAP_ROWS_ALL = 1, SL_TAP_ROWS_ACCEPTED = 2 };
 
 typedef struct sl_tap {
