@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api.h"
+#include "chunk.h"
 #include "sl_error.h"
 
 /* Receives the logits after the token with that index. */
@@ -14,9 +15,7 @@ typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, 
 /* Computes one chunk of pending tokens. Logits are handed out for token indices >= first, as many at once as the buffer
  * holds. */
 static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
-    int64_t rows = s->n - s->n_kv;
-    rows = rows < e->prefill_chunk ? rows : e->prefill_chunk;
-    rows = rows < e->limits.max_rows ? rows : e->limits.max_rows;
+    int64_t rows = sli_chunk_rows(&e->target, s->n_kv, s->n - s->n_kv, e->limits.max_rows);
     double begin = sli_now();
     sli_batch_clear(&e->batch, 0, ++e->target.step);
     sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL, NULL);
