@@ -46,31 +46,13 @@ static sl_status within(const bound *b, sl_status s, sl_error *err) {
 /* ---- open: no plugin code runs
  * ------------------------------------------------------------------------------------------ */
 
-/* Does another choice of this role already have that object? */
-static int is_taken(const sli_binding *b, const bound *first, const char *role, int n) {
-    for (int j = 0; j < n; j++)
-        if (b->list[j].first == first && strcmp(b->list[j].choice->scope.role, role) == 0)
-            return 1;
-    return 0;
-}
-
-/* A plugin named in sections of two roles is one object. Where several sections of a role name it, those for the same
- * layers belong together; else the first that is free. */
+/* A plugin named in sections of two roles is one object. */
 static bound *same_plugin(const sli_binding *b, int i) {
-    const bound *own = &b->list[i];
-    bound *found = NULL;
-    for (int j = 0; j < i; j++) {
-        bound *other = &b->list[j];
-        if (other->package.plugin != own->package.plugin || other->first != NULL ||
-            strcmp(other->choice->scope.role, own->choice->scope.role) == 0 ||
-            is_taken(b, other, own->choice->scope.role, i))
-            continue;
-        if (memcmp(other->layer_stages, own->layer_stages,
-                   (size_t)b->args.info->n_layers * sizeof *own->layer_stages) == 0)
-            return other;
-        found = found == NULL ? other : found;
-    }
-    return found;
+    for (int j = 0; j < i; j++)
+        if (b->list[j].package.plugin == b->list[i].package.plugin && b->list[j].first == NULL &&
+            strcmp(b->list[j].choice->scope.role, b->list[i].choice->scope.role) != 0)
+            return &b->list[j];
+    return NULL;
 }
 
 /* Roles that the engine of this version puts to work. */

@@ -43,7 +43,8 @@ void duo_ring_copy(const duo_geometry *g, const int64_t *spans, int32_t n_spans,
     if (g->row_bytes == 0)
         return;
     duo_ring_written(g, to, n);
-    to->oldest = from->oldest > to->oldest ? from->oldest : to->oldest;
+    if (n > g->sink && from->oldest > to->oldest)
+        to->oldest = from->oldest;
     for (int64_t t = 0; t < n; t++) {
         if (t == g->sink && to->oldest > t)
             t = to->oldest;

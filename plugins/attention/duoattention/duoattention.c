@@ -65,8 +65,7 @@ static sl_status read_window(sl_instance *self, const sl_params *params, sl_erro
     self->sink = given(params, "sink_size") ? sl_param_int(params, "sink_size") : sink >= 0 ? sink : 64;
     self->recent = given(params, "recent_size") ? sl_param_int(params, "recent_size") : recent >= 0 ? recent : 256;
     if (self->recent < 1)
-        return sl_fail(err, SL_E_INVALID,
-                       "duoattention: recent_size = 0 in the config.json beside the pattern; 1 is the least");
+        return sl_fail(err, SL_E_INVALID, "recent_size = 0 in the config.json beside the pattern; 1 is the least");
     return SL_OK;
 }
 
@@ -75,21 +74,19 @@ static sl_status choose_heads(sl_instance *self, const sl_params *params, sl_err
     int by_threshold = given(params, "threshold");
     double sparsity = given(params, "sparsity") ? sl_param_real(params, "sparsity") : 0.5;
     if (by_threshold && given(params, "sparsity"))
-        return sl_fail(err, SL_E_INVALID,
-                       "duoattention: sparsity and threshold both choose the streaming heads; give one");
+        return sl_fail(err, SL_E_INVALID, "sparsity and threshold both choose the streaming heads; give one");
     if (!given(params, "pattern_file")) {
         if (by_threshold || (sparsity > 0 && sparsity < 1))
-            return sl_fail(
-                err, SL_E_INVALID,
-                "duoattention: which heads stream? pattern_file must name the gates of this model (a TSV, made by "
-                "recipes/duoattention); only sparsity = 0 (none) and sparsity = 1 (all) need none");
+            return sl_fail(err, SL_E_INVALID,
+                           "which heads stream? pattern_file must name the gates of this model (a TSV, made by "
+                           "recipes/duoattention); only sparsity = 0 (none) and sparsity = 1 (all) need none");
         memset(self->streams, sparsity >= 1, (size_t)self->n_heads);
         return SL_OK;
     }
     int32_t n_layers = self->model->n_layers;
     int32_t *n_heads = calloc((size_t)n_layers, sizeof *n_heads);
     double *gate = calloc((size_t)self->n_heads + 1, sizeof *gate);
-    sl_status s = n_heads != NULL && gate != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "duoattention: out of memory");
+    sl_status s = n_heads != NULL && gate != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "out of memory");
     for (int32_t l = 0; s >= 0 && l < n_layers; l++)
         n_heads[l] = self->layers[l].n_heads;
     if (s >= 0)
@@ -143,7 +140,7 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
     self->streams = calloc((size_t)self->n_heads + 1, sizeof *self->streams);
     self->runs = calloc((size_t)self->n_heads + 1, sizeof *self->runs);
     if (self->layers == NULL || self->ring_spans == NULL || self->streams == NULL || self->runs == NULL)
-        return sl_fail(err, SL_E_NO_MEMORY, "duoattention: out of memory");
+        return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
     static const sl_dtype dtypes[] = {SL_F32, SL_F32, SL_F16, SL_BF16}; /* auto is settled by activate */
     self->dtype_auto = sl_param_index(p, "dtype") == 0;
     self->dtype = dtypes[sl_param_index(p, "dtype")];
@@ -155,10 +152,9 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
     const sl_param_value *first = sl_param_find(p, "first_chunk");
     if (self->window == DUO_WINDOW_EXACT &&
         ((first->is_given && first->integer == DUO_FIRST_DENSE) || self->prefill_chunk > 0))
-        return sl_fail(
-            err, SL_E_INVALID,
-            "duoattention: window = exact gives every token the same window in every chunk, which %s contradicts",
-            self->prefill_chunk > 0 ? "prefill_chunk" : "first_chunk = dense");
+        return sl_fail(err, SL_E_INVALID,
+                       "window = exact gives every token the same window in every chunk, which %s contradicts",
+                       self->prefill_chunk > 0 ? "prefill_chunk" : "first_chunk = dense");
     SL_TRY(read_window(self, p, err));
     SL_TRY(choose_heads(self, p, err));
     divide_layers(self);
@@ -168,7 +164,7 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
     sl_instance *self = calloc(1, sizeof *self);
     if (self == NULL)
-        return sl_fail(err, SL_E_NO_MEMORY, "duoattention: out of memory");
+        return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
     self->host = args->host;
     self->model = args->model;
     self->has_store = scope_of(args->scope, "kvcache.store") != NULL;
@@ -274,8 +270,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     take(self, &self->head_masks, self->max_heads, sizeof *self->head_masks, &ok);
     if (!ok || (self->has_store && !take_store(self))) {
         deactivate(self);
-        return sl_fail(err, SL_E_NO_MEMORY, "duoattention: no memory for the tables of %lld sequences",
-                       (long long)limits->max_seqs);
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for the tables of %lld sequences", (long long)limits->max_seqs);
     }
     sl_logf(self->host, SL_LOG_INFO, "%d of %d KV heads stream: %lld sinks and %lld recent tokens", self->n_streaming,
             self->n_heads, (long long)self->sink, (long long)self->recent);
