@@ -23,27 +23,27 @@ int duo_is_apart(const sl_instance *self, const sl_batch *b, int32_t at) {
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-typedef struct row {
+typedef struct kv_row {
     char *k, *v;
-} row;
+} kv_row;
 
-static row full_row(const sl_instance *self, const duo_layer *l, const duo_sequence *s, int64_t slot) {
+static kv_row full_row(const sl_instance *self, const duo_layer *l, const duo_sequence *s, int64_t slot) {
     char *page = s->pages[slot / self->page_rows]->data;
-    return (row){page + l->full_k_offset + slot % self->page_rows * l->full_k_row,
-                 page + l->full_v_offset + slot % self->page_rows * l->full_v_row};
+    return (kv_row){page + l->full_k_offset + slot % self->page_rows * l->full_k_row,
+                    page + l->full_v_offset + slot % self->page_rows * l->full_v_row};
 }
 
-static row ring_row(const sl_instance *self, const duo_layer *l, const duo_sequence *s, int64_t token) {
+static kv_row ring_row(const sl_instance *self, const duo_layer *l, const duo_sequence *s, int64_t token) {
     int64_t place = duo_ring_place(&self->ring, &s->ring, token);
     char *k = s->ring.base + s->ring.rows * l->ring_offset, *v = k + s->ring.rows * l->ring_k_row;
-    return (row){k + place * l->ring_k_row, v + place * l->ring_v_row};
+    return (kv_row){k + place * l->ring_k_row, v + place * l->ring_v_row};
 }
 
-static row chunk_row(const sl_instance *self, const duo_layer *l, int64_t batch_row) {
-    return (row){self->chunk_k + batch_row * l->ring_k_row, self->chunk_v + batch_row * l->ring_v_row};
+static kv_row chunk_row(const sl_instance *self, const duo_layer *l, int64_t batch_row) {
+    return (kv_row){self->chunk_k + batch_row * l->ring_k_row, self->chunk_v + batch_row * l->ring_v_row};
 }
 
-static void copy_row(const duo_layer *l, row to, row from) {
+static void copy_row(const duo_layer *l, kv_row to, kv_row from) {
     memcpy(to.k, from.k, (size_t)l->ring_k_row);
     memcpy(to.v, from.v, (size_t)l->ring_v_row);
 }
@@ -264,7 +264,7 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
             continue;
         const duo_sequence *s = &self->seqs[b->seq[at]];
         int64_t token = b->n_past[at] + r - b->row_begin[at]; /* in a tree: the node's place, not its index */
-        row full = {0}, ring = {0};
+        kv_row full = {0}, ring = {0};
         if (l->n_full > 0)
             full = full_row(self, l, s, token);
         if (l->n_streaming > 0)
@@ -273,7 +273,7 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
                     *v = (const float *)a->v.data + i * l->n_heads * l->d_v;
         for (int32_t g = 0; g < l->n_runs; g++) {
             const duo_run *run = &l->runs[g];
-            row to = run->is_streaming ? ring : full;
+            kv_row to = run->is_streaming ? ring : full;
             self->ops->convert(to.k + run->rank * l->k_head, self->dtype, k + run->head_begin * l->d_k, SL_F32,
                                run->n_heads * l->d_k);
             self->ops->convert(to.v + run->rank * l->v_head, self->dtype, v + run->head_begin * l->d_v, SL_F32,
@@ -323,7 +323,7 @@ static void compact(sl_instance *self, duo_sequence *s, const int32_t *path, int
         for (int32_t k = 0; k < self->model->n_layers; k++) {
             const duo_layer *l = &self->layers[k];
             if (l->n_full > 0) {
-                row a = full_row(self, l, s, to), b = full_row(self, l, s, from);
+                kv_row a = full_row(self, l, s, to), b = full_row(self, l, s, from);
                 memcpy(a.k, b.k, (size_t)l->full_k_row);
                 memcpy(a.v, b.v, (size_t)l->full_v_row);
             }

@@ -6,15 +6,15 @@
 #include "duoattention.h"
 
 /* Rows that a streaming segment lists of a sequence of n tokens: [0, sinks) and [first, n). */
-typedef struct kept {
+typedef struct listed {
     int64_t sinks, first, n;
-} kept;
+} listed;
 
-static kept kept_of(const sl_instance *self, int64_t n) {
-    return (kept){duo_min(n, self->ring.sink), duo_min(n, duo_first_recent(self, n)), n};
+static listed list_of(const sl_instance *self, int64_t n) {
+    return (listed){duo_min(n, self->ring.sink), duo_min(n, duo_first_recent(self, n)), n};
 }
 
-static int64_t kept_rows(const kept *k) { return k->sinks + k->n - k->first; }
+static int64_t listed_rows(const listed *k) { return k->sinks + k->n - k->first; }
 
 static void list_pages(const duo_layer *l, const duo_run *run, const duo_sequence *s, const void **k, const void **v) {
     for (int64_t i = 0; i < s->n_pages; i++) {
@@ -24,7 +24,7 @@ static void list_pages(const duo_layer *l, const duo_run *run, const duo_sequenc
 }
 
 static void list_rows(const sl_instance *self, const duo_layer *l, const duo_run *run, const sl_batch *b, int32_t at,
-                      const kept *had, const void **k, const void **v) {
+                      const listed *had, const void **k, const void **v) {
     const duo_sequence *s = &self->seqs[b->seq[at]];
     const char *ring_k = s->ring.base + s->ring.rows * l->ring_offset + run->rank * l->k_head,
                *ring_v = s->ring.base + s->ring.rows * (l->ring_offset + l->ring_k_row) + run->rank * l->v_head;
@@ -47,7 +47,7 @@ static void list_rows(const sl_instance *self, const duo_layer *l, const duo_run
 }
 
 /* Token indices of the rows listed; NULL where they are 0, 1, 2 ... */
-static const int64_t *list_tokens(const sl_instance *self, int32_t at, const kept *had) {
+static const int64_t *list_tokens(const sl_instance *self, int32_t at, const listed *had) {
     int64_t *out = self->token_index + at * (self->ring.sink + self->ring.recent), n = 0;
     if (had->sinks == had->first)
         return NULL;
@@ -69,7 +69,7 @@ sl_status duo_view(sl_instance *self, const sl_lane *lane, int32_t layer, const 
     for (int32_t i = 0; i < b->n_seqs; i++) {
         const duo_sequence *s = &self->seqs[b->seq[i]];
         int64_t n_new = b->row_begin[i + 1] - b->row_begin[i], first = (int64_t)i * self->max_runs;
-        kept had = kept_of(self, b->n_past[i]);
+        listed had = list_of(self, b->n_past[i]);
         const int64_t *token_index = l->n_streaming > 0 ? list_tokens(self, i, &had) : NULL;
         for (int32_t g = 0; g < l->n_runs; g++) {
             const duo_run *run = &l->runs[g];
@@ -91,7 +91,7 @@ sl_status duo_view(sl_instance *self, const sl_lane *lane, int32_t layer, const 
                 e->k_pages = k;
                 e->v_pages = v;
                 e->token_index = token_index;
-                e->n_committed = kept_rows(&had);
+                e->n_committed = listed_rows(&had);
                 e->page_rows = 1;
                 e->k_row_stride = l->ring_k_row;
                 e->v_row_stride = l->ring_v_row;
@@ -107,11 +107,11 @@ sl_status duo_view(sl_instance *self, const sl_lane *lane, int32_t layer, const 
             e->k_row_stride = l->full_k_row;
             e->v_row_stride = l->full_v_row;
         }
-        used += kept_rows(&had) + n_new;
+        used += listed_rows(&had) + n_new;
         self->seq_view_ptrs[i] = &self->seq_views[i];
         self->seq_views[i] =
             (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first],
-                          (l->n_full > 0 ? b->n_past[i] : kept_rows(&had)) + n_new, l->n_runs, b->seq[i]};
+                          (l->n_full > 0 ? b->n_past[i] : listed_rows(&had)) + n_new, l->n_runs, b->seq[i]};
     }
     self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, NULL, b->n_seqs, SL_SEGMENT_ROWS};
     *out = &self->view;
