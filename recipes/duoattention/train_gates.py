@@ -99,9 +99,9 @@ def main():
             print(f"step {step:5d}  tokens {len(ids):6d}  distance {distance.item():.5f}  mean gate {gates.mean().item():.3f}  "
                   f"above 0.5: {(gates > 0.5).sum().item()} of {gates.numel()}  {time.time() - begin:.0f} s", flush=True)
     with torch.no_grad():
-        gates.clamp_(0, 1)
+        gates = gates.clamp(0, 1).cpu()
     note = {k: v for k, v in vars(a).items() if k not in ("sink", "recent", "out", "model", "text", "device")}
-    write_gates(a.out, gates.detach().cpu(), a.sink, a.recent, {"method": "trained", **note})
+    write_gates(a.out, gates, a.sink, a.recent, {"method": "trained", **note})
     print(json.dumps({"out": a.out, "seconds": round(time.time() - begin), "gates": [[round(float(x), 3) for x in r] for r in gates]}))
 
 

@@ -1,6 +1,6 @@
 /* duoattention against the reference's algorithm in PyTorch (duo_golden.json, made by
  * recipes/duoattention/make_golden.py): logits of models/tiny, chunk by chunk. */
-#include "duo_rig.h"
+#include "duo_rig_test.h"
 
 #include "base/json.h"
 

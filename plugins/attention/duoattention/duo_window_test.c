@@ -1,5 +1,5 @@
 /* duoattention on models/tiny: when it is dense attention, and what streaming heads see otherwise. */
-#include "duo_rig.h"
+#include "duo_rig_test.h"
 
 /* ---- equals dense
  * ---------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* duoattention on models/tiny: cuts, forks, drafts, memory, and what is refused. */
-#include "duo_rig.h"
+#include "duo_rig_test.h"
 
 /* ---- cuts and forks
  * --------------------------------------------------------------------------------------------------- */
@@ -193,7 +193,7 @@ static void refusals(void **state) {
     REFUSED("sl.kv.edit/1", DUO, "kvcache.policy.plugin=streaming");
     /* two attention plugins in one layer are two sections for it */
     REFUSED("range", DUO, "attention.sparsity=1.5");
-    REFUSED("No such file", "attention.plugin=duoattention", "attention.pattern_file=/nowhere/gates.tsv", STORE);
+    REFUSED("No such file", "attention.plugin=duoattention", "attention.pattern_file=no_such_gates.tsv", STORE);
     sluice_close(OPEN(DUO, "attention.threshold=0.5"));
     /* a policy over a cache that keeps all rows, under the mask */
     sluice_close(OPEN(ATTENTION, "kvcache.policy.plugin=snapkv", "kvcache.policy.budget=64"));

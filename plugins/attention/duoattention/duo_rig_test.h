@@ -1,4 +1,5 @@
-/* duo_rig.h - models/tiny under duoattention, for its tests: a pattern of gates, engines with it, texts, comparisons.
+/* duo_rig_test.h - models/tiny under duoattention, for its tests: a pattern of gates, engines with it, texts,
+ * comparisons.
  */
 #ifndef DUO_RIG_H
 #define DUO_RIG_H
@@ -6,8 +7,6 @@
 #include "engine_run.h"
 
 #include <unistd.h>
-
-#include "base/ledger.h"
 
 enum { MOST = 300, NEW = 24, CAP = 700, LAYERS = 6, HEADS = 2 };
 
