@@ -117,6 +117,7 @@ typedef struct sli_network {
     float *lse;         /* [max_rows, H] for merging parts */
     float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
+    int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
 } sli_network;
 
 /* Called with hidden rows of a tapped point: [n_rows, width]. */

@@ -9,6 +9,7 @@
 #include "api.h"
 #include "base/file.h"
 #include "base/ledger.h"
+#include "chunk.h"
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
 #include "draft_taps.h"
@@ -247,7 +248,8 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
-    return sli_network_build(net, &plan, e->max_sessions, err);
+    SL_TRY(sli_network_build(net, &plan, e->max_sessions, err));
+    return sli_chunk_rule(net, e->prefill_chunk, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {

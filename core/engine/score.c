@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api.h"
+#include "chunk.h"
 #include "sl_error.h"
 
 /* Receives the logits after the token with that index. */
@@ -16,9 +17,8 @@ typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, 
 static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
     uint32_t stage = s->n_kv >= sli_prompt_end(s) ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
     int64_t end = sli_prompt_end(s) < s->n ? sli_prompt_end(s) : s->n;
-    int64_t rows = stage == SL_STAGE_DECODE ? 1 : end - s->n_kv;
-    rows = rows < e->prefill_chunk ? rows : e->prefill_chunk;
-    rows = rows < e->limits.max_rows ? rows : e->limits.max_rows;
+    int64_t rows =
+        stage == SL_STAGE_DECODE ? 1 : sli_chunk_rows(&e->target, s->n_kv, end - s->n_kv, e->limits.max_rows);
     double begin = sli_now();
     sli_batch_clear(&e->batch, 0, ++e->target.step);
     sli_batch_add(&e->batch, s->id, s->n_kv, stage, s->tokens + s->n_kv, (int32_t)rows, NULL, NULL);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "chunk.h"
 #include "decide.h"
 #include "draft.h"
 #include "draft_taps.h"
@@ -38,8 +39,7 @@ static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
         sluice_session *s = sessions[i];
         if (pending(s) == 0 || is_decoding(s))
             continue;
-        int64_t rows = pending(s) < e->prefill_chunk ? pending(s) : e->prefill_chunk;
-        rows = rows < room ? rows : room;
+        int64_t rows = sli_chunk_rows(&e->target, s->n_kv, pending(s), room);
         if (rows > 0)
             place(e, s, SL_STAGE_PREFILL, (int32_t)rows);
         room -= rows > 0 ? rows : 0;
@@ -214,8 +214,10 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         sessions[i]->tree = NULL;
         if (is_decoding(sessions[i]))
             decoding[n_decoding++] = sessions[i];
-        else if (pending(sessions[i]) > 0)
-            n_prompt_rows++; /* each needs at least one row */
+        else if (pending(sessions[i]) > 0) /* each needs at least one row, or a chunk that cannot be cut */
+            n_prompt_rows += e->target.chunk_fixed > 0 && n_prompt_rows == 0
+                                 ? (int)sli_chunk_rows(&e->target, sessions[i]->n_kv, pending(sessions[i]), INT32_MAX)
+                                 : (int)e->target.chunk_align;
     }
     SL_TRY(sli_engine_draft(e, decoding, n_decoding, n_prompt_rows, err));
     double verify_begin = sli_now();

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "chunk.h"
 #include "engine/rewrite.h"
 #include "sl_error.h"
 
@@ -134,8 +135,8 @@ static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows ==
 /* Feeds the head of an item that is longer than a chunk; *w becomes the rest. */
 static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err) {
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
-    int64_t most = e->prefill_chunk < net->limits.max_rows ? e->prefill_chunk : net->limits.max_rows;
-    while (w->n_rows > most) {
+    int64_t most;
+    while ((most = sli_chunk_rows(net, w->begin, w->n_rows, net->limits.max_rows)) < w->n_rows) {
         sl_work head = *w;
         head.n_rows = (int32_t)most;
         head.logits = SL_WORK_LOGITS_NONE;

@@ -31,6 +31,9 @@ static const char *const host_offers[] = {
     "sl.taps/1",
     "sl.accept/1",
     "sl.head/1",
+    "sl.mask.heads/1",
+    "sl.chunk.align/1",
+    "sl.scope.also/1",
     NULL,
 };
 /* Provided by at most one plugin a layer and stage. */

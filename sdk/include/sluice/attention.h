@@ -17,7 +17,9 @@ enum {
     SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced */
     SL_ATTN_TREE = 1u << 4,         /* takes draft trees */
     SL_ATTN_EXACT = 1u << 5,        /* equals softmax attention over everything visible */
-    SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so */
+    SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so. With
+                                       sl_limits.deterministic chunks end at multiples of engine.prefill_chunk,
+                                       whatever else is in the batch ("sl.chunk.align/1") */
     SL_ATTN_ANY_MASK = 1u << 7,     /* honours intervals, spans and a FULL base; without it only causal prompts are
                                        served */
     SL_ATTN_OWN_POSITIONS = 1u << 8, /* rotates for itself: no check against max_position */
@@ -31,7 +33,7 @@ typedef struct sl_attn_caps {
     uint32_t key_states;    /* bit SL_KEYS_ROTATED, bit SL_KEYS_RAW: 1u << state */
     uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends; see `seen` ("sl.stats.seen/1") */
     int64_t row_block;      /* most new rows of one sequence at once; 0: no limit */
-    int64_t chunk_align;    /* prompts are cut at multiples of this many tokens; 0: anywhere */
+    int64_t chunk_align;    /* prompts are cut at multiples of this many tokens ("sl.chunk.align/1"); 0: anywhere */
     const sl_rope *rope;    /* replaces the layer's rotary table, before the first token ("sl.rope/1"); NULL: the
                                model's. [session] */
 } sl_attn_caps;

@@ -87,8 +87,10 @@ typedef struct sl_scope {
     uint32_t device;              /* SL_DEVICE_CPU or SL_DEVICE_CUDA */
     const char *role;             /* the family and role it is created for: "attention", "kvcache.store" ... */
     const char *section;          /* INI section, for messages */
+    const struct sl_scope *also;  /* scope of the next role that this object answers too (a method named in two
+                                     sections); NULL: none ("sl.scope.also/1") */
 } sl_scope;
-SL_ABI_STRUCT(sl_scope, section);
+SL_ABI_STRUCT(sl_scope, also);
 
 typedef struct sl_create_args {
     uint64_t struct_size;
