@@ -136,6 +136,8 @@ static inline int64_t shadow_chunks(const sl_instance *self, int64_t rows) {
     return (rows + self->chunk - 1) / self->chunk;
 }
 
+static inline int64_t shadow_round(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
 static inline void *shadow_take(const sl_instance *self, int64_t bytes, uint32_t tag) {
     return self->mem->alloc(self->host, SL_DEVICE_CPU, bytes, 64, tag);
 }

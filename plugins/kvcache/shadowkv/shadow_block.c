@@ -17,8 +17,6 @@ int64_t shadow_factorable(const sl_instance *self, int64_t n_exact) {
     return n > shadow_outliers(self) ? n : 0;
 }
 
-static int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
 static int64_t rank_of(const sl_instance *self, const shadow_place *p, int64_t n_chunks) {
     int64_t rank = self->rank, rows = n_chunks * self->chunk, width = (int64_t)p->K * p->D;
     rank = rank < rows ? rank : rows;
@@ -42,7 +40,7 @@ static int64_t lay_out(const sl_instance *self, const shadow_place *p, int64_t n
     for (int i = 0; i < N_ARRAYS; i++) {
         if (at != NULL)
             at[i] = bytes;
-        bytes += round_up(size[i]);
+        bytes += shadow_round(size[i]);
     }
     return bytes;
 }
@@ -235,10 +233,10 @@ static sl_status fill(sl_instance *self, const shadow_seq *s, shadow_block *b, s
 /* Step 6 of the prefill: the region begins with the exact keys of the chunks that the last prompt row would select. */
 static sl_status warm_region(sl_instance *self, shadow_seq *s, int64_t first_page) {
     int64_t n_kept = shadow_kept(s), q_at = 0;
-    uint8_t *mark = shadow_take(self, round_up(n_kept) + shadow_select_scratch(self), SL_MEM_SCRATCH);
+    uint8_t *mark = shadow_take(self, shadow_round(n_kept) + shadow_select_scratch(self), SL_MEM_SCRATCH);
     if (mark == NULL)
         return SL_E_NO_MEMORY;
-    void *work = mark + round_up(n_kept);
+    void *work = mark + shadow_round(n_kept);
     for (int32_t l = 0; l < self->model->n_layers; l++) {
         const shadow_place *p = &self->places[l];
         if (!p->is_used)

@@ -17,10 +17,10 @@ extern void dorgqr_(const int *m, const int *n, const int *k, double *a, const i
 
 enum { OVERSAMPLE = 16, POWER_ITERATIONS = 2, TILE_ROWS = 8 };
 
-static void *take(const shadow_factor *f, int64_t bytes) {
+static void *borrow(const shadow_factor *f, int64_t bytes) {
     return f->mem->alloc(f->host, SL_DEVICE_CPU, bytes, 64, SL_MEM_SCRATCH);
 }
-static void give(const shadow_factor *f, void *p) { f->mem->release(f->host, SL_DEVICE_CPU, p); }
+static void give_back(const shadow_factor *f, void *p) { f->mem->release(f->host, SL_DEVICE_CPU, p); }
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
@@ -86,13 +86,13 @@ static void transposed(const shadow_factor *f, const float *a, int64_t rows, int
 /* Eigenvectors of the symmetric [n, n] matrix replace it, a row each, eigenvalues ascending. */
 static sl_status eigen(const shadow_factor *f, double *a, int n, sl_error *err) {
     int lwork = 1 + 6 * n + 2 * n * n, liwork = 3 + 5 * n, info = 0;
-    double *w = take(f, (int64_t)sizeof *w * (n + lwork));
-    int *iwork = take(f, (int64_t)sizeof *iwork * liwork);
+    double *w = borrow(f, (int64_t)sizeof *w * (n + lwork));
+    int *iwork = borrow(f, (int64_t)sizeof *iwork * liwork);
     if (w != NULL && iwork != NULL)
         dsyevd_("V", "U", &n, a, &n, w, w + n, &lwork, iwork, &liwork, &info);
     int out_of_memory = w == NULL || iwork == NULL;
-    give(f, w);
-    give(f, iwork);
+    give_back(f, w);
+    give_back(f, iwork);
     if (out_of_memory)
         return sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for eigenvectors of order %d", n);
     return info == 0 ? SL_OK
@@ -102,7 +102,7 @@ static sl_status eigen(const shadow_factor *f, double *a, int n, sl_error *err) 
 /* Orthonormal columns with the span of z: [width, n] row by row. */
 static sl_status orthonormal(const shadow_factor *f, double *z, int width, int n, sl_error *err) {
     int lwork = 64 * n, info = 0;
-    double *columns = take(f, (int64_t)sizeof *columns * ((int64_t)width * n + n + lwork));
+    double *columns = borrow(f, (int64_t)sizeof *columns * ((int64_t)width * n + n + lwork));
     if (columns == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for a basis of %d by %d", width, n);
     double *tau = columns + (int64_t)width * n, *work = tau + n;
@@ -115,7 +115,7 @@ static sl_status orthonormal(const shadow_factor *f, double *z, int width, int n
     for (int w = 0; w < width; w++)
         for (int k = 0; k < n; k++)
             z[(int64_t)w * n + k] = columns[(int64_t)k * width + w];
-    give(f, columns);
+    give_back(f, columns);
     return info == 0 ? SL_OK : sl_fail(err, SL_E_DATA, "shadowkv: dorgqr ended with %d", info);
 }
 
@@ -130,7 +130,7 @@ static void transpose_out(const double *v, int64_t width, int64_t rank, float *v
 /* A^T A = V diag(s^2) V^T; U = A V. */
 static sl_status by_gram(const shadow_factor *f, float *a, int64_t rows, int64_t width, int64_t rank, float *u,
                          float *vt, sl_error *err) {
-    double *gram = take(f, (int64_t)sizeof *gram * width * (width + rank));
+    double *gram = borrow(f, (int64_t)sizeof *gram * width * (width + rank));
     if (gram == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for a Gram matrix of order %lld", (long long)width);
     double *v = gram + width * width;
@@ -143,7 +143,7 @@ static sl_status by_gram(const shadow_factor *f, float *a, int64_t rows, int64_t
         times(f, a, rows, width, v, rank, u);
         transpose_out(v, width, rank, vt);
     }
-    give(f, gram);
+    give_back(f, gram);
     return s;
 }
 
@@ -162,8 +162,8 @@ static double normal(uint64_t *state) {
 /* Q: an orthonormal basis of (nearly) the first n right singular directions; then the small problem B = A Q. */
 static sl_status by_range(const shadow_factor *f, float *a, int64_t rows, int64_t width, int64_t rank, int64_t n,
                           float *u, float *vt, sl_error *err) {
-    double *q = take(f, (int64_t)sizeof *q * (width * n + n * n + n * rank + width * rank));
-    float *y = take(f, (int64_t)sizeof *y * rows * n);
+    double *q = borrow(f, (int64_t)sizeof *q * (width * n + n * n + n * rank + width * rank));
+    float *y = borrow(f, (int64_t)sizeof *y * rows * n);
     sl_status s = q != NULL && y != NULL ? SL_OK
                                          : sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for a sketch of %lld by %lld",
                                                    (long long)rows, (long long)n);
@@ -197,8 +197,8 @@ static sl_status by_range(const shadow_factor *f, float *a, int64_t rows, int64_
             transpose_out(v, width, rank, vt);
         }
     }
-    give(f, q);
-    give(f, y);
+    give_back(f, q);
+    give_back(f, y);
     return s;
 }
 
@@ -207,14 +207,14 @@ static sl_status by_svd(const shadow_factor *f, float *a, int64_t rows, int64_t 
                         float *vt, sl_error *err) {
     int m = (int)width, n = (int)rows, least = m < n ? m : n, info = 0, lwork = -1;
     float need;
-    float *s = take(f, (int64_t)sizeof *s * least), *left = take(f, (int64_t)sizeof *left * m * least),
-          *right = take(f, (int64_t)sizeof *right * least * n), *work = NULL;
-    int *iwork = take(f, (int64_t)sizeof *iwork * 8 * least);
+    float *s = borrow(f, (int64_t)sizeof *s * least), *left = borrow(f, (int64_t)sizeof *left * m * least),
+          *right = borrow(f, (int64_t)sizeof *right * least * n), *work = NULL;
+    int *iwork = borrow(f, (int64_t)sizeof *iwork * 8 * least);
     sl_status status = SL_OK;
     if (s != NULL && left != NULL && right != NULL && iwork != NULL) {
         sgesdd_("S", &m, &n, a, &m, s, left, &m, right, &least, &need, &lwork, iwork, &info);
         lwork = (int)(need * 1.0001f) + 64;
-        work = take(f, (int64_t)sizeof *work * lwork);
+        work = borrow(f, (int64_t)sizeof *work * lwork);
     }
     if (work == NULL)
         status = sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for singular vectors of %d by %d", n, m);
@@ -229,11 +229,11 @@ static sl_status by_svd(const shadow_factor *f, float *a, int64_t rows, int64_t 
             u[i * rank + k] = right[i * least + k] * s[k];
     if (status >= 0)
         memcpy(vt, left, sizeof *vt * (size_t)(rank * width)); /* column k of the left is row k of Vt */
-    give(f, s);
-    give(f, left);
-    give(f, right);
-    give(f, work);
-    give(f, iwork);
+    give_back(f, s);
+    give_back(f, left);
+    give_back(f, right);
+    give_back(f, work);
+    give_back(f, iwork);
     return status;
 }
 

@@ -37,7 +37,8 @@ static float kth_largest(float *x, int64_t n, int64_t k) {
 }
 
 void shadow_top(const float *score, int64_t n, int64_t k, float *work, uint8_t *mark) {
-    memset(mark, k >= n, (size_t)n);
+    for (int64_t i = 0; i < n; i++)
+        mark[i] = k >= n;
     if (k <= 0 || k >= n)
         return;
     for (int64_t i = 0; i < n; i++)
@@ -47,7 +48,7 @@ void shadow_top(const float *score, int64_t n, int64_t k, float *work, uint8_t *
     for (int64_t i = 0; i < n; i++)
         left -= mark[i] = score[i] > least;
     for (int64_t i = 0; i < n && left > 0; i++)
-        if (!mark[i] && (score[i] == least || !(score[i] >= -INFINITY)))
+        if (!mark[i] && (score[i] == least || (isnan(score[i]) && least == -INFINITY)))
             left -= mark[i] = 1;
 }
 

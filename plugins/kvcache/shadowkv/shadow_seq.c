@@ -24,7 +24,7 @@ static int64_t slots_of(const sl_instance *self, const shadow_seq *s) {
 
 static char *cut(char **from, int64_t bytes) {
     char *p = *from;
-    *from += (bytes + 63) / 64 * 64;
+    *from += shadow_round(bytes);
     return p;
 }
 

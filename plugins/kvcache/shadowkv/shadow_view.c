@@ -12,12 +12,10 @@
 
 /* ---- keys from the factors ------------------------------------------------------------------------------------------ */
 
-static int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
 int64_t shadow_view_scratch(const sl_instance *self) {
     int64_t rows = SHADOW_TILE_CHUNKS * self->chunk;
-    return round_up(rows * self->max_rank * (int64_t)sizeof(float)) +
-           round_up(rows * self->max_D * (int64_t)sizeof(float)) + round_up(rows * (int64_t)sizeof(float));
+    return shadow_round(rows * self->max_rank * (int64_t)sizeof(float)) +
+           shadow_round(rows * self->max_D * (int64_t)sizeof(float)) + shadow_round(rows * (int64_t)sizeof(float));
 }
 
 sl_status shadow_rebuild(sl_instance *self, const sl_lane *lane, const shadow_seq *s, int32_t layer, int32_t head,
@@ -26,8 +24,8 @@ sl_status shadow_rebuild(sl_instance *self, const sl_lane *lane, const shadow_se
     int64_t c = self->chunk, rows = SHADOW_TILE_CHUNKS * c;
     char *scratch = self->scratch->get(self->host, SL_DEVICE_CPU);
     float *u = (float *)(void *)scratch;
-    float *k = (float *)(void *)(scratch + round_up(rows * self->max_rank * (int64_t)sizeof *u));
-    float *position = (float *)(void *)((char *)k + round_up(rows * self->max_D * (int64_t)sizeof *k));
+    float *k = (float *)(void *)(scratch + shadow_round(rows * self->max_rank * (int64_t)sizeof *u));
+    float *position = (float *)(void *)((char *)k + shadow_round(rows * self->max_D * (int64_t)sizeof *k));
     for (int64_t first = 0, m; first < n; first += m) {
         int32_t within;
         const shadow_block *b = shadow_block_of(self, s, chunk[first], &within);

@@ -99,20 +99,20 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     return SL_OK;
 }
 
-static int64_t cut(int64_t *bytes, int64_t size) {
+static int64_t set_aside(int64_t *bytes, int64_t size) {
     int64_t at = *bytes;
-    *bytes += (size + 63) / 64 * 64;
+    *bytes += shadow_round(size);
     return at;
 }
 
 /* Places of rows in a page: positions, then each layer's raw keys, keys and values. */
-static void lay_out(sl_instance *self) {
+static void lay_out_page(sl_instance *self) {
     int64_t bytes = SHADOW_PAGE_HEADER, c = self->chunk;
     self->element = sl_dtype_bits(self->dtype) / 8;
     self->factor_element = sl_dtype_bits(self->factor_dtype) / 8;
     self->max_K = self->max_D = self->max_Dv = 0;
     self->max_rank = self->q_width = 0;
-    cut(&bytes, c * (int64_t)sizeof(float));
+    set_aside(&bytes, c * (int64_t)sizeof(float));
     for (int32_t l = 0; l < self->model->n_layers; l++) {
         const sl_layer_info *info = self->model->layers[l];
         shadow_place *p = &self->places[l];
@@ -126,9 +126,9 @@ static void lay_out(sl_instance *self) {
         p->rope = info->rope >= 0 ? self->model->ropes[info->rope] : NULL;
         p->k_chunk = c * p->D * self->element;
         p->v_chunk = c * p->Dv * self->element;
-        p->raw = cut(&bytes, p->K * p->k_chunk) - SHADOW_PAGE_HEADER;
-        p->k = cut(&bytes, p->K * p->k_chunk) - SHADOW_PAGE_HEADER;
-        p->v = cut(&bytes, p->K * p->v_chunk) - SHADOW_PAGE_HEADER;
+        p->raw = set_aside(&bytes, p->K * p->k_chunk) - SHADOW_PAGE_HEADER;
+        p->k = set_aside(&bytes, p->K * p->k_chunk) - SHADOW_PAGE_HEADER;
+        p->v = set_aside(&bytes, p->K * p->v_chunk) - SHADOW_PAGE_HEADER;
         int64_t width = (int64_t)p->K * p->D, rank = self->rank < width ? self->rank : width;
         self->max_K = p->K > self->max_K ? p->K : self->max_K;
         self->max_D = p->D > self->max_D ? p->D : self->max_D;
@@ -211,7 +211,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
         self->dtype = limits->compute == SL_BF16 ? SL_BF16 : SL_F32;
     if (self->factor_auto)
         self->factor_dtype = self->dtype;
-    lay_out(self);
+    lay_out_page(self);
     self->max_pages = shadow_chunks(self, limits->max_context + limits->max_tree + self->chunk);
     SL_TRY(shadow_tier_open(&self->tier, self->host, self->mem, self->host_values, err));
     array arrays[MAX_ARRAYS];
