@@ -1,5 +1,5 @@
-/* shadowkv in the engine: equal to dense when it keeps everything; when it does not, its tokens depend on nothing but the
- * text; later prompts, forks and cuts; what it holds by the ledger is what it said. */
+/* shadowkv in the engine: equal to dense when it keeps everything; when it does not, its tokens depend on nothing but
+ * the text; later prompts, forks and cuts; what it holds by the ledger is what it said. */
 #include "e2e.h"
 
 #include "engine/engine.h"
@@ -34,7 +34,8 @@ static int same(int32_t a[N_PROMPTS][N_TOKENS], int32_t b[N_PROMPTS][N_TOKENS]) 
     return memcmp(a, b, sizeof(int32_t) * N_PROMPTS * N_TOKENS) == 0;
 }
 
-/* ---- everything kept ------------------------------------------------------------------------------------------------------ */
+/* ---- everything kept
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void whole_is_dense(void **state) {
     (void)state;
@@ -83,8 +84,10 @@ static void later_prompts(void **state) {
     sluice_get_info(e, &info);
     sluice_close(e);
     int64_t n = 17 * info.vocab;
-    float *dense = later_logits(NO_SETS), *whole = later_logits(SETS(WHOLE)), *all = later_logits(SETS(WHOLE, "kvcache.prompt_select=all"));
-    float *lossy = later_logits(SETS(LOSSY)), *chunked = later_logits(SETS(LOSSY, "engine.prefill_chunk=5", "engine.threads=2"));
+    float *dense = later_logits(NO_SETS), *whole = later_logits(SETS(WHOLE)),
+          *all = later_logits(SETS(WHOLE, "kvcache.prompt_select=all"));
+    float *lossy = later_logits(SETS(LOSSY)),
+          *chunked = later_logits(SETS(LOSSY, "engine.prefill_chunk=5", "engine.threads=2"));
     float *small_blocks = later_logits(SETS(LOSSY, "kvcache.row_block=3"));
     assert_true(worst(dense, whole, n) < 2e-3);
     assert_true(worst(dense, all, n) < 2e-3);
@@ -96,17 +99,20 @@ static void later_prompts(void **state) {
         free(all_of_them[i]);
 }
 
-/* ---- with loss: the same tokens in every company ------------------------------------------------------------------------------ */
+/* ---- with loss: the same tokens in every company
+ * ------------------------------------------------------------------------------ */
 
 static void company(void **state) {
     (void)state;
     int32_t alone[N_PROMPTS][N_TOKENS], got[N_PROMPTS][N_TOKENS];
     tokens_of(SETS(LOSSY), 1, alone, NULL);
-    const char *const *ways[] = {SETS(LOSSY, "engine.threads=2"), SETS(LOSSY, "engine.prefill_chunk=7"),
-                                 SETS(LOSSY, "speculation.plugin=prompt_lookup"),
-                                 SETS(LOSSY, "speculation.plugin=token_recycling", "speculation.cut=12"),
-                                 SETS(LOSSY, "speculation.plugin=sps", draft),
-                                 SETS(LOSSY, "speculation.plugin=token_recycling", "kvcache.row_block=5", "speculation.cut=12")};
+    const char *const *ways[] = {
+        SETS(LOSSY, "engine.threads=2"),
+        SETS(LOSSY, "engine.prefill_chunk=7"),
+        SETS(LOSSY, "speculation.plugin=prompt_lookup"),
+        SETS(LOSSY, "speculation.plugin=token_recycling", "speculation.cut=12"),
+        SETS(LOSSY, "speculation.plugin=sps", draft),
+        SETS(LOSSY, "speculation.plugin=token_recycling", "kvcache.row_block=5", "speculation.cut=12")};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
         for (int together = i < 2 ? 5 : 1; together <= 5; together += 4) {
             sluice_stats stats;
@@ -118,7 +124,8 @@ static void company(void **state) {
         }
 }
 
-/* ---- forks, cuts ---------------------------------------------------------------------------------------------------------------- */
+/* ---- forks, cuts
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Two questions on one context, in forks, equal those of sessions that were fed all of it; what a child does its parent
  * does not see. */
@@ -160,7 +167,9 @@ static void forks(void **state) {
     sluice_close(e);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 static void memory(void **state) {
     (void)state;
@@ -171,7 +180,8 @@ static void memory(void **state) {
     free(e2e_logits(e, s, 1));
     sluice_get_stats(e, &after);
     const sli_store *store = e->target.layers[0].store;
-    sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = prompts[0].n_ids, .stage = SL_STAGE_DECODE};
+    sl_kv_quote q = {
+        .struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = prompts[0].n_ids, .stage = SL_STAGE_DECODE};
     assert_int_equal(store->api->quote(store->self, &q), SL_OK);
     double held = (double)(after.bytes_kv - before.bytes_kv);
     assert_true(fabs((double)q.bytes - held) <= 0.02 * held);
@@ -184,7 +194,9 @@ static void memory(void **state) {
     sluice_close(e);
 }
 
-/* ---- refused ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- refused
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
 
 static void refused(void **state) {
     (void)state;
@@ -197,7 +209,8 @@ static void refused(void **state) {
     assert_non_null(strstr(err.text, "multiple"));
     e2e_open_refused("models/tiny", SETS(SHADOW, "kvcache.warm=yes", "speculation.plugin=prompt_lookup"), &err);
     assert_non_null(strstr(err.text, "warm"));
-    e2e_open_refused("models/tiny", SETS(SHADOW, "kvcache.verify_select=shared", "speculation.plugin=prompt_lookup"), &err);
+    e2e_open_refused("models/tiny", SETS(SHADOW, "kvcache.verify_select=shared", "speculation.plugin=prompt_lookup"),
+                     &err);
     assert_non_null(strstr(err.text, "speculation"));
     sluice_engine *e = opened(SETS(SHADOW));
     sluice_session *s = e2e_session(e, prompts[0].ids, 30);
@@ -230,7 +243,8 @@ static int read_prompts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_is_dense), cmocka_unit_test(later_prompts), cmocka_unit_test(company),
-                                       cmocka_unit_test(forks), cmocka_unit_test(memory), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_is_dense), cmocka_unit_test(later_prompts),
+                                       cmocka_unit_test(company),        cmocka_unit_test(forks),
+                                       cmocka_unit_test(memory),         cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, read_prompts, NULL);
 }

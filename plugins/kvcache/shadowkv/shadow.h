@@ -19,7 +19,7 @@
 #include "shadow_tier.h"
 #include "sl_error.h"
 
-enum { SHADOW_MAX_BLOCKS = 32 }; /* of one sequence; what comes behind them stays exact */
+enum { SHADOW_MAX_BLOCKS = 32 };  /* of one sequence; what comes behind them stays exact */
 enum { SHADOW_TILE_CHUNKS = 32 }; /* chunks whose keys are rebuilt by one product */
 enum { SHADOW_SELECT_ROW, SHADOW_SELECT_SHARED };
 enum { SHADOW_PROMPT_ROW, SHADOW_PROMPT_ALL };
@@ -27,32 +27,32 @@ enum { SHADOW_PROMPT_ROW, SHADOW_PROMPT_ALL };
 /* A layer: its shape, and where its rows lie in a page. */
 typedef struct shadow_place {
     int32_t H, K, D, Dv;
-    int is_used;               /* 0: not in the store's scope, or without attention */
-    int64_t raw, k, v;         /* offsets of raw keys [c, K D], keys [K, c, D], values [K, c, Dv] */
-    int64_t k_chunk, v_chunk;  /* bytes of one head's keys or values of a chunk */
-    const sl_rope *rope;       /* NULL: none */
+    int is_used;              /* 0: not in the store's scope, or without attention */
+    int64_t raw, k, v;        /* offsets of raw keys [c, K D], keys [K, c, D], values [K, c, Dv] */
+    int64_t k_chunk, v_chunk; /* bytes of one head's keys or values of a chunk */
+    const sl_rope *rope;      /* NULL: none */
     double scale;
 } shadow_place;
 
 /* One layer of a block. All arrays of rows but the values lie in one allocation, `device`. */
 typedef struct shadow_layer {
     char *device;
-    char *u;           /* [rows, rank] */
-    char *sv;          /* [K, D, rank] */
-    char *landmark;    /* [K, n_kept, D] means of rotated keys */
-    int32_t *kept;     /* [K, n_kept] chunks of the landmarks, ascending, counted from the block's first */
-    int32_t *outlier;  /* [K, n_outliers] ascending */
+    char *u;                     /* [rows, rank] */
+    char *sv;                    /* [K, D, rank] */
+    char *landmark;              /* [K, n_kept, D] means of rotated keys */
+    int32_t *kept;               /* [K, n_kept] chunks of the landmarks, ascending, counted from the block's first */
+    int32_t *outlier;            /* [K, n_outliers] ascending */
     char *outlier_k, *outlier_v; /* [K, n_outliers, c, D], [.., Dv] */
-    shadow_run values; /* record head * n_chunks + chunk: [c, Dv] */
+    shadow_run values;           /* record head * n_chunks + chunk: [c, Dv] */
     int64_t device_bytes;
     int32_t rank;
 } shadow_layer;
 
 typedef struct shadow_block {
     int64_t refs;
-    int64_t begin;     /* token index of its first row */
+    int64_t begin; /* token index of its first row */
     int32_t n_chunks, n_kept, n_outliers;
-    float *position;   /* [n_chunks c] */
+    float *position;      /* [n_chunks c] */
     shadow_layer *layers; /* [n_layers]; those that are not used are empty */
     int64_t bytes, host_bytes;
 } shadow_block;
@@ -69,20 +69,20 @@ typedef struct shadow_seq {
     int64_t n_factored; /* tokens in blocks */
     int64_t n_pages;    /* of exact rows from n_factored on */
     int32_t n_blocks;
-    int32_t n_slots;    /* of the region, a head; 0: no region */
+    int32_t n_slots;     /* of the region, a head; 0: no region */
     shadow_page **pages; /* [max_pages] */
     shadow_block *blocks[SHADOW_MAX_BLOCKS];
     char *region_memory;
     int64_t region_bytes;
     shadow_region *regions; /* [n_layers] */
-    float *last_q;      /* [sum of H D] of the newest prompt row; NULL: not kept */
+    float *last_q;          /* [sum of H D] of the newest prompt row; NULL: not kept */
 } shadow_seq;
 
 /* Lists of the last call, and chunks of calls of several rows, which need more than a region holds. Shared by all
  * sequences. */
 typedef struct shadow_wide {
     char *k, *v;
-    int64_t n_chunks;  /* over the heads of any layer */
+    int64_t n_chunks; /* over the heads of any layer */
     int64_t bytes;
     int32_t *run, *slot; /* row sets: token indices of runs, slots of the view */
     int64_t n_runs, n_slots;
@@ -112,20 +112,20 @@ struct sl_instance {
     int64_t max_pages;    /* chunks of one sequence, staged rows included */
     int32_t max_K, max_D, max_Dv;
     int64_t max_rank;
-    shadow_seq *seqs;     /* [max_seqs] */
+    shadow_seq *seqs;          /* [max_seqs] */
     shadow_page **page_tables; /* [max_seqs, max_pages] */
-    float *queries;       /* [max_seqs, q_width] with warm */
+    float *queries;            /* [max_seqs, q_width] with warm */
     shadow_wide wide;
     int is_warned;
     /* the last selection and the last view */
     int64_t *run_begin, *slot_begin; /* [max(row_block, max_seqs) max_K + 1] */
     sl_rowset selected, slots;
-    const void **k_pages, **v_pages; /* [max_K, max_pages] */
-    int64_t *token_index;            /* [max_K, max_pages c] */
-    int32_t *need, *page_of;         /* [max_K, max_pages] of view */
-    int32_t *missing;                /* [max_pages] chunks of one head */
+    const void **k_pages, **v_pages;        /* [max_K, max_pages] */
+    int64_t *token_index;                   /* [max_K, max_pages c] */
+    int32_t *need, *page_of;                /* [max_K, max_pages] of view */
+    int32_t *missing;                       /* [max_pages] chunks of one head */
     char **chunk_k, **chunk_v, **chunk_dst; /* [max_pages] where they lie */
-    sl_segment *segments;            /* [max_K], then one for sequences that are not asked for */
+    sl_segment *segments;                   /* [max_K], then one for sequences that are not asked for */
     const sl_segment **segment_ptrs;
     sl_seq_view *seq_views;
     const sl_seq_view **seq_view_ptrs;
@@ -142,9 +142,7 @@ static inline void *shadow_take(const sl_instance *self, int64_t bytes, uint32_t
     return self->mem->alloc(self->host, SL_DEVICE_CPU, bytes, 64, tag);
 }
 
-static inline void shadow_give(const sl_instance *self, void *p) {
-    self->mem->release(self->host, SL_DEVICE_CPU, p);
-}
+static inline void shadow_give(const sl_instance *self, void *p) { self->mem->release(self->host, SL_DEVICE_CPU, p); }
 
 /* The block that holds a chunk of the sequence; *within counts from its first. */
 static inline const shadow_block *shadow_block_of(const sl_instance *self, const shadow_seq *s, int64_t chunk,

@@ -103,7 +103,8 @@ static shadow_block *block_open(sl_instance *self, int64_t begin, int64_t n_chun
     return b;
 }
 
-/* ---- factors ------------------------------------------------------------------------------------------------------- */
+/* ---- factors -------------------------------------------------------------------------------------------------------
+ */
 
 /* A of the block's rows, raw keys of all heads side by side, into U [rows, r] and SV [K, D, r]. */
 static sl_status factor_layer(sl_instance *self, const shadow_seq *s, const shadow_block *b, int32_t l, float *a,
@@ -112,8 +113,8 @@ static sl_status factor_layer(sl_instance *self, const shadow_seq *s, const shad
     const shadow_layer *y = &b->layers[l];
     int64_t rows = b->n_chunks * self->chunk, width = (int64_t)p->K * p->D, r = y->rank;
     for (int32_t i = 0; i < b->n_chunks; i++)
-        SL_TRY(self->ops->convert(a + i * self->chunk * width, SL_F32, shadow_page_data(s->pages[i]) + p->raw, self->dtype,
-                                  self->chunk * width));
+        SL_TRY(self->ops->convert(a + i * self->chunk * width, SL_F32, shadow_page_data(s->pages[i]) + p->raw,
+                                  self->dtype, self->chunk * width));
     SL_TRY(shadow_factorise(&self->factor, a, rows, width, r, u, vt, err));
     SL_TRY(self->ops->convert(y->u, self->factor_dtype, u, SL_F32, rows * r));
     float *column = a; /* free now: [width, r] */
@@ -123,7 +124,8 @@ static sl_status factor_layer(sl_instance *self, const shadow_seq *s, const shad
     return self->ops->convert(y->sv, self->factor_dtype, column, SL_F32, width * r);
 }
 
-/* ---- landmarks and outliers ---------------------------------------------------------------------------------------- */
+/* ---- landmarks and outliers ----------------------------------------------------------------------------------------
+ */
 
 typedef struct landmark_job {
     const sl_instance *self;
@@ -197,10 +199,12 @@ static sl_status split_chunks(sl_instance *self, const landmark_job *j, uint8_t 
     return SL_OK;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------------------------- */
+/* ---- all of it -----------------------------------------------------------------------------------------------------
+ */
 
 static sl_status fill(sl_instance *self, const shadow_seq *s, shadow_block *b, sl_error *err) {
-    int64_t rows = b->n_chunks * self->chunk, n = b->n_chunks, most = 0, rank = 0, W = (int64_t)self->max_K * self->max_D;
+    int64_t rows = b->n_chunks * self->chunk, n = b->n_chunks, most = 0, rank = 0,
+            W = (int64_t)self->max_K * self->max_D;
     for (int32_t l = 0; l < self->model->n_layers; l++)
         rank = b->layers[l].rank > rank ? b->layers[l].rank : rank;
     /* a (also [width, rank] afterwards) | u | vt, and in the same place mean | likeness | keys | work | mark */

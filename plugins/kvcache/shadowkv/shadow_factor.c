@@ -95,8 +95,9 @@ static sl_status eigen(const shadow_factor *f, double *a, int n, sl_error *err) 
     give_back(f, iwork);
     if (out_of_memory)
         return sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for eigenvectors of order %d", n);
-    return info == 0 ? SL_OK
-                     : sl_fail(err, SL_E_DATA, "shadowkv: dsyevd of order %d ended with %d: keys are not finite", n, info);
+    return info == 0
+               ? SL_OK
+               : sl_fail(err, SL_E_DATA, "shadowkv: dsyevd of order %d ended with %d: keys are not finite", n, info);
 }
 
 /* Orthonormal columns with the span of z: [width, n] row by row. */
@@ -164,9 +165,10 @@ static sl_status by_range(const shadow_factor *f, float *a, int64_t rows, int64_
                           float *u, float *vt, sl_error *err) {
     double *q = borrow(f, (int64_t)sizeof *q * (width * n + n * n + n * rank + width * rank));
     float *y = borrow(f, (int64_t)sizeof *y * rows * n);
-    sl_status s = q != NULL && y != NULL ? SL_OK
-                                         : sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for a sketch of %lld by %lld",
-                                                   (long long)rows, (long long)n);
+    sl_status s = q != NULL && y != NULL
+                      ? SL_OK
+                      : sl_fail(err, SL_E_NO_MEMORY, "shadowkv: no memory for a sketch of %lld by %lld",
+                                (long long)rows, (long long)n);
     if (s >= 0) {
         double *small = q + width * n, *e = small + n * n, *v = e + n * rank;
         uint64_t state = 20241021;
@@ -221,8 +223,8 @@ static sl_status by_svd(const shadow_factor *f, float *a, int64_t rows, int64_t 
     else {
         sgesdd_("S", &m, &n, a, &m, s, left, &m, right, &least, work, &lwork, iwork, &info);
         if (info != 0)
-            status = sl_fail(err, SL_E_DATA, "shadowkv: sgesdd of %d by %d ended with %d: keys are not finite", n, m,
-                             info);
+            status =
+                sl_fail(err, SL_E_DATA, "shadowkv: sgesdd of %d by %d ended with %d: keys are not finite", n, m, info);
     }
     for (int64_t i = 0; status >= 0 && i < rows; i++)
         for (int64_t k = 0; k < rank; k++)

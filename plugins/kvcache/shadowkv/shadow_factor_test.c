@@ -1,5 +1,5 @@
-/* shadow_factor: the three ways against each other and against what defines the best low-rank product: orthonormal rows,
- * and an error of exactly the singular values that were left out. */
+/* shadow_factor: the three ways against each other and against what defines the best low-rank product: orthonormal
+ * rows, and an error of exactly the singular values that were left out. */
 #include "shadow_factor.c"
 
 #include "test_host.h"

@@ -1,9 +1,7 @@
-/* shadow_rig.h - the store in a host of its own, for its tests: three layers of different shapes and rotations, rows whose
- * content follows from their number, memory counted by tag. */
+/* shadow_rig.h - the store in a host of its own, for its tests: three layers of different shapes and rotations, rows
+ * whose content follows from their number, memory counted by tag. */
 #ifndef SHADOW_RIG_H
 #define SHADOW_RIG_H
-
-#include "test_host.h"
 
 enum { LAYERS = 3, MAX_SEQS = 4, MAX_CONTEXT = 600, MAX_TREE = 8, MAX_WIDTH = 48, SCRATCH_BYTES = 1 << 20 };
 
@@ -29,8 +27,8 @@ typedef struct rig {
     sl_mem mem;
     sl_exec exec;
     sl_lane lane;
-    int64_t by_tag[8];       /* bytes alive */
-    int64_t most_by_tag[8];  /* at once, since a test set it */
+    int64_t by_tag[8];      /* bytes alive */
+    int64_t most_by_tag[8]; /* at once, since a test set it */
     char *scratch_block;
     sl_instance *self;
     plain_seq plain[MAX_SEQS];
@@ -38,11 +36,13 @@ typedef struct rig {
     int64_t position_shift; /* position = token index + shift */
 } rig;
 
-/* ---- content --------------------------------------------------------------------------------------------------------- */
+/* ---- content
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Neighbours look alike, as tokens of a text do; every 37th row stands out. */
-static float element_of(int32_t row, int layer, int which, int64_t e) {
-    uint64_t s = (uint64_t)row * 2654435761u + (uint64_t)(layer * 40503 + which * 7919) + (uint64_t)e * 104729u + 88172645463325252ull;
+static inline float element_of(int32_t row, int layer, int which, int64_t e) {
+    uint64_t s = (uint64_t)row * 2654435761u + (uint64_t)(layer * 40503 + which * 7919) + (uint64_t)e * 104729u +
+                 88172645463325252ull;
     for (int i = 0; i < 3; i++)
         test_next(&s);
     double noise = test_uniform(&s) * 2 - 1;
@@ -50,7 +50,7 @@ static float element_of(int32_t row, int layer, int which, int64_t e) {
     return (float)(which == 2 ? noise : which == 1 ? noise : 0.5 * noise + wave + (row % 37 == 5 ? 4 * noise : 0));
 }
 
-static void rotate(const rig *r, int layer, float position, float *x) {
+static inline void rotate(const rig *r, int layer, float position, float *x) {
     int64_t half = shapes[layer][4] / 2, at = (int64_t)position * half;
     int interleaved = shapes[layer][5] == SL_ROPE_INTERLEAVED;
     for (int64_t i = 0; i < half; i++) {
@@ -62,7 +62,8 @@ static void rotate(const rig *r, int layer, float position, float *x) {
 }
 
 /* Row `row` at a token index: raw and rotated keys [K D], values [K Dv], rotated queries [H D]. */
-static void make_row(const rig *r, int layer, int32_t row, int64_t token, float *raw, float *k, float *v, float *q) {
+static inline void make_row(const rig *r, int layer, int32_t row, int64_t token, float *raw, float *k, float *v,
+                            float *q) {
     const int32_t *s = shapes[layer];
     float position = (float)(token + r->position_shift);
     for (int64_t e = 0; e < s[1] * s[2]; e++)
@@ -77,11 +78,12 @@ static void make_row(const rig *r, int layer, int32_t row, int64_t token, float 
         rotate(r, layer, position, q + h * s[2]);
 }
 
-/* ---- services -------------------------------------------------------------------------------------------------------- */
+/* ---- services
+ * -------------------------------------------------------------------------------------------------------- */
 
-static rig *rig_of(const sl_host *host) { return ((test_host *)host->impl)->user; }
+static inline rig *rig_of(const sl_host *host) { return ((test_host *)host->impl)->user; }
 
-static void *tagged_alloc(const sl_host *host, uint32_t device, int64_t bytes, int64_t align, uint32_t tag) {
+static inline void *tagged_alloc(const sl_host *host, uint32_t device, int64_t bytes, int64_t align, uint32_t tag) {
     rig *r = rig_of(host);
     assert_true(tag < 8 && (tag == SL_MEM_KV_HOST) == (device == SL_DEVICE_HOST_PINNED));
     int64_t *p = r->host.mem.alloc(host, device, bytes + 64, align, tag);
@@ -95,7 +97,7 @@ static void *tagged_alloc(const sl_host *host, uint32_t device, int64_t bytes, i
     return p + 8;
 }
 
-static void tagged_release(const sl_host *host, uint32_t device, void *p) {
+static inline void tagged_release(const sl_host *host, uint32_t device, void *p) {
     if (p == NULL)
         return;
     int64_t *block = (int64_t *)p - 8;
@@ -104,43 +106,43 @@ static void tagged_release(const sl_host *host, uint32_t device, void *p) {
     rig_of(host)->host.mem.release(host, device, block);
 }
 
-static sl_status scratch_reserve(const sl_host *host, uint32_t device, int64_t bytes, int64_t per_worker) {
+static inline sl_status scratch_reserve(const sl_host *host, uint32_t device, int64_t bytes, int64_t per_worker) {
     (void)host, (void)device;
     return bytes <= SCRATCH_BYTES && per_worker <= SCRATCH_BYTES ? SL_OK : SL_E_NO_MEMORY;
 }
-static void *scratch_get(const sl_host *host, uint32_t device) {
+static inline void *scratch_get(const sl_host *host, uint32_t device) {
     (void)device;
     return memset(rig_of(host)->scratch_block, 0xFF, SCRATCH_BYTES);
 }
-static void *scratch_worker(const sl_host *host, int32_t worker) {
+static inline void *scratch_worker(const sl_host *host, int32_t worker) {
     (void)worker;
     return memset(rig_of(host)->scratch_block + SCRATCH_BYTES, 0xFF, SCRATCH_BYTES);
 }
 
-static const sl_lane *lane_of(const sl_host *host, uint32_t device, int32_t number) {
+static inline const sl_lane *lane_of(const sl_host *host, uint32_t device, int32_t number) {
     return device == SL_DEVICE_CPU && number < 2 ? &rig_of(host)->lane : NULL;
 }
-static sl_status lane_copy(const sl_lane *lane, void *dst, const void *src, int64_t bytes) {
+static inline sl_status lane_copy(const sl_lane *lane, void *dst, const void *src, int64_t bytes) {
     (void)lane;
     memcpy(dst, src, (size_t)bytes);
     return SL_OK;
 }
-static sl_status new_event(const sl_host *host, const sl_lane *lane, sl_event_impl **out) {
+static inline sl_status new_event(const sl_host *host, const sl_lane *lane, sl_event_impl **out) {
     (void)lane;
     *out = (sl_event_impl *)(void *)rig_of(host);
     return SL_OK;
 }
-static void drop_event(const sl_host *host, sl_event_impl *event) { (void)host, (void)event; }
-static sl_status pass_event(const sl_lane *lane, sl_event_impl *event) {
+static inline void drop_event(const sl_host *host, sl_event_impl *event) { (void)host, (void)event; }
+static inline sl_status pass_event(const sl_lane *lane, sl_event_impl *event) {
     (void)lane;
     return event != NULL ? SL_OK : SL_E_INVALID;
 }
-static sl_status sync_lane(const sl_lane *lane, sl_error *err) {
+static inline sl_status sync_lane(const sl_lane *lane, sl_error *err) {
     (void)lane, (void)err;
     return SL_OK;
 }
 
-static float weight_of(const sl_tensor *t, int64_t i) {
+static inline float weight_of(const sl_tensor *t, int64_t i) {
     if (t->dtype == SL_F32)
         return ((const float *)t->data)[i];
     uint32_t bits = (uint32_t)((const uint16_t *)t->data)[i] << 16;
@@ -148,7 +150,7 @@ static float weight_of(const sl_tensor *t, int64_t i) {
     memcpy(&x, &bits, sizeof x);
     return x;
 }
-static sl_status plain_gemm(const sl_host *host, const sl_op_gemm *a) {
+static inline sl_status plain_gemm(const sl_host *host, const sl_op_gemm *a) {
     (void)host;
     for (int64_t i = 0; i < a->x->shape[0]; i++)
         for (int64_t j = 0; j < a->w->shape[0]; j++) {
@@ -159,7 +161,7 @@ static sl_status plain_gemm(const sl_host *host, const sl_op_gemm *a) {
         }
     return SL_OK;
 }
-static sl_status plain_rope(const sl_host *host, const sl_op_rope *a) {
+static inline sl_status plain_rope(const sl_host *host, const sl_op_rope *a) {
     const rig *r = rig_of(host);
     int layer = 0;
     while (&r->ropes[layer] != a->rope)
@@ -170,7 +172,7 @@ static sl_status plain_rope(const sl_host *host, const sl_op_rope *a) {
     return SL_OK;
 }
 
-static const void *more(test_host *host, const char *id) {
+static inline const void *more(test_host *host, const char *id) {
     rig *r = host->user;
     return strcmp(id, SL_MEM_ID) == 0       ? (const void *)&r->mem
            : strcmp(id, SL_SCRATCH_ID) == 0 ? (const void *)&r->scratch
@@ -178,9 +180,10 @@ static const void *more(test_host *host, const char *id) {
                                             : NULL;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------- */
 
-static sl_limits limits_of(uint32_t compute, int64_t max_tree) {
+static inline sl_limits limits_of(uint32_t compute, int64_t max_tree) {
     return (sl_limits){.struct_size = SL_SIZE(sl_limits),
                        .max_context = MAX_CONTEXT,
                        .max_rows = 512,
@@ -191,7 +194,7 @@ static sl_limits limits_of(uint32_t compute, int64_t max_tree) {
                        .deterministic = 1};
 }
 
-static void prepare_rig(rig *r) {
+static inline void prepare_rig(rig *r) {
     memset(r, 0, sizeof *r);
     test_host_init(&r->host);
     r->host.user = r;
@@ -201,8 +204,14 @@ static void prepare_rig(rig *r) {
     r->mem = (sl_mem){SL_SIZE(sl_mem), tagged_alloc, tagged_release};
     r->scratch = (sl_scratch){SL_SIZE(sl_scratch), scratch_reserve, scratch_get, scratch_worker};
     r->lane = (sl_lane){.struct_size = SL_SIZE(sl_lane)};
-    r->exec = (sl_exec){.struct_size = SL_SIZE(sl_exec), .lane = lane_of, .copy = lane_copy, .event_create = new_event,
-                        .event_destroy = drop_event, .record = pass_event, .wait = pass_event, .sync = sync_lane};
+    r->exec = (sl_exec){.struct_size = SL_SIZE(sl_exec),
+                        .lane = lane_of,
+                        .copy = lane_copy,
+                        .event_create = new_event,
+                        .event_destroy = drop_event,
+                        .record = pass_event,
+                        .wait = pass_event,
+                        .sync = sync_lane};
     r->scratch_block = malloc(2 * SCRATCH_BYTES);
     assert_non_null(r->scratch_block);
     for (int l = 0; l < LAYERS; l++) {
@@ -213,27 +222,40 @@ static void prepare_rig(rig *r) {
                 r->cosine[l][at * (s[4] / 2) + i] = (float)cos(angle);
                 r->sine[l][at * (s[4] / 2) + i] = (float)sin(angle);
             }
-        r->ropes[l] = (sl_rope){.struct_size = SL_SIZE(sl_rope), .cos = r->cosine[l], .sin = r->sine[l], .n_positions = 1024,
-                                .dims = s[4], .style = (uint32_t)s[5]};
+        r->ropes[l] = (sl_rope){.struct_size = SL_SIZE(sl_rope),
+                                .cos = r->cosine[l],
+                                .sin = r->sine[l],
+                                .n_positions = 1024,
+                                .dims = s[4],
+                                .style = (uint32_t)s[5]};
         r->rope_ptrs[l] = &r->ropes[l];
-        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info), .block = "gqa", .n_heads = s[0],
-                                       .n_kv_heads = s[1], .head_dim = s[2], .v_head_dim = s[3], .rope = s[4] > 0 ? l : -1,
+        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
+                                       .block = "gqa",
+                                       .n_heads = s[0],
+                                       .n_kv_heads = s[1],
+                                       .head_dim = s[2],
+                                       .v_head_dim = s[3],
+                                       .rope = s[4] > 0 ? l : -1,
                                        .attn_scale = 1 / sqrt((double)s[2])};
         r->layer_ptrs[l] = &r->layers[l];
     }
-    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .ropes = r->rope_ptrs,
-                               .n_layers = LAYERS, .n_ropes = LAYERS};
+    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info),
+                               .layers = r->layer_ptrs,
+                               .ropes = r->rope_ptrs,
+                               .n_layers = LAYERS,
+                               .n_ropes = LAYERS};
 }
 
-static sl_status try_create(rig *r, const char *const *sets, sl_error *err) {
+static inline sl_status try_create(rig *r, const char *const *sets, sl_error *err) {
     sl_params *values = test_params(&plugin, sets);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
+    sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
     sl_status s = plugin.create(&args, &r->self, err);
     test_params_free(values);
     return s;
 }
 
-static void open_rig_for(rig *r, const char *const *sets, uint32_t compute, int64_t max_tree) {
+static inline void open_rig_for(rig *r, const char *const *sets, uint32_t compute, int64_t max_tree) {
     SL_ERROR(err);
     prepare_rig(r);
     sl_limits limits = limits_of(compute, max_tree);
@@ -242,16 +264,16 @@ static void open_rig_for(rig *r, const char *const *sets, uint32_t compute, int6
 }
 
 #define SETS(...) ((const char *const[]){__VA_ARGS__, NULL})
-static void open_rig(rig *r, const char *const *sets) { open_rig_for(r, sets, SL_F32, 1); }
+static inline void open_rig(rig *r, const char *const *sets) { open_rig_for(r, sets, SL_F32, 1); }
 
-static void close_rig(rig *r) {
+static inline void close_rig(rig *r) {
     plugin.deactivate(r->self);
     plugin.destroy(r->self);
     assert_int_equal(r->host.n_live, 0);
     free(r->scratch_block);
 }
 
-static void open_seq(rig *r, int32_t seq, int32_t parent, int64_t upto) {
+static inline void open_seq(rig *r, int32_t seq, int32_t parent, int64_t upto) {
     assert_int_equal(store.open(r->self, seq, parent, upto, NULL), SL_OK);
     if (parent >= 0)
         memcpy(r->plain[seq].row, r->plain[parent].row, sizeof r->plain[seq].row);
@@ -259,12 +281,14 @@ static void open_seq(rig *r, int32_t seq, int32_t parent, int64_t upto) {
     r->plain[seq].is_open = 1;
 }
 
-static void end_prompt(rig *r, int32_t seq) {
-    sl_event e = {.struct_size = SL_SIZE(sl_event), .kind = SL_EVENT_PREFILL_END, .seq = seq, .other = -1, .n = r->plain[seq].n};
+static inline void end_prompt(rig *r, int32_t seq) {
+    sl_event e = {
+        .struct_size = SL_SIZE(sl_event), .kind = SL_EVENT_PREFILL_END, .seq = seq, .other = -1, .n = r->plain[seq].n};
     assert_int_equal(plugin.event(r->self, &e, NULL), SL_OK);
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------------------ */
+/* ---- a step
+ * ------------------------------------------------------------------------------------------------------------ */
 
 enum { STEP_ROWS = 600 };
 
@@ -278,8 +302,9 @@ typedef struct step {
     const sl_tree *tree[1];
 } step;
 
-/* Rows with new numbers behind the committed ones; in a tree all of them at the same depth (which nobody here asks about). */
-static void make_step(rig *r, step *t, int32_t seq, int32_t n, uint32_t stage) {
+/* Rows with new numbers behind the committed ones; in a tree all of them at the same depth (which nobody here asks
+ * about). */
+static inline void make_step(rig *r, step *t, int32_t seq, int32_t n, uint32_t stage) {
     memset(t, 0, sizeof *t);
     t->seq[0] = seq, t->begin[1] = n, t->past[0] = r->plain[seq].n, t->stage[0] = stage;
     for (int32_t i = 0; i < n; i++) {
@@ -287,9 +312,19 @@ static void make_step(rig *r, step *t, int32_t seq, int32_t n, uint32_t stage) {
         t->position[i] = (float)(t->index[i] + r->position_shift);
         t->number[i] = r->next_row++;
     }
-    t->b = (sl_batch){.struct_size = SL_SIZE(sl_batch), .seq = t->seq, .row_begin = t->begin, .n_past = t->past, .stage = t->stage,
-                      .tree = t->tree, .row_seq = t->row_seq, .token_index = t->index, .position = t->position, .row_type = t->type,
-                      .n_seqs = 1, .n_rows = n, .n_axes = 1};
+    t->b = (sl_batch){.struct_size = SL_SIZE(sl_batch),
+                      .seq = t->seq,
+                      .row_begin = t->begin,
+                      .n_past = t->past,
+                      .stage = t->stage,
+                      .tree = t->tree,
+                      .row_seq = t->row_seq,
+                      .token_index = t->index,
+                      .position = t->position,
+                      .row_type = t->type,
+                      .n_seqs = 1,
+                      .n_rows = n,
+                      .n_axes = 1};
     t->rows = (sl_rows){.struct_size = SL_SIZE(sl_rows), .batch = &t->b, .n = n};
 }
 
@@ -298,36 +333,43 @@ typedef struct row_data {
     float raw[STEP_ROWS * MAX_WIDTH], k[STEP_ROWS * MAX_WIDTH], v[STEP_ROWS * MAX_WIDTH], q[STEP_ROWS * MAX_WIDTH];
 } row_data;
 
-static void make_data(const rig *r, const step *t, int layer, row_data *d) {
+static inline void make_data(const rig *r, const step *t, int layer, row_data *d) {
     const int32_t *s = shapes[layer];
     for (int32_t i = 0; i < t->begin[1]; i++)
-        make_row(r, layer, t->number[i], t->index[i], d->raw + i * s[1] * s[2], d->k + i * s[1] * s[2], d->v + i * s[1] * s[3],
-                 d->q + i * s[0] * s[2]);
+        make_row(r, layer, t->number[i], t->index[i], d->raw + i * s[1] * s[2], d->k + i * s[1] * s[2],
+                 d->v + i * s[1] * s[3], d->q + i * s[0] * s[2]);
 }
 
-static sl_tensor tensor3(float *data, int64_t n, int64_t heads, int64_t width) {
+static inline sl_tensor tensor3(float *data, int64_t n, int64_t heads, int64_t width) {
     sl_tensor t;
     assert_int_equal(sl_tensor_make(&t, data, SL_F32, SL_DEVICE_CPU, 3, (int64_t[]){n, heads, width}), SL_OK);
     return t;
 }
 
-static void append_rows(rig *r, step *t, int layer, row_data *d) {
+static inline void append_rows(rig *r, step *t, int layer, row_data *d) {
     const int32_t *s = shapes[layer];
     int64_t n = t->begin[1];
     make_data(r, t, layer, d);
-    sl_kv_append a = {.struct_size = SL_SIZE(sl_kv_append), .rows = &t->rows, .k = tensor3(d->k, n, s[1], s[2]),
-                      .v = tensor3(d->v, n, s[1], s[3]), .k_raw = tensor3(d->raw, n, s[1], s[2]), .q = tensor3(d->q, n, s[0], s[2]),
+    sl_kv_append a = {.struct_size = SL_SIZE(sl_kv_append),
+                      .rows = &t->rows,
+                      .k = tensor3(d->k, n, s[1], s[2]),
+                      .v = tensor3(d->v, n, s[1], s[3]),
+                      .k_raw = tensor3(d->raw, n, s[1], s[2]),
+                      .q = tensor3(d->q, n, s[0], s[2]),
                       .layer = layer};
     assert_int_equal(store.append(r->self, &a), SL_OK);
 }
 
 /* Row set (NULL: everything) and view of rows of the step that were appended. */
-static const sl_view *look(rig *r, step *t, int layer, row_data *d, const sl_rowset **set) {
+static inline const sl_view *look(rig *r, step *t, int layer, row_data *d, const sl_rowset **set) {
     const int32_t *s = shapes[layer];
     const sl_view *v;
     sl_mask mask = {.struct_size = SL_SIZE(sl_mask), .window = r->layers[layer].window};
-    sl_select args = {.struct_size = SL_SIZE(sl_select), .rows = &t->rows, .mask = &mask,
-                      .q = tensor3(d->q, t->rows.n, s[0], s[2]), .layer = layer};
+    sl_select args = {.struct_size = SL_SIZE(sl_select),
+                      .rows = &t->rows,
+                      .mask = &mask,
+                      .q = tensor3(d->q, t->rows.n, s[0], s[2]),
+                      .layer = layer};
     sl_status status = selector.select(r->self, &args, set);
     assert_true(status == SL_OK || status == SL_SKIPPED);
     if (status == SL_SKIPPED)
@@ -336,7 +378,7 @@ static const sl_view *look(rig *r, step *t, int layer, row_data *d, const sl_row
     return v;
 }
 
-static void commit_rows(rig *r, step *t, const int32_t *path, int32_t n_path) {
+static inline void commit_rows(rig *r, step *t, const int32_t *path, int32_t n_path) {
     int32_t all[STEP_ROWS], begin[2] = {0, n_path}, next = -1;
     for (int32_t i = 0; i < n_path; i++)
         all[i] = path != NULL ? path[i] : i;
@@ -348,7 +390,7 @@ static void commit_rows(rig *r, step *t, const int32_t *path, int32_t n_path) {
 }
 
 /* n rows, looked at by nobody. */
-static void feed(rig *r, int32_t seq, int32_t n, uint32_t stage) {
+static inline void feed(rig *r, int32_t seq, int32_t n, uint32_t stage) {
     static step t;
     static row_data d;
     SL_ERROR(err);
@@ -360,14 +402,15 @@ static void feed(rig *r, int32_t seq, int32_t n, uint32_t stage) {
     commit_rows(r, &t, NULL, n);
 }
 
-static void feed_prompt(rig *r, int32_t seq, int32_t n) {
+static inline void feed_prompt(rig *r, int32_t seq, int32_t n) {
     feed(r, seq, n, SL_STAGE_PREFILL);
     end_prompt(r, seq);
 }
 
-/* ---- reading a view ------------------------------------------------------------------------------------------------------- */
+/* ---- reading a view
+ * ------------------------------------------------------------------------------------------------------- */
 
-static const sl_segment *segment_of(const sl_view *v, int32_t head) {
+static inline const sl_segment *segment_of(const sl_view *v, int32_t head) {
     const sl_segment *found = NULL;
     for (int32_t i = 0; i < v->seqs[0]->n_segments; i++) {
         const sl_segment *g = v->seqs[0]->segments[i];
@@ -380,11 +423,11 @@ static const sl_segment *segment_of(const sl_view *v, int32_t head) {
     return found;
 }
 
-static int64_t token_of(const sl_segment *g, int64_t slot) {
+static inline int64_t token_of(const sl_segment *g, int64_t slot) {
     return g->token_index != NULL ? g->token_index[slot] : g->token_base + slot;
 }
 
-static void read_row(const sl_segment *g, int32_t head, int64_t slot, int64_t d, int values, float *out) {
+static inline void read_row(const sl_segment *g, int32_t head, int64_t slot, int64_t d, int values, float *out) {
     const char *p = (const char *)(values ? g->v_pages : g->k_pages)[slot / g->page_rows] +
                     slot % g->page_rows * (values ? g->v_row_stride : g->k_row_stride) +
                     (head - g->head_begin) * (values ? g->v_head_stride : g->k_head_stride);
@@ -394,7 +437,8 @@ static void read_row(const sl_segment *g, int32_t head, int64_t slot, int64_t d,
 }
 
 /* Committed rows of the view are the true rows: keys within a tolerance, values exactly (f32). */
-static void check_content(const rig *r, const sl_view *v, int32_t seq, int layer, double tolerance, double v_tolerance) {
+static inline void check_content(const rig *r, const sl_view *v, int32_t seq, int layer, double tolerance,
+                                 double v_tolerance) {
     const int32_t *s = shapes[layer];
     float raw[MAX_WIDTH], k[MAX_WIDTH], val[MAX_WIDTH], q[MAX_WIDTH], got[MAX_WIDTH];
     for (int32_t h = 0; h < s[1]; h++) {

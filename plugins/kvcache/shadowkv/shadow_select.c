@@ -7,7 +7,8 @@
 
 #include "sl_tensor.h"
 
-/* ---- the best of a list ---------------------------------------------------------------------------------------------- */
+/* ---- the best of a list
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The k-th largest (k from 1) of x[0 .. n), which is reordered: Hoare's selection. */
 static float kth_largest(float *x, int64_t n, int64_t k) {
@@ -52,7 +53,8 @@ void shadow_top(const float *score, int64_t n, int64_t k, float *work, uint8_t *
             left -= mark[i] = 1;
 }
 
-/* ---- scores ---------------------------------------------------------------------------------------------------------- */
+/* ---- scores
+ * ---------------------------------------------------------------------------------------------------------- */
 
 int64_t shadow_kept(const shadow_seq *s) {
     int64_t n = 0;
@@ -136,7 +138,8 @@ int64_t shadow_choose(const sl_instance *self, const shadow_seq *s, int32_t laye
     return k;
 }
 
-/* ---- the row set ------------------------------------------------------------------------------------------------------ */
+/* ---- the row set
+ * ------------------------------------------------------------------------------------------------------ */
 
 typedef struct select_job {
     sl_instance *self;

@@ -4,15 +4,16 @@
 #include <assert.h>
 #include <string.h>
 
-/* ---- working buffers ----------------------------------------------------------------------------------------------- */
+/* ---- working buffers -----------------------------------------------------------------------------------------------
+ */
 
 int64_t shadow_region_bytes(const sl_instance *self, int64_t n_slots) {
     int64_t bytes = 0;
     for (int32_t l = 0; l < self->model->n_layers; l++) {
         const shadow_place *p = &self->places[l];
         if (p->is_used)
-            bytes += p->K * n_slots *
-                     (p->k_chunk + (self->host_values ? p->v_chunk : 0) + (int64_t)sizeof(int32_t)) + 192;
+            bytes +=
+                p->K * n_slots * (p->k_chunk + (self->host_values ? p->v_chunk : 0) + (int64_t)sizeof(int32_t)) + 192;
     }
     return bytes;
 }
@@ -108,8 +109,8 @@ int64_t shadow_wide_bytes(const sl_instance *self, int64_t n_kept) {
 sl_status shadow_wide_cover(sl_instance *self, const shadow_seq *s, int64_t n_tokens, int64_t n_rows) {
     shadow_wide *w = &self->wide;
     int64_t chunks = n_rows > 1 ? shadow_kept(s) * self->max_K : 0, units = n_rows * self->max_K;
-    int64_t listed = slots_of(self, s) + s->n_blocks * shadow_outliers(self) +
-                     shadow_chunks(self, n_tokens - s->n_factored) + 1;
+    int64_t listed =
+        slots_of(self, s) + s->n_blocks * shadow_outliers(self) + shadow_chunks(self, n_tokens - s->n_factored) + 1;
     int64_t n_slots = n_rows > 1 ? units * listed * self->chunk : 0;
     if (chunks > w->n_chunks && !widen_chunks(self, chunks))
         return SL_E_NO_MEMORY;
@@ -167,7 +168,8 @@ static sl_status cover(sl_instance *self, shadow_seq *s, int64_t first, int64_t 
     return SL_OK;
 }
 
-/* ---- life of a sequence ------------------------------------------------------------------------------------------- */
+/* ---- life of a sequence -------------------------------------------------------------------------------------------
+ */
 
 /* Blocks of a sequence that is cut to n tokens, or -1: it cannot be cut there. */
 static int32_t blocks_at(const sl_instance *self, const shadow_seq *s, int64_t n) {
@@ -191,10 +193,11 @@ sl_status shadow_open(sl_instance *self, int32_t seq, int32_t parent, int64_t up
                        (long long)upto);
     int32_t n_blocks = p != NULL ? blocks_at(self, p, upto) : 0;
     if (n_blocks < 0)
-        return sl_fail(err, SL_E_RANGE,
-                       "shadowkv: the first %lld tokens of sequence %d are factored; it can be shared at %lld tokens or "
-                       "more, not at %lld",
-                       (long long)p->n_factored, parent, (long long)p->n_factored, (long long)upto);
+        return sl_fail(
+            err, SL_E_RANGE,
+            "shadowkv: the first %lld tokens of sequence %d are factored; it can be shared at %lld tokens or "
+            "more, not at %lld",
+            (long long)p->n_factored, parent, (long long)p->n_factored, (long long)upto);
     s->n_tokens = s->n_factored = s->n_pages = s->n_blocks = 0;
     if (p != NULL) {
         s->n_factored = n_blocks == p->n_blocks ? p->n_factored : upto;
@@ -294,11 +297,13 @@ sl_status shadow_length(sl_instance *self, int32_t seq, int64_t *n_tokens, int64
     return SL_OK;
 }
 
-/* ---- rows of a step ------------------------------------------------------------------------------------------------ */
+/* ---- rows of a step ------------------------------------------------------------------------------------------------
+ */
 
 sl_status shadow_reserve(sl_instance *self, const sl_batch *batch, sl_error *err) {
     if (batch->n_axes > 1)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "shadowkv: positions of %d axes; keys are rebuilt for one", batch->n_axes);
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "shadowkv: positions of %d axes; keys are rebuilt for one",
+                       batch->n_axes);
     for (int32_t i = 0; i < batch->n_seqs; i++) {
         shadow_seq *s = &self->seqs[batch->seq[i]];
         int64_t n = batch->n_past[i] + batch->row_begin[i + 1] - batch->row_begin[i];
@@ -308,7 +313,8 @@ sl_status shadow_reserve(sl_instance *self, const sl_batch *batch, sl_error *err
                            (long long)n);
         sl_status status = cover(self, s, s->n_tokens, n);
         if (status < 0)
-            return sl_fail(err, status, "shadowkv: no memory for %lld rows of sequence %d", (long long)n, batch->seq[i]);
+            return sl_fail(err, status, "shadowkv: no memory for %lld rows of sequence %d", (long long)n,
+                           batch->seq[i]);
     }
     return SL_OK;
 }

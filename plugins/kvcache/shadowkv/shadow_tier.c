@@ -25,8 +25,8 @@ void shadow_tier_close(shadow_tier *tier) {
 static uint32_t device_of(const shadow_tier *tier) { return tier->is_host ? SL_DEVICE_HOST_PINNED : SL_DEVICE_CPU; }
 
 sl_status shadow_run_open(shadow_tier *tier, shadow_run *run, int64_t n, int64_t record_bytes) {
-    run->data = tier->mem->alloc(tier->host, device_of(tier), n * record_bytes, 64,
-                                 tier->is_host ? SL_MEM_KV_HOST : SL_MEM_KV);
+    run->data =
+        tier->mem->alloc(tier->host, device_of(tier), n * record_bytes, 64, tier->is_host ? SL_MEM_KV_HOST : SL_MEM_KV);
     if (run->data == NULL)
         return SL_E_NO_MEMORY;
     run->n = n;

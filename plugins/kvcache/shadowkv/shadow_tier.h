@@ -15,8 +15,8 @@ typedef struct shadow_tier {
     const sl_lane *lane; /* of copies */
     sl_event_impl *done; /* passed when the copies so far are */
     int is_host;
-    int64_t bytes;                   /* held now */
-    int64_t bytes_out, bytes_back;   /* moved to the tier, and back from it, since the tier was opened */
+    int64_t bytes;                 /* held now */
+    int64_t bytes_out, bytes_back; /* moved to the tier, and back from it, since the tier was opened */
 } shadow_tier;
 
 typedef struct shadow_run {

@@ -10,7 +10,8 @@
 
 #include "sl_tensor.h"
 
-/* ---- keys from the factors ------------------------------------------------------------------------------------------ */
+/* ---- keys from the factors ------------------------------------------------------------------------------------------
+ */
 
 int64_t shadow_view_scratch(const sl_instance *self) {
     int64_t rows = SHADOW_TILE_CHUNKS * self->chunk;
@@ -40,8 +41,8 @@ sl_status shadow_rebuild(sl_instance *self, const sl_lane *lane, const shadow_se
         }
         sl_tensor x, w, out, rotated;
         sl_tensor_make(&x, u, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){m * c, r});
-        sl_tensor_make(&w, y->sv + (int64_t)head * p->D * r * self->factor_element, self->factor_dtype, SL_DEVICE_CPU, 2,
-                       (int64_t[]){p->D, r});
+        sl_tensor_make(&w, y->sv + (int64_t)head * p->D * r * self->factor_element, self->factor_dtype, SL_DEVICE_CPU,
+                       2, (int64_t[]){p->D, r});
         sl_tensor_make(&out, k, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){m * c, p->D});
         sl_tensor_make(&rotated, k, SL_F32, SL_DEVICE_CPU, 3, (int64_t[]){m * c, 1, p->D});
         sl_op_gemm gemm = {
@@ -58,7 +59,8 @@ sl_status shadow_rebuild(sl_instance *self, const sl_lane *lane, const shadow_se
     return SL_OK;
 }
 
-/* ---- which chunks, and where -------------------------------------------------------------------------------------- */
+/* ---- which chunks, and where --------------------------------------------------------------------------------------
+ */
 
 /* What a head's chunk needs: bits of sl_instance.need. */
 enum { NEEDED = 1, RESIDENT = 2, OUTLIER = 4 };
@@ -165,7 +167,8 @@ static sl_status fill_chunks(view_job *j, int32_t head, char **k, char **v, cons
     return shadow_rebuild(self, j->lane, j->s, j->layer, head, missing, dst, n);
 }
 
-/* ---- the segment of a head -------------------------------------------------------------------------------------------- */
+/* ---- the segment of a head
+ * -------------------------------------------------------------------------------------------- */
 
 /* Exact rows of a head. */
 static int64_t tail_pages(const view_job *j, int32_t head, const void **k, const void **v) {
@@ -285,7 +288,8 @@ static sl_status make_slots(view_job *j) {
     return SL_OK;
 }
 
-/* ---- the view ----------------------------------------------------------------------------------------------------------- */
+/* ---- the view
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void count(sl_instance *self, const view_counts *counts, int64_t bytes_back) {
     if (self->metrics == NULL)
@@ -303,10 +307,17 @@ sl_status shadow_view(sl_instance *self, const sl_lane *lane, int32_t layer, con
     if (at < 0 || (tokens != NULL && tokens->run != self->chunk))
         return SL_E_UNIMPLEMENTED;
     const shadow_seq *s = &self->seqs[b->seq[at]];
-    view_job j = {self,    lane,          s,
-                  tokens,  layer,         at,
-                  rows->n, b->n_past[at], b->row_begin[at + 1] - b->row_begin[at],
-                  s->n_factored / self->chunk, 0};
+    view_job j = {self,
+                  lane,
+                  s,
+                  tokens,
+                  layer,
+                  at,
+                  rows->n,
+                  b->n_past[at],
+                  b->row_begin[at + 1] - b->row_begin[at],
+                  s->n_factored / self->chunk,
+                  0};
     int32_t n_segments = 1;
     const sl_rowset *slots = NULL;
     if (s->n_blocks == 0) {

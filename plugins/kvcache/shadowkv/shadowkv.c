@@ -11,7 +11,8 @@
 #include "sl_params.h"
 #include "sl_tensor.h"
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static sl_status accepts(const sl_model_info *model, const sl_params *params, const sl_scope *scope, sl_error *err) {
     int64_t budget = sl_param_int(params, "sparse_budget"), chunk = sl_param_int(params, "chunk_size");
@@ -22,8 +23,8 @@ static sl_status accepts(const sl_model_info *model, const sl_params *params, co
         const sl_layer_info *info = model->layers[l];
         if ((scope == NULL || scope->layer_stages == NULL || scope->layer_stages[l] != 0) && info->n_kv_heads > 0 &&
             strcmp(info->block, "gqa") != 0)
-            return sl_fail(err, SL_E_UNIMPLEMENTED, "shadowkv: layer %d is of the kind %s; keys are factored for gqa", l,
-                           info->block);
+            return sl_fail(err, SL_E_UNIMPLEMENTED, "shadowkv: layer %d is of the kind %s; keys are factored for gqa",
+                           l, info->block);
     }
     return SL_OK;
 }
@@ -92,9 +93,9 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->factor.threads = self->threads;
     read_params(self, args->params);
     for (int32_t l = 0; l < self->model->n_layers; l++)
-        self->places[l].is_used = self->model->layers[l]->n_kv_heads > 0 &&
-                                  (args->scope == NULL || args->scope->layer_stages == NULL ||
-                                   args->scope->layer_stages[l] != 0);
+        self->places[l].is_used =
+            self->model->layers[l]->n_kv_heads > 0 &&
+            (args->scope == NULL || args->scope->layer_stages == NULL || args->scope->layer_stages[l] != 0);
     *out = self;
     return SL_OK;
 }
@@ -189,10 +190,11 @@ static void deactivate(sl_instance *self) {
 /* What was asked for that the rest of the configuration forbids. */
 static sl_status check_limits(const sl_instance *self, const sl_limits *limits, sl_error *err) {
     if (self->verify_select == SHADOW_SELECT_SHARED && limits->max_tree > self->row_block)
-        return sl_fail(err, SL_E_INVALID,
-                       "shadowkv: verify_select = shared makes one list for a tree of up to %lld rows, which must not be "
-                       "cut: row_block = %lld is too small",
-                       (long long)limits->max_tree, (long long)self->row_block);
+        return sl_fail(
+            err, SL_E_INVALID,
+            "shadowkv: verify_select = shared makes one list for a tree of up to %lld rows, which must not be "
+            "cut: row_block = %lld is too small",
+            (long long)limits->max_tree, (long long)self->row_block);
     if (self->verify_select == SHADOW_SELECT_SHARED && limits->max_tree > 1 && limits->deterministic)
         return sl_fail(err, SL_E_INVALID,
                        "shadowkv: verify_select = shared makes tokens depend on speculation, which "
@@ -218,8 +220,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     int ok = 1;
     for (int n = list_arrays(self, arrays); ok && n-- > 0;)
         ok = (*(void **)arrays[n].place = shadow_take(self, arrays[n].bytes, SL_MEM_PLUGIN)) != NULL;
-    ok = ok && self->scratch->reserve(self->host, SL_DEVICE_CPU, shadow_view_scratch(self),
-                                      shadow_select_scratch(self)) >= 0;
+    ok = ok &&
+         self->scratch->reserve(self->host, SL_DEVICE_CPU, shadow_view_scratch(self), shadow_select_scratch(self)) >= 0;
     for (int64_t i = 0; ok && i < limits->max_seqs; i++) {
         self->seqs[i].pages = self->page_tables + i * self->max_pages;
         self->seqs[i].last_q = self->warm ? self->queries + i * self->q_width : NULL;
@@ -231,7 +233,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     return SL_OK;
 }
 
-/* ---- what the store says ---------------------------------------------------------------------------------------------- */
+/* ---- what the store says
+ * ---------------------------------------------------------------------------------------------- */
 
 static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     (void)layer;
@@ -243,11 +246,13 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     return SL_OK;
 }
 
-/* A prompt costs exact rows, and at its end, for a moment, its factors beside them; then only those and the newest rows. */
+/* A prompt costs exact rows, and at its end, for a moment, its factors beside them; then only those and the newest
+ * rows. */
 static sl_status quote(sl_instance *self, sl_kv_quote *io) {
     int64_t n = shadow_factorable(self, io->n_tokens), rows = n * self->chunk;
     int64_t exact = shadow_chunks(self, io->n_tokens) * self->pool.page_bytes, device = 0, host = 0;
-    int64_t kept = n - shadow_outliers(self), slots = self->budget / self->chunk < kept ? self->budget / self->chunk : kept;
+    int64_t kept = n - shadow_outliers(self),
+            slots = self->budget / self->chunk < kept ? self->budget / self->chunk : kept;
     for (int32_t l = 0; n > 0 && l < self->model->n_layers; l++) {
         const shadow_place *p = &self->places[l];
         if (!p->is_used)
@@ -269,7 +274,8 @@ static sl_status quote(sl_instance *self, sl_kv_quote *io) {
     return SL_OK;
 }
 
-/* The end of a prompt is when rows become factors. If that cannot be done they stay exact: nothing is lost but memory. */
+/* The end of a prompt is when rows become factors. If that cannot be done they stay exact: nothing is lost but memory.
+ */
 static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
     (void)err;
     if (what->kind != SL_EVENT_PREFILL_END || what->seq < 0 || what->seq >= self->limits.max_seqs ||
@@ -282,7 +288,10 @@ static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
         sl_logf(self->host, SL_LOG_WARNING, "%s; the rows of sequence %d stay exact", why.text, what->seq);
     }
     if (self->metrics != NULL)
-        self->metrics->add(self->host, s < 0 ? "prompts_not_factored" : s == SL_OK ? "prompts_factored" : "prompts_short",
+        self->metrics->add(self->host,
+                           s < 0        ? "prompts_not_factored"
+                           : s == SL_OK ? "prompts_factored"
+                                        : "prompts_short",
                            1);
     return SL_OK;
 }
@@ -292,7 +301,8 @@ static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
     return sl_fail(err, SL_E_UNIMPLEMENTED, "shadowkv: factors of a sequence are not saved; compute it again");
 }
 
-/* ---- the plugin ---------------------------------------------------------------------------------------------------------- */
+/* ---- the plugin
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static const sl_kv_store store = {
     .struct_size = SL_SIZE(sl_kv_store),
@@ -324,14 +334,14 @@ static const char *const svds[] = {"randomized", "exact", "gram", NULL};
 static const char *const verifies[] = {"row", "shared", NULL};
 static const char *const prompts[] = {"row", "all", NULL};
 static const char *const dtypes[] = {"auto", "f32", "f16", "bf16", NULL};
-PARAM(p_budget, "sparse_budget", "tokens that a row selects, for each KV head; a multiple of chunk_size", "2048", NULL, 4,
-      1e9, SL_PARAM_INT, 0);
+PARAM(p_budget, "sparse_budget", "tokens that a row selects, for each KV head; a multiple of chunk_size", "2048", NULL,
+      4, 1e9, SL_PARAM_INT, 0);
 PARAM(p_chunk, "chunk_size", "tokens of a chunk: what one landmark stands for and one fetch brings", "8", NULL, 4, 32,
       SL_PARAM_INT, 0);
-PARAM(p_rank, "rank", "rank of the keys, over all KV heads of a layer together; more than they have is all", "160", NULL,
-      1, 65536, SL_PARAM_INT, 0);
-PARAM(p_local, "local_chunks", "newest whole chunks of a prompt that stay exact, beside what is left over", "4", NULL, 1,
-      1e6, SL_PARAM_INT, 0);
+PARAM(p_rank, "rank", "rank of the keys, over all KV heads of a layer together; more than they have is all", "160",
+      NULL, 1, 65536, SL_PARAM_INT, 0);
+PARAM(p_local, "local_chunks", "newest whole chunks of a prompt that stay exact, beside what is left over", "4", NULL,
+      1, 1e6, SL_PARAM_INT, 0);
 PARAM(p_outlier, "outlier_chunks", "chunks that stay exact, for each KV head; -1: 24 for each 1024 of the budget", "-1",
       NULL, -1, 1e6, SL_PARAM_INT, 0);
 PARAM(p_min, "min_prompt", "up to this many exact tokens at the end of a prompt stay exact", "4096", NULL, 0, 1e9,
@@ -339,22 +349,22 @@ PARAM(p_min, "min_prompt", "up to this many exact tokens at the end of a prompt 
 PARAM(p_svd, "svd", "how keys are factored", "randomized", svds, 1, 0, SL_PARAM_ENUM, 0);
 PARAM(p_host, "host_values", "values of factored tokens live in the second tier; no: on the device", "yes", NULL, 1, 0,
       SL_PARAM_BOOL, 0);
-PARAM(p_warm, "warm", "begin decoding with exact keys of the chunks that the prompt's last token selects", "no", NULL, 1,
+PARAM(p_warm, "warm", "begin decoding with exact keys of the chunks that the prompt's last token selects", "no", NULL,
+      1, 0, SL_PARAM_BOOL, 0);
+PARAM(p_refactor, "refactor", "later prompts' ends factor the exact tokens behind earlier factors, too", "yes", NULL, 1,
       0, SL_PARAM_BOOL, 0);
-PARAM(p_refactor, "refactor", "later prompts' ends factor the exact tokens behind earlier factors, too", "yes", NULL, 1, 0,
-      SL_PARAM_BOOL, 0);
-PARAM(p_prompt, "prompt_select", "rows of later prompts select one by one, or see all chunks, rebuilt", "row", prompts, 1,
-      0, SL_PARAM_ENUM, 0);
+PARAM(p_prompt, "prompt_select", "rows of later prompts select one by one, or see all chunks, rebuilt", "row", prompts,
+      1, 0, SL_PARAM_ENUM, 0);
 PARAM(p_verify, "verify_select", "rows of draft trees select one by one, or together", "row", verifies, 1, 0,
       SL_PARAM_ENUM, 0);
-PARAM(p_dtype, "dtype", "how exact rows, landmarks and values are stored; auto: as engine.compute", "auto", dtypes, 1, 0,
-      SL_PARAM_ENUM, 0);
+PARAM(p_dtype, "dtype", "how exact rows, landmarks and values are stored; auto: as engine.compute", "auto", dtypes, 1,
+      0, SL_PARAM_ENUM, 0);
 PARAM(p_factors, "factor_dtype", "how factors are stored; auto: as dtype", "auto", dtypes, 1, 0, SL_PARAM_ENUM, 0);
 PARAM(p_block, "row_block", "rows of one sequence that are attended to at once", "64", NULL, 1, 1024, SL_PARAM_INT,
       SL_PARAM_EXPERT);
-static const sl_param_def *const params[] = {&p_budget, &p_chunk,    &p_rank,   &p_local,  &p_outlier, &p_min,
-                                             &p_svd,    &p_host,     &p_warm,   &p_refactor, &p_prompt, &p_verify,
-                                             &p_dtype,  &p_factors,  &p_block,  NULL};
+static const sl_param_def *const params[] = {&p_budget, &p_chunk,   &p_rank,  &p_local,    &p_outlier, &p_min,
+                                             &p_svd,    &p_host,    &p_warm,  &p_refactor, &p_prompt,  &p_verify,
+                                             &p_dtype,  &p_factors, &p_block, NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, SL_SCRATCH_ID, SL_EXEC_ID, NULL};
 static const char *const wants[] = {SL_METRICS_ID, NULL};

@@ -1,5 +1,5 @@
 /* shadowkv through its tables: what is selected, against the definition in plain double arithmetic; what is rebuilt and
- * fetched, against the true rows; forks, cuts, later prompts, trees; memory, by tag and when there is none. */
+ * fetched, against the true rows; trees and prompts of several rows. Forks, cuts and memory: shadowkv_life_test.c. */
 #include "shadow_block.c"
 #include "shadow_factor.c"
 #include "shadow_pool.c"
@@ -9,9 +9,12 @@
 #include "shadow_view.c"
 #include "shadowkv.c"
 
+#include "test_host.h"
+
 #include "shadow_rig.h"
 
-/* ---- the definition ----------------------------------------------------------------------------------------------------- */
+/* ---- the definition
+ * ----------------------------------------------------------------------------------------------------- */
 
 enum { MAX_CHUNKS = MAX_CONTEXT / 4 };
 
@@ -22,8 +25,8 @@ typedef struct truth {
 } truth;
 
 /* Landmarks and outliers of chunks [first, first + n) of a sequence, one head. */
-static void define_block(const rig *r, int32_t seq, int layer, int32_t head, int64_t c, int64_t first, int64_t n, int64_t E,
-                         truth *t) {
+static void define_block(const rig *r, int32_t seq, int layer, int32_t head, int64_t c, int64_t first, int64_t n,
+                         int64_t E, truth *t) {
     const int32_t *s = shapes[layer];
     float raw[MAX_WIDTH], k[32][MAX_WIDTH], v[MAX_WIDTH], q[MAX_WIDTH];
     t->n = n;
@@ -98,7 +101,8 @@ static void check_choice(const truth *t, const double *score, const uint8_t *cho
 }
 
 /* A row set's list of one unit and head: chunks of [0, n) that it names; the rest must be every exact row. */
-static void read_list(const sl_rowset *set, int64_t unit, int32_t head, int64_t c, int64_t n, int64_t n_past, uint8_t *named) {
+static void read_list(const sl_rowset *set, int64_t unit, int32_t head, int64_t c, int64_t n, int64_t n_past,
+                      uint8_t *named) {
     const int64_t *list = &set->list_begin[unit * set->n_groups + head];
     int64_t tail = n * c;
     memset(named, 0, (size_t)n);
@@ -116,7 +120,8 @@ static void read_list(const sl_rowset *set, int64_t unit, int32_t head, int64_t 
     assert_true(tail >= n_past);
 }
 
-/* ---- selection, and what the view makes of it -------------------------------------------------------------------------------- */
+/* ---- selection, and what the view makes of it
+ * -------------------------------------------------------------------------------- */
 
 typedef struct decode_case {
     const char *const *sets;
@@ -134,7 +139,8 @@ static void check_decode(const decode_case *c) {
     r.position_shift = 3; /* positions are no token indices */
     open_seq(&r, 0, -1, 0);
     feed_prompt(&r, 0, c->n_prompt);
-    int64_t n = c->n_prompt / c->chunk - c->local, k = c->budget / c->chunk < n - c->E ? c->budget / c->chunk : n - c->E;
+    int64_t n = c->n_prompt / c->chunk - c->local,
+            k = c->budget / c->chunk < n - c->E ? c->budget / c->chunk : n - c->E;
     assert_int_equal(r.self->seqs[0].n_factored, n * c->chunk);
     for (int i = 0; i < 6; i++) {
         make_step(&r, &t, 0, 1, SL_STAGE_DECODE);
@@ -188,13 +194,17 @@ static void check_decode(const decode_case *c) {
 
 static void test_decode(void **state) {
     (void)state;
-    check_decode(&(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=64", "outlier_chunks=5"), 8, 5, 64, 4, 301});
+    check_decode(
+        &(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=64", "outlier_chunks=5"), 8, 5, 64, 4, 301});
     check_decode(&(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=16", "outlier_chunks=0", "chunk_size=4",
-                                     "local_chunks=1", "svd=exact"), 4, 0, 16, 1, 200});
-    check_decode(&(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=64", "outlier_chunks=3", "chunk_size=32", "svd=gram"),
-                                32, 3, 64, 4, 500});
-    check_decode(&(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=512", "outlier_chunks=2", "host_values=no"), 8, 2, 512, 4,
-                                300}); /* all of them */
+                                     "local_chunks=1", "svd=exact"),
+                                4, 0, 16, 1, 200});
+    check_decode(&(decode_case){
+        SETS("min_prompt=0", "rank=64", "sparse_budget=64", "outlier_chunks=3", "chunk_size=32", "svd=gram"), 32, 3, 64,
+        4, 500});
+    check_decode(
+        &(decode_case){SETS("min_prompt=0", "rank=64", "sparse_budget=512", "outlier_chunks=2", "host_values=no"), 8, 2,
+                       512, 4, 300}); /* all of them */
 }
 
 /* Invariant 1: what a query attends to is everything, and it is right. */
@@ -216,7 +226,8 @@ static void test_everything(void **state) {
         for (int32_t h = 0; h < shapes[l][1]; h++)
             assert_int_equal(segment_of(v, h)->n_committed, 403);
         check_content(&r, v, 0, l, 1e-3, 0);
-        assert_int_equal(store.view(r.self, &r.lane, l, &t.rows, NULL, &v), SL_OK); /* asked for by nobody in particular */
+        assert_int_equal(store.view(r.self, &r.lane, l, &t.rows, NULL, &v),
+                         SL_OK); /* asked for by nobody in particular */
         for (int32_t h = 0; h < shapes[l][1]; h++)
             assert_int_equal(segment_of(v, h)->n_committed, 403);
         check_content(&r, v, 0, l, 1e-3, 0);
@@ -248,7 +259,8 @@ static void test_bf16(void **state) {
     close_rig(&r);
 }
 
-/* ---- the second tier ------------------------------------------------------------------------------------------------------- */
+/* ---- the second tier
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct trace {
     int64_t tokens[16][LAYERS][3][MAX_CONTEXT];
@@ -290,7 +302,8 @@ static void run_trace(const char *const *sets, trace *out, int64_t *back, int re
     close_rig(&r);
 }
 
-/* Invariant 4: values from the tier or in place, with or without a history: bit by bit the same. Hits spare transfers. */
+/* Invariant 4: values from the tier or in place, with or without a history: bit by bit the same. Hits spare transfers.
+ */
 static void test_tier(void **state) {
     (void)state;
     trace *a = malloc(sizeof *a), *b = malloc(sizeof *b);
@@ -310,9 +323,12 @@ static void test_tier(void **state) {
     free(b);
 }
 
-/* ---- warm ------------------------------------------------------------------------------------------------------------------- */
+/* ---- warm
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
-/* The region begins with exact keys of what the last prompt row selects; what is brought later comes from the factors. */
+/* The region begins with exact keys of what the last prompt row selects; what is brought later comes from the factors.
+ */
 static void test_warm(void **state) {
     (void)state;
     static rig r;
@@ -335,19 +351,21 @@ static void test_warm(void **state) {
                 for (int64_t row = 0; row < 8; row++) {
                     make_row(&r, l, r.plain[0].row[chunk * 8 + row], chunk * 8 + row, d.raw, d.k, d.v, d.q);
                     const shadow_place *p = &r.self->places[l];
-                    assert_memory_equal(s->regions[l].k + (h * s->n_slots + e) * p->k_chunk + row * p->D * 4, d.k + h * p->D,
-                                        (size_t)p->D * 4);
-                    assert_memory_equal(s->regions[l].v + (h * s->n_slots + e) * p->v_chunk + row * p->Dv * 4, d.v + h * p->Dv,
-                                        (size_t)p->Dv * 4);
+                    assert_memory_equal(s->regions[l].k + (h * s->n_slots + e) * p->k_chunk + row * p->D * 4,
+                                        d.k + h * p->D, (size_t)p->D * 4);
+                    assert_memory_equal(s->regions[l].v + (h * s->n_slots + e) * p->v_chunk + row * p->Dv * 4,
+                                        d.v + h * p->Dv, (size_t)p->Dv * 4);
                 }
             }
         }
     close_rig(&r);
 }
 
-/* ---- several rows: trees, later prompts ---------------------------------------------------------------------------------------- */
+/* ---- several rows: trees, later prompts
+ * ---------------------------------------------------------------------------------------- */
 
-/* Each row's list is what that row alone would get, and its slots name those rows; staged rows are the mask's affair. */
+/* Each row's list is what that row alone would get, and its slots name those rows; staged rows are the mask's affair.
+ */
 static void check_rows_alone(const char *const *sets, uint32_t stage, int32_t n_rows) {
     static rig r;
     static step t;
@@ -412,7 +430,8 @@ static void test_rows(void **state) {
     (void)state;
     check_rows_alone(SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=3"), SL_STAGE_VERIFY, 8);
     check_rows_alone(SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=3"), SL_STAGE_PREFILL, 50);
-    check_rows_alone(SETS("min_prompt=0", "rank=64", "sparse_budget=32", "host_values=no", "outlier_chunks=0"), SL_STAGE_VERIFY, 8);
+    check_rows_alone(SETS("min_prompt=0", "rank=64", "sparse_budget=32", "host_values=no", "outlier_chunks=0"),
+                     SL_STAGE_VERIFY, 8);
 }
 
 /* verify_select = shared: one list, from the sum over rows; prompt_select = all: no list. */
@@ -425,8 +444,8 @@ static void test_shared_and_all(void **state) {
     prepare_rig(&r);
     sl_limits limits = limits_of(SL_F32, MAX_TREE);
     SL_ERROR(err);
-    const char *const *sets =
-        SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=3", "verify_select=shared", "prompt_select=all");
+    const char *const *sets = SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=3",
+                                   "verify_select=shared", "prompt_select=all");
     assert_int_equal(try_create(&r, sets, &err), SL_OK);
     assert_int_equal(plugin.activate(r.self, &limits, &err), SL_E_INVALID); /* tokens would depend on speculation */
     assert_non_null(strstr(err.text, "deterministic"));
@@ -500,317 +519,6 @@ static void test_window(void **state) {
     close_rig(&r);
 }
 
-/* ---- short prompts, later prompts, forks, cuts ----------------------------------------------------------------------------------- */
-
-static void test_short(void **state) {
-    (void)state;
-    static rig r;
-    static step t;
-    static row_data d;
-    open_rig(&r, SETS("min_prompt=100", "sparse_budget=32", "outlier_chunks=5"));
-    open_seq(&r, 0, -1, 0);
-    feed_prompt(&r, 0, 100);
-    assert_int_equal(r.self->seqs[0].n_blocks, 0); /* at most min_prompt */
-    make_step(&r, &t, 0, 1, SL_STAGE_DECODE);
-    assert_int_equal(store.grow(r.self, 0, 101, NULL), SL_OK);
-    assert_int_equal(store.reserve(r.self, &t.b, NULL), SL_OK);
-    for (int l = 0; l < LAYERS; l++) {
-        const sl_rowset *set;
-        append_rows(&r, &t, l, &d);
-        const sl_view *v = look(&r, &t, l, &d, &set);
-        assert_null(set);
-        assert_int_equal(v->seqs[0]->n_segments, 1);
-        assert_int_equal(segment_of(v, 0)->n_committed, 100);
-        check_content(&r, v, 0, l, 0, 0); /* exact */
-    }
-    commit_rows(&r, &t, NULL, 1);
-    end_prompt(&r, 0);
-    assert_int_equal(r.self->seqs[0].n_blocks, 1);
-    close_rig(&r);
-    /* no more chunks than outliers and local ones */
-    open_rig(&r, SETS("min_prompt=0", "sparse_budget=32", "outlier_chunks=5"));
-    open_seq(&r, 0, -1, 0);
-    feed_prompt(&r, 0, 9 * 8 + 7);
-    assert_int_equal(r.self->seqs[0].n_blocks, 0);
-    feed_prompt(&r, 0, 1);
-    assert_int_equal(r.self->seqs[0].n_blocks, 1);
-    close_rig(&r);
-}
-
-/* A second prompt after decoding: its end factors what is exact by then; both blocks are chosen from. */
-static void test_later_prompts(void **state) {
-    (void)state;
-    for (int refactor = 0; refactor < 2; refactor++) {
-        static rig r;
-        static step t;
-        static row_data d;
-        open_rig(&r, SETS("min_prompt=60", "rank=64", "sparse_budget=160", "outlier_chunks=2", refactor ? "refactor=yes" : "refactor=no"));
-        open_seq(&r, 0, -1, 0);
-        feed_prompt(&r, 0, 203);
-        assert_int_equal(r.self->seqs[0].n_factored, 21 * 8);
-        for (int i = 0; i < 9; i++)
-            feed(&r, 0, 1, SL_STAGE_DECODE);
-        feed_prompt(&r, 0, 10); /* 54 exact rows: too few */
-        assert_int_equal(r.self->seqs[0].n_factored, 21 * 8);
-        feed_prompt(&r, 0, 100);
-        assert_int_equal(r.self->seqs[0].n_blocks, 1 + refactor);
-        assert_int_equal(r.self->seqs[0].n_factored, refactor ? 36 * 8 : 21 * 8);
-        make_step(&r, &t, 0, 1, SL_STAGE_DECODE);
-        assert_int_equal(store.grow(r.self, 0, t.past[0] + 1, NULL), SL_OK);
-        assert_int_equal(store.reserve(r.self, &t.b, NULL), SL_OK);
-        int in_second = 0;
-        for (int l = 0; l < LAYERS; l++) {
-            const sl_rowset *set;
-            append_rows(&r, &t, l, &d);
-            const sl_view *v = look(&r, &t, l, &d, &set);
-            check_content(&r, v, 0, l, 1e-3, 0);
-            for (int32_t h = 0; h < shapes[l][1]; h++)
-                for (int64_t i = 0; i < segment_of(v, h)->n_committed; i++)
-                    in_second += token_of(segment_of(v, h), i) >= 21 * 8 && token_of(segment_of(v, h), i) < 36 * 8;
-            assert_int_equal(store.view(r.self, &r.lane, l, &t.rows, NULL, &v), SL_OK);
-            assert_int_equal(segment_of(v, 0)->n_committed, 322);
-            check_content(&r, v, 0, l, 1e-3, 0);
-        }
-        assert_true(in_second > 0);
-        close_rig(&r);
-    }
-}
-
-static void check_all(rig *r, int32_t seq, int64_t n) {
-    static step t;
-    static row_data d;
-    int64_t tokens, bytes;
-    assert_int_equal(store.length(r->self, seq, &tokens, &bytes), SL_OK);
-    assert_int_equal(tokens, n);
-    make_step(r, &t, seq, 1, SL_STAGE_DECODE);
-    assert_int_equal(store.grow(r->self, seq, n + 1, NULL), SL_OK);
-    assert_int_equal(store.reserve(r->self, &t.b, NULL), SL_OK);
-    for (int l = 0; l < LAYERS; l++) {
-        const sl_view *v;
-        append_rows(r, &t, l, &d);
-        assert_int_equal(store.view(r->self, &r->lane, l, &t.rows, NULL, &v), SL_OK);
-        assert_int_equal(segment_of(v, 0)->n_committed, n);
-        check_content(r, v, seq, l, 1e-3, 0);
-    }
-    commit_rows(r, &t, NULL, 0); /* rejected */
-}
-
-static void test_forks(void **state) {
-    (void)state;
-    static rig r;
-    SL_ERROR(err);
-    open_rig(&r, SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=2"));
-    open_seq(&r, 0, -1, 0);
-    feed_prompt(&r, 0, 300);
-    int64_t F = r.self->seqs[0].n_factored, before = r.by_tag[SL_MEM_KV], tier = r.by_tag[SL_MEM_KV_HOST];
-    open_seq(&r, 1, 0, 300);
-    assert_ptr_equal(r.self->seqs[1].blocks[0], r.self->seqs[0].blocks[0]);
-    assert_int_equal(r.by_tag[SL_MEM_KV_HOST], tier); /* children share factors, landmarks and values */
-    assert_true(r.by_tag[SL_MEM_KV] - before <= r.self->pool.page_bytes);
-    feed(&r, 1, 5, SL_STAGE_DECODE);
-    feed(&r, 0, 7, SL_STAGE_DECODE);
-    check_all(&r, 0, 307);
-    check_all(&r, 1, 305);
-    /* inside of the factors nothing can begin or end */
-    int64_t minimum = -1;
-    assert_int_equal(store.open(r.self, 2, 0, F - 1, &err), SL_E_RANGE);
-    assert_non_null(strstr(err.text, "factored"));
-    assert_int_equal(store.truncate(r.self, 1, F - 1, &minimum), SL_E_RANGE);
-    assert_int_equal(minimum, F);
-    check_all(&r, 1, 305);
-    open_seq(&r, 2, 0, F + 3);
-    check_all(&r, 2, F + 3);
-    feed(&r, 2, 20, SL_STAGE_PREFILL);
-    check_all(&r, 2, F + 23);
-    /* a cut into shared exact rows, and other rows there */
-    assert_int_equal(store.truncate(r.self, 1, F + 11, &minimum), SL_OK);
-    r.plain[1].n = F + 11;
-    feed(&r, 1, 9, SL_STAGE_DECODE);
-    check_all(&r, 1, F + 20);
-    check_all(&r, 0, 307);
-    /* the parent may go */
-    store.close(r.self, 0);
-    check_all(&r, 1, F + 20);
-    /* back to nothing, and anew */
-    assert_int_equal(store.truncate(r.self, 1, 0, &minimum), SL_OK);
-    r.plain[1].n = 0;
-    feed_prompt(&r, 1, 150);
-    check_all(&r, 1, 150);
-    check_all(&r, 2, F + 23);
-    store.close(r.self, 1);
-    store.close(r.self, 2);
-    assert_int_equal(r.by_tag[SL_MEM_KV] + r.by_tag[SL_MEM_KV_HOST], 0);
-    close_rig(&r);
-}
-
-/* A cut to where a later block begins brings back what was before it. */
-static void test_cut_between_blocks(void **state) {
-    (void)state;
-    static rig r;
-    open_rig(&r, SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=1"));
-    open_seq(&r, 0, -1, 0);
-    feed_prompt(&r, 0, 120);
-    feed_prompt(&r, 0, 120);
-    assert_int_equal(r.self->seqs[0].n_blocks, 2);
-    int64_t between = r.self->seqs[0].blocks[1]->begin;
-    open_seq(&r, 1, 0, between);
-    assert_int_equal(r.self->seqs[1].n_blocks, 1);
-    check_all(&r, 1, between);
-    assert_int_equal(store.truncate(r.self, 0, between, NULL), SL_OK);
-    r.plain[0].n = between;
-    assert_int_equal(r.self->seqs[0].n_blocks, 1);
-    feed_prompt(&r, 0, 70);
-    check_all(&r, 0, between + 70);
-    close_rig(&r);
-}
-
-/* ---- memory ----------------------------------------------------------------------------------------------------------------------- */
-
-static void check_near(int64_t claimed, int64_t real) {
-    if (!(fabs((double)(claimed - real)) <= 0.02 * (double)real))
-        fail_msg("%lld bytes claimed, %lld held", (long long)claimed, (long long)real);
-}
-
-static void check_memory(const char *const *sets, int64_t max_tree) {
-    static rig r;
-    open_rig_for(&r, sets, SL_F32, max_tree);
-    sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 2, .n_tokens = 584, .stage = SL_STAGE_PREFILL};
-    for (int i = 0; i < 2; i++) {
-        open_seq(&r, i, -1, 0);
-        feed(&r, i, 584, SL_STAGE_PREFILL);
-    }
-    assert_int_equal(store.quote(r.self, &q), SL_OK);
-    check_near(q.bytes, r.by_tag[SL_MEM_KV]);
-    assert_int_equal(q.bytes_host, r.by_tag[SL_MEM_KV_HOST]);
-    q.n_seqs = 1;
-    assert_int_equal(store.quote(r.self, &q), SL_OK);
-    int64_t other = r.by_tag[SL_MEM_KV] / 2, tokens = 0, bytes = 0, sum = 0;
-    r.most_by_tag[SL_MEM_KV] = r.by_tag[SL_MEM_KV];
-    end_prompt(&r, 0);
-    check_near(q.bytes_peak, r.most_by_tag[SL_MEM_KV] - other);
-    end_prompt(&r, 1);
-    q.n_seqs = 2;
-    q.stage = SL_STAGE_DECODE;
-    assert_int_equal(store.quote(r.self, &q), SL_OK);
-    check_near(q.bytes, r.by_tag[SL_MEM_KV]);
-    assert_int_equal(q.bytes_host, r.by_tag[SL_MEM_KV_HOST]);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(store.length(r.self, i, &tokens, &bytes), SL_OK);
-        sum += bytes;
-    }
-    check_near(sum + r.self->wide.bytes, r.by_tag[SL_MEM_KV]);
-    close_rig(&r);
-}
-
-static void test_memory(void **state) {
-    (void)state;
-    check_memory(SETS("min_prompt=0", "rank=4", "sparse_budget=32", "outlier_chunks=2"), 1);
-    check_memory(SETS("min_prompt=0", "rank=4", "sparse_budget=32", "outlier_chunks=2", "host_values=no"), 1);
-    check_memory(SETS("min_prompt=0", "rank=4", "sparse_budget=32", "outlier_chunks=2"), MAX_TREE);
-    check_memory(SETS("min_prompt=4096", "sparse_budget=32"), 1);
-}
-
-/* Device bytes that a factored token costs: rank, landmark, position and the lists of chunks; whatever the budget is. */
-static void test_bytes_of_a_token(void **state) {
-    (void)state;
-    static rig r;
-    int64_t bytes[2], tokens;
-    open_rig(&r, SETS("min_prompt=0", "rank=4", "sparse_budget=32", "outlier_chunks=2"));
-    for (int i = 0; i < 2; i++) {
-        open_seq(&r, i, -1, 0);
-        feed_prompt(&r, i, 160 + i * 400);
-        assert_int_equal(store.length(r.self, i, &tokens, &bytes[i]), SL_OK);
-    }
-    double claimed = 4;
-    for (int l = 0; l < LAYERS; l++)
-        claimed += 4 * 4 + shapes[l][1] * (shapes[l][2] * 4 + 4) / 8.0;
-    assert_true(fabs((double)(bytes[1] - bytes[0]) / 400 - claimed) < 0.02 * claimed);
-    close_rig(&r);
-}
-
-/* With any amount of memory: what cannot be had is said, a prompt that cannot be factored stays exact, nothing leaks. */
-static void test_no_memory(void **state) {
-    (void)state;
-    static rig r;
-    int factored = 0, exact = 0, refused = 0;
-    prepare_rig(&r);
-    assert_int_equal(try_create(&r, SETS("min_prompt=0", "rank=64", "sparse_budget=32", "outlier_chunks=1"), NULL), SL_OK);
-    sl_limits limits = limits_of(SL_F32, 1);
-    assert_int_equal(plugin.activate(r.self, &limits, NULL), SL_OK);
-    int64_t base = r.host.bytes_live;
-    for (int64_t more_bytes = 0; factored < 3; more_bytes += 3989) {
-        r.host.budget = base + more_bytes;
-        r.self->is_warned = 1;
-        open_seq(&r, 0, -1, 0);
-        if (store.grow(r.self, 0, 130, NULL) < 0) {
-            refused++;
-            store.close(r.self, 0);
-            assert_int_equal(r.host.bytes_live, base);
-            continue;
-        }
-        feed_prompt(&r, 0, 130);
-        int is_factored = r.self->seqs[0].n_blocks == 1;
-        factored += is_factored;
-        exact += !is_factored;
-        int64_t held = r.host.bytes_live;
-        r.host.budget = -1;
-        assert_true(held <= base + more_bytes);
-        check_all(&r, 0, 130);
-        open_seq(&r, 1, 0, 130);
-        r.host.budget = r.host.bytes_live; /* a child whose buffers cannot be had stays as it was */
-        if (is_factored)
-            assert_int_equal(store.grow(r.self, 1, 135, NULL), SL_E_NO_MEMORY);
-        r.host.budget = -1;
-        check_all(&r, 1, 130);
-        store.close(r.self, 0);
-        store.close(r.self, 1);
-        assert_int_equal(r.host.bytes_live, base);
-    }
-    assert_true(exact > 3 && refused > 3);
-    close_rig(&r);
-}
-
-/* ---- what is refused ---------------------------------------------------------------------------------------------------------------- */
-
-static void test_refusals(void **state) {
-    (void)state;
-    static rig r;
-    SL_ERROR(err);
-    prepare_rig(&r);
-    assert_int_equal(try_create(&r, SETS("sparse_budget=100"), &err), SL_E_INVALID);
-    assert_non_null(strstr(err.text, "multiple"));
-    r.layers[1].block = "mla";
-    assert_int_equal(try_create(&r, SETS("sparse_budget=64"), &err), SL_E_UNIMPLEMENTED);
-    r.layers[1].block = "gqa";
-    sl_limits limits = limits_of(SL_F32, MAX_TREE);
-    assert_int_equal(try_create(&r, SETS("warm=yes"), &err), SL_OK);
-    assert_int_equal(plugin.activate(r.self, &limits, &err), SL_E_INVALID);
-    assert_non_null(strstr(err.text, "warm"));
-    plugin.destroy(r.self);
-    limits.deterministic = 0;
-    assert_int_equal(try_create(&r, SETS("verify_select=shared", "row_block=4"), &err), SL_OK);
-    assert_int_equal(plugin.activate(r.self, &limits, &err), SL_E_INVALID);
-    assert_non_null(strstr(err.text, "row_block"));
-    plugin.destroy(r.self);
-    assert_int_equal(r.host.n_live, 0);
-    /* a host that lacks something */
-    r.host.more = NULL;
-    assert_int_equal(try_create(&r, SETS("sparse_budget=64"), &err), SL_E_NOT_FOUND);
-    free(r.scratch_block);
-    open_rig(&r, SETS("min_prompt=0", "sparse_budget=64", "outlier_chunks=1"));
-    open_seq(&r, 0, -1, 0);
-    static step t;
-    make_step(&r, &t, 0, 1, SL_STAGE_PREFILL);
-    t.b.n_axes = 3;
-    assert_int_equal(store.reserve(r.self, &t.b, &err), SL_E_UNIMPLEMENTED);
-    t.b.n_axes = 1;
-    t.past[0] = 4;
-    assert_int_equal(store.reserve(r.self, &t.b, &err), SL_E_STATE);
-    sl_state_io io = {.struct_size = SL_SIZE(sl_state_io)};
-    assert_int_equal(plugin.state(r.self, &io, &err), SL_E_UNIMPLEMENTED);
-    close_rig(&r);
-}
-
 /* The choice of the k best, with ties and with what is no number. */
 static void test_top(void **state) {
     (void)state;
@@ -835,11 +543,8 @@ static void test_top(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_top),           cmocka_unit_test(test_decode),        cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_bf16),          cmocka_unit_test(test_tier),          cmocka_unit_test(test_warm),
-        cmocka_unit_test(test_rows),          cmocka_unit_test(test_shared_and_all), cmocka_unit_test(test_window),
-        cmocka_unit_test(test_short),         cmocka_unit_test(test_later_prompts), cmocka_unit_test(test_forks),
-        cmocka_unit_test(test_cut_between_blocks), cmocka_unit_test(test_memory),   cmocka_unit_test(test_bytes_of_a_token),
-        cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_refusals)};
+        cmocka_unit_test(test_top),  cmocka_unit_test(test_decode),         cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_bf16), cmocka_unit_test(test_tier),           cmocka_unit_test(test_warm),
+        cmocka_unit_test(test_rows), cmocka_unit_test(test_shared_and_all), cmocka_unit_test(test_window)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
