@@ -178,6 +178,7 @@ typedef struct sluice_stats {
     int64_t bytes_weights, bytes_kv, bytes_scratch, bytes_plugin, bytes_peak;
     int64_t allocs_in_steps;              /* allocations while a step ran: 0, or somebody misbehaves */
     int32_t lossless;                     /* 0: the drafter changes the output distribution */
+    int64_t bytes_kv_host;                /* what the KV cache keeps in a second tier */
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);

@@ -109,7 +109,13 @@ SL_ABI_STRUCT(sl_head, logits);
 
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 
-enum { SL_MEM_PLUGIN = 0, SL_MEM_KV = 1, SL_MEM_WEIGHTS = 2, SL_MEM_SCRATCH = 3 };
+enum {
+    SL_MEM_PLUGIN = 0,
+    SL_MEM_KV = 1,
+    SL_MEM_WEIGHTS = 2,
+    SL_MEM_SCRATCH = 3,
+    SL_MEM_KV_HOST = 4 /* the second tier of a KV store (sl_kv_quote.bytes_host): not held against the cache's limit */
+};
 
 /* "sl.mem/1" - all lasting memory comes from here, so that reports and budgets are true. always */
 #define SL_MEM_ID "sl.mem/1"
