@@ -186,7 +186,9 @@ static void list_role(sli_binding *b, bound *c) {
         b->quantizers[c->place] = (sli_quantizer){self, c->table};
     } else if (strcmp(role, "attention") == 0) {
         c->place = b->n_attenders++;
-        b->attenders[c->place] = (sli_attender){self, c->table, c->place};
+        b->attenders[c->place] = (sli_attender){
+            self, c->table, c->place,
+            sli_instance_table(c->instance, SL_ATTENTION_KV_ID, SL_FIELD_END(sl_attention_kv, truncate))};
     } else if (strcmp(role, "kvcache.store") == 0) {
         c->place = b->n_stores++;
         b->stores[c->place] =
