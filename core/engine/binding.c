@@ -309,6 +309,23 @@ sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api) {
     return NULL;
 }
 
+int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most) {
+    int n = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        const sl_attention *attention = strcmp(c->choice->scope.role, "attention") == 0 ? c->table : NULL;
+        const sl_work_source *source =
+            c->shared ? NULL
+                      : sli_instance_table(c->instance, SL_WORK_SOURCE_ID, SL_FIELD_END(sl_work_source, work));
+        sli_source_fn fn = {c->instance->self, source != NULL ? source->work : NULL};
+        if (fn.work == NULL && attention != NULL && SL_HAS_FN(attention, sl_attention, work))
+            fn.work = attention->work;
+        if (fn.work != NULL && n++ < most)
+            out[n - 1] = fn;
+    }
+    return n;
+}
+
 void sli_binding_event(sli_binding *b, const sl_event *event) {
     for (int i = 0; i < b->n; i++) {
         const sl_plugin *p = b->list[i].package.plugin;

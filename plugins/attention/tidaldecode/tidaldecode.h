@@ -5,6 +5,7 @@
 #include "sluice/attention.h"
 #include "sluice/ops.h"
 
+#include "tidal_correct.h"
 #include "tidal_lists.h"
 #include "tidal_roles.h"
 #include "tidal_select.h"
@@ -22,6 +23,8 @@ struct sl_instance {
     const sl_model_info *model;
     tidal_rule rule;
     int group_reduce, verify_select;
+    int half_scores; /* score_dtype = f16 */
+    int64_t correction_period, correction_chunk; /* period 0: off */
     tidal_role *roles; /* [n_layers] */
 
     /* From activate on. Keys of units: rows of the batch, then places of sequences behind them. */
@@ -31,6 +34,7 @@ struct sl_instance {
     sl_rowset rowset;      /* the last answer of select */
     int64_t max_rows, max_keys, max_groups;
     int64_t score_floats; /* room for the scores of one block of rows */
+    tidal_corrector corrector;
 };
 
 /* Query heads and KV heads of a layer; lists of one unit in it. */
