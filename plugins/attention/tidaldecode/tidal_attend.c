@@ -294,17 +294,11 @@ static sl_status lists_of_seq(block *j, const scratch *t) {
 /* To f16 and back: what differs less than that is equal, and the lower position wins. */
 static void round_scores(const sl_instance *self, const sl_attend *a, const block *j, float *scores) {
     const sl_batch *b = a->rows->batch;
-    uint16_t half[256];
     for (int64_t i = 0; i < (j->end - j->begin) * j->heads.H; i++) {
         int32_t r = tidal_row(a->rows, j->begin + i / j->heads.H);
         const sl_segment *s = segment_of(a->view->seqs[b->row_seq[r]], i % j->heads.H / j->heads.G);
         int64_t n = count_keys(b, s, r);
-        for (int64_t k = 0; k < n; k += 256) {
-            float *x = scores + i * j->stride + k;
-            int64_t some = n - k < 256 ? n - k : 256;
-            self->ops->convert(half, SL_F16, x, SL_F32, some);
-            self->ops->convert(x, SL_F32, half, SL_F16, some);
-        }
+        tidal_round_half(self->ops, scores + i * j->stride, n);
     }
 }
 
