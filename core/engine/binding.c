@@ -326,6 +326,21 @@ int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most) {
     return n;
 }
 
+sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const char *interface, uint64_t min_size,
+                              const void **table, const char **section, int *chosen) {
+    *chosen = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        if (strcmp(c->package.plugin->id, plugin) != 0)
+            continue;
+        *chosen = 1;
+        *section = c->choice->section->name;
+        if ((*table = sli_instance_table(c->instance, interface, min_size)) != NULL)
+            return c->instance->self;
+    }
+    return NULL;
+}
+
 void sli_binding_event(sli_binding *b, const sl_event *event) {
     for (int i = 0; i < b->n; i++) {
         const sl_plugin *p = b->list[i].package.plugin;

@@ -49,6 +49,11 @@ typedef struct sli_source_fn {
 } sli_source_fn;
 int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most);
 
+/* The instance of the plugin with that id that answers `interface`, its table of at least min_size bytes and its section.
+ * NULL: the plugin is not chosen (*chosen = 0), or does not answer (1). */
+sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const char *interface, uint64_t min_size,
+                              const void **table, const char **section, int *chosen);
+
 void sli_binding_event(sli_binding *b, const sl_event *event);
 
 /* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */

@@ -133,6 +133,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->metrics = sl_host_service(args->host, SL_METRICS_ID, SL_FIELD_END(sl_metrics, add));
     self->group_reduce = sl_param_index(args->params, "group_reduce");
     self->verify_select = sl_param_index(args->params, "verify_select");
+    self->start = sl_param_int(args->params, "sparse_layer_start");
     self->half_scores = sl_param_index(args->params, "score_dtype") == 0;
     const struct {
         const char *id;
@@ -163,6 +164,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 
 static void deactivate(sl_instance *self) {
     tidal_correct_destroy(&self->corrector);
+    tidal_calibrate_free(&self->calibrator);
     void **owned[] = {(void **)&self->lists.token, (void **)&self->lists.begin, (void **)&self->lists.everything,
                       (void **)&self->lists.slot,  (void **)&self->lists.stamp, (void **)&self->iota,
                       (void **)&self->shared_begin};
@@ -267,6 +269,11 @@ static sl_status decide(const sl_instance *self, int32_t layer, const sl_rows *r
             return SL_E_INVALID; /* the rows of a call are of one stage */
     if (role->kind == TIDAL_DENSE || b->stage[at] == SL_STAGE_PREFILL)
         return SL_OK;
+    if (self->calibrator.on) { /* everything is dense, and each layer says what it would choose */
+        if (b->stage[at] == SL_STAGE_DECODE && rows->n == 1)
+            out->kind = TIDAL_SELECT;
+        return SL_OK;
+    }
     out->by_seq = b->stage[at] == SL_STAGE_VERIFY && self->verify_select == TIDAL_VERIFY_SHARED;
     out->kind = TIDAL_SELECT;
     if (role->kind == TIDAL_SELECT || last - first != rows->n - 1)
@@ -321,74 +328,29 @@ static sl_status attend(sl_instance *self, const sl_attend *args) {
     SL_TRY(decide(self, args->layer, args->rows, &what));
     if (what.kind != TIDAL_SELECT)
         return self->ops->attend(self->host, args); /* through the view's slots where there are lists */
+    if (self->calibrator.on) {
+        SL_TRY(tidal_attend_select(self, args, args->layer, 0));
+        const sl_batch *b = args->rows->batch;
+        tidal_calibrate_add(&self->calibrator, args->layer, &self->lists, b->step,
+                            b->token_index[tidal_row(args->rows, 0)]);
+        return SL_OK;
+    }
     if (self->roles[args->layer].kind == TIDAL_SPARSE)
         tidal_count(self, "layers_promoted", 1);
     return tidal_attend_select(self, args, self->roles[args->layer].owner, what.by_seq);
-}
-
-/* ---- cache correction ------------------------------------------------------------------------------------------ */
-
-static sl_status committed(sl_instance *self, const sl_commit *commit) {
-    if (self->correction_period > 0)
-        tidal_correct_note(&self->corrector, commit);
-    return SL_OK;
-}
-
-static sl_status work(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
-                      const sl_work *const **works, int32_t *n_works) {
-    int64_t n_done = 0;
-    *n_works = 0;
-    if (self->correction_period > 0)
-        tidal_correct_work(&self->corrector, results, n_results, works, n_works, &n_done);
-    if (n_done > 0)
-        tidal_count(self, "rows_corrected", n_done);
-    return SL_OK;
-}
-
-static sl_status told_layout(sl_instance *self, int32_t layer, const sl_kv_layout *layout, sl_error *err) {
-    (void)layer;
-    if (self->correction_period > 0 && !(layout->flags & SL_KV_OVERWRITES))
-        return sl_fail(err, SL_E_INVALID, "tidaldecode: correction_period: the store cannot overwrite rows");
-    return SL_OK;
-}
-
-static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {
-    sl_status s = self->correction_period > 0 ? tidal_correct_open(&self->corrector, seq, parent, upto) : SL_OK;
-    return s < 0 ? sl_fail(err, s, "tidaldecode: no history for sequence %d", seq) : SL_OK;
-}
-
-static void seq_close(sl_instance *self, int32_t seq) {
-    if (self->correction_period > 0)
-        tidal_correct_close(&self->corrector, seq);
-}
-
-static sl_status seq_grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {
-    sl_status s = self->correction_period > 0 ? tidal_correct_grow(&self->corrector, seq, n_tokens) : SL_OK;
-    return s < 0 ? sl_fail(err, s, "tidaldecode: no memory for the ids of %" PRId64 " tokens", n_tokens) : SL_OK;
-}
-
-static void seq_truncate(sl_instance *self, int32_t seq, int64_t n) {
-    if (self->correction_period > 0)
-        tidal_correct_cut(&self->corrector, seq, n);
 }
 
 static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention),
                                        .caps = caps,
                                        .select = select_rows,
                                        .attend = attend,
-                                       .commit = committed,
-                                       .work = work};
-static const sl_attention_kv beside = {.struct_size = SL_SIZE(sl_attention_kv),
-                                       .layout = told_layout,
-                                       .open = seq_open,
-                                       .close = seq_close,
-                                       .grow = seq_grow,
-                                       .truncate = seq_truncate};
-
+                                       .commit = tidal_commit,
+                                       .work = tidal_work};
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
     return strcmp(id, SL_ATTENTION_ID) == 0      ? (const void *)&attention
-           : strcmp(id, SL_ATTENTION_KV_ID) == 0 ? (const void *)&beside
+           : strcmp(id, SL_ATTENTION_KV_ID) == 0 ? (const void *)&tidal_kv
+           : strcmp(id, SL_CALIBRATE_ID) == 0    ? (const void *)&tidal_calibrate
                                                  : NULL;
 }
 
