@@ -1,5 +1,6 @@
-/* sluice calibrate PLUGIN - lets a plugin measure, on texts, what one of its parameters should be; tries the best values on
- * a retrieval task; writes the file that the plugin reads. Knows no plugin: what is measured comes as data. */
+/* sluice calibrate PLUGIN - lets a plugin measure, on texts, what one of its parameters should be; tries the best
+ * values on a retrieval task; writes the file that the plugin reads. Knows no plugin: what is measured comes as data.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,7 +60,8 @@ static int run_prompt(sluice_engine *e, const int32_t *tokens, int64_t n, int64_
     if (status >= 0)
         status = sluice_session_append(s, tokens, n, err);
     if (status >= 0)
-        status = decode == 0 ? sluice_logits(s, 1, logits, err) : sluice_generate(e, &s, 1, &greedy, 1, quiet, NULL, err);
+        status =
+            decode == 0 ? sluice_logits(s, 1, logits, err) : sluice_generate(e, &s, 1, &greedy, 1, quiet, NULL, err);
     sluice_session_close(s);
     free(logits);
     return status;
@@ -84,7 +86,8 @@ static int run_prompts(sluice_engine *e, const job *j, const char *text, size_t 
             continue;
         }
         needles_context ctx;
-        status = needles_make(e, text, bytes, j->length - decode, (int)j->needles, (uint64_t)(j->seed + 1000 + first + i), &ctx, err);
+        status = needles_make(e, text, bytes, j->length - decode, (int)j->needles,
+                              (uint64_t)(j->seed + 1000 + first + i), &ctx, err);
         if (status < 0)
             break;
         const needles_answer *a = &ctx.answers[0];
@@ -165,7 +168,8 @@ static int check(const job *j, const sluice_calibration_info *info, const char *
             if (status >= 0)
                 status = sluice_generate(e, &fork, 1, &greedy, 1, quiet, NULL, err);
             for (int64_t k = 0; status >= 0 && k < a->n; k++)
-                v->right += sluice_session_tokens(fork)[sluice_session_length(fork) - a->n + k] == ctx.tokens[a->begin + k];
+                v->right +=
+                    sluice_session_tokens(fork)[sluice_session_length(fork) - a->n + k] == ctx.tokens[a->begin + k];
             v->total += status >= 0 ? a->n : 0;
             sluice_session_close(fork);
         }
@@ -197,7 +201,8 @@ static int write_plot(const job *j, const sluice_calibration_info *info, sluice_
     return good ? SLUICE_OK : -8;
 }
 
-static void print_ini(const job *j, const sluice_calibration_info *info, const checked *list, int n, const checked *best) {
+static void print_ini(const job *j, const sluice_calibration_info *info, const checked *list, int n,
+                      const checked *best) {
     printf("; sluice calibrate %s: %lld rows measured on %lld prompts of %lld tokens\n", info->plugin,
            (long long)info->n_samples, (long long)j->prompts, (long long)j->length);
     for (int i = 0; info->key != NULL && i < info->n_choices; i++) {
@@ -226,8 +231,8 @@ static int calibrate(job *j, char *const *text, const size_t *bytes, sluice_erro
         list[i] = (checked){info.choices[i].value, info.choices[i].score, 0, 0};
         status = check(j, &info, text[0], bytes[0], &list[i], err);
         if (status >= 0) {
-            fprintf(stderr, "%s = %s: %lld of %lld answer tokens right\n", info.key, list[i].value, (long long)list[i].right,
-                    (long long)list[i].total);
+            fprintf(stderr, "%s = %s: %lld of %lld answer tokens right\n", info.key, list[i].value,
+                    (long long)list[i].right, (long long)list[i].total);
             if (best == NULL || list[i].right * best->total > best->right * list[i].total) /* equal: the better score */
                 best = &list[i];
         }
@@ -251,28 +256,31 @@ int cmd_calibrate(int argc, char **argv) {
     job j = {.prompts = 16, .tokens = 16, .checks = 3, .answers = 100, .needles = 20, .seed = 1};
     const char *words[MAX_TEXTS + 1];
     const option own[] = {
-        {"--text", "FILE", "plain text to measure on; further words on the line are more of them", OPT_TEXT, NULL, &j.texts[0]},
+        {"--text", "FILE", "plain text to measure on; further words on the line are more of them", OPT_TEXT, NULL,
+         &j.texts[0]},
         {"-o, --output", "FILE", "the file that the plugin reads (safetensors)", OPT_TEXT, NULL, &j.out},
         {"--plot", "FILE", "curves as SVG (default: the output's name and .svg)", OPT_TEXT, NULL, &j.plot},
         {"--length", "N", "tokens of a prompt (default: the context)", OPT_INT, NULL, &j.length},
-        {"--prompts", "N", "prompts; half of them running text, half with a question (default 16)", OPT_INT, NULL, &j.prompts},
+        {"--prompts", "N", "prompts; half of them running text, half with a question (default 16)", OPT_INT, NULL,
+         &j.prompts},
         {"--tokens", "N", "tokens decoded behind each, where the plugin looks at decoding (default 16)", OPT_INT, NULL,
          &j.tokens},
-        {"--check", "N", "best values to try on the retrieval task; 0: the score decides alone (default 3)", OPT_INT, NULL,
-         &j.checks},
+        {"--check", "N", "best values to try on the retrieval task; 0: the score decides alone (default 3)", OPT_INT,
+         NULL, &j.checks},
         {"--answers", "N", "answer tokens of each try at least (default 100)", OPT_INT, NULL, &j.answers},
         {"--needles", "N", "needles in each context (default 20)", OPT_INT, NULL, &j.needles},
         {"--seed", "N", "which needles (default 1)", OPT_INT, NULL, &j.seed},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
     };
-    int n = options_parse(argc, argv, "sluice calibrate PLUGIN --config FILE --text FILE ... -o FILE [options]", own, &j.c,
-                          words, MAX_TEXTS);
+    int n = options_parse(argc, argv, "sluice calibrate PLUGIN --config FILE --text FILE ... -o FILE [options]", own,
+                          &j.c, words, MAX_TEXTS);
     int good = n >= 1 && j.texts[0] != NULL && j.out != NULL && j.prompts >= 1 && j.tokens >= 1 && j.checks >= 0 &&
                j.checks <= MAX_CHECKS && j.needles >= 1 && j.needles <= NEEDLES_MAX;
     if (n < 0 || j.c.help || !good) {
         if (n >= 0 && !j.c.help)
             fprintf(stderr,
-                    "sluice: calibrate needs a plugin's name, --text FILE and -o FILE; --prompts and --tokens from 1, --check "
+                    "sluice: calibrate needs a plugin's name, --text FILE and -o FILE; --prompts and --tokens from 1, "
+                    "--check "
                     "0 to %d, --needles 1 to %d\n",
                     MAX_CHECKS, NEEDLES_MAX);
         options_free(&j.c);

@@ -5,7 +5,8 @@
 
 enum { WIDTH = 760, HEIGHT = 440, LEFT = 70, RIGHT = 200, TOP = 40, BOTTOM = 55, TICKS = 5 };
 
-static const char *const colours[] = {"#555555", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b"};
+static const char *const colours[] = {"#555555", "#1f77b4", "#d62728", "#2ca02c",
+                                      "#9467bd", "#ff7f0e", "#17becf", "#8c564b"};
 
 typedef struct range {
     double lo, hi;
@@ -20,8 +21,12 @@ static void widen(range *r, double v) {
     r->hi = v > r->hi ? v : r->hi;
 }
 
-static double px(const frame *f, double x) { return LEFT + (x - f->x.lo) / (f->x.hi - f->x.lo) * (WIDTH - LEFT - RIGHT); }
-static double py(const frame *f, double y) { return HEIGHT - BOTTOM - (y - f->y.lo) / (f->y.hi - f->y.lo) * (HEIGHT - TOP - BOTTOM); }
+static double px(const frame *f, double x) {
+    return LEFT + (x - f->x.lo) / (f->x.hi - f->x.lo) * (WIDTH - LEFT - RIGHT);
+}
+static double py(const frame *f, double y) {
+    return HEIGHT - BOTTOM - (y - f->y.lo) / (f->y.hi - f->y.lo) * (HEIGHT - TOP - BOTTOM);
+}
 
 static void text(FILE *f, double x, double y, const char *how, const char *s) {
     fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, how);
@@ -43,7 +48,8 @@ static void axes(FILE *f, const frame *a, const char *x_label, const char *y_lab
         double y = a->y.lo + (a->y.hi - a->y.lo) * i / TICKS;
         snprintf(label, sizeof label, "%.3g", y);
         text(f, LEFT - 8, py(a, y) + 4, "text-anchor=\"end\"", label);
-        fprintf(f, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n", LEFT, WIDTH - RIGHT, py(a, y), py(a, y));
+        fprintf(f, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>\n", LEFT, WIDTH - RIGHT,
+                py(a, y), py(a, y));
     }
     double step = ceil((a->x.hi - a->x.lo) / 12);
     for (double x = a->x.lo; x <= a->x.hi; x += step > 0 ? step : 1) {
@@ -72,7 +78,8 @@ int svg_plot(FILE *f, const char *title, const char *x_label, const char *y_labe
     a.x.hi += a.x.hi == a.x.lo;
     a.y.hi += a.y.hi == a.y.lo;
     fprintf(f,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+            "font-size=\"12\">\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
             WIDTH, HEIGHT);
     text(f, LEFT, 24, "font-size=\"15\"", title);
@@ -88,8 +95,8 @@ int svg_plot(FILE *f, const char *title, const char *x_label, const char *y_labe
             if (isfinite(curves[i].x[k]) && isfinite(curves[i].y[k]))
                 fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", px(&a, curves[i].x[k]),
                         py(&a, curves[i].y[k]), colour);
-        fprintf(f, "<line x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\" stroke=\"%s\" stroke-width=\"2\"/>\n", WIDTH - RIGHT + 12,
-                WIDTH - RIGHT + 32, TOP + 12 + 20 * i, TOP + 12 + 20 * i, colour);
+        fprintf(f, "<line x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\" stroke=\"%s\" stroke-width=\"2\"/>\n",
+                WIDTH - RIGHT + 12, WIDTH - RIGHT + 32, TOP + 12 + 20 * i, TOP + 12 + 20 * i, colour);
         text(f, WIDTH - RIGHT + 38, TOP + 16 + 20 * i, "", curves[i].name);
     }
     fputs("</svg>\n", f);

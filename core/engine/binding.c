@@ -315,8 +315,7 @@ int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most) {
         const bound *c = &b->list[i];
         const sl_attention *attention = strcmp(c->choice->scope.role, "attention") == 0 ? c->table : NULL;
         const sl_work_source *source =
-            c->shared ? NULL
-                      : sli_instance_table(c->instance, SL_WORK_SOURCE_ID, SL_FIELD_END(sl_work_source, work));
+            c->shared ? NULL : sli_instance_table(c->instance, SL_WORK_SOURCE_ID, SL_FIELD_END(sl_work_source, work));
         sli_source_fn fn = {c->instance->self, source != NULL ? source->work : NULL};
         if (fn.work == NULL && attention != NULL && SL_HAS_FN(attention, sl_attention, work))
             fn.work = attention->work;

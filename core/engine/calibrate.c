@@ -1,4 +1,5 @@
-/* Calibration: a plugin measures while the engine computes; what it found is copied, and written as a safetensors file. */
+/* Calibration: a plugin measures while the engine computes; what it found is copied, and written as a safetensors file.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -120,8 +121,8 @@ static sl_status find(const sluice_engine *e, const char *plugin, sl_instance **
                       const char **section, sl_error *err) {
     int chosen;
     const void *table = NULL;
-    *self = sli_binding_find(e->target_plugins, plugin, SL_CALIBRATE_ID, SL_FIELD_END(sl_calibrate, finish), &table, section,
-                             &chosen);
+    *self = sli_binding_find(e->target_plugins, plugin, SL_CALIBRATE_ID, SL_FIELD_END(sl_calibrate, finish), &table,
+                             section, &chosen);
     *api = table;
     if (*self != NULL)
         return SL_OK;
@@ -140,7 +141,8 @@ int sluice_calibrate_begin(sluice_engine *e, const char *plugin, int *sees, slui
         s = api->begin(self, &stages, &err);
     if (s < 0)
         return sli_api_fail(&err, s, error);
-    *sees = (stages & SL_STAGE_PREFILL ? SLUICE_SEES_PROMPTS : 0) | (stages & SL_STAGE_DECODE ? SLUICE_SEES_DECODING : 0);
+    *sees =
+        (stages & SL_STAGE_PREFILL ? SLUICE_SEES_PROMPTS : 0) | (stages & SL_STAGE_DECODE ? SLUICE_SEES_DECODING : 0);
     return SLUICE_OK;
 }
 
@@ -200,8 +202,8 @@ static char *header_of(const sluice_calibration *c, const char *value) {
         for (uint32_t d = 0; d < t->desc.ndim; d++)
             json_array_append_new(shape, json_integer(t->desc.shape[d]));
         bad |= json_object_set_new(root, t->name,
-                                   json_pack("{s:s, s:o, s:[I, I]}", "dtype", sl_dtype_name(t->desc.dtype), "shape", shape,
-                                             "data_offsets", (json_int_t)at, (json_int_t)(at + t->bytes)));
+                                   json_pack("{s:s, s:o, s:[I, I]}", "dtype", sl_dtype_name(t->desc.dtype), "shape",
+                                             shape, "data_offsets", (json_int_t)at, (json_int_t)(at + t->bytes)));
         at += t->bytes;
     }
     char *text = bad ? NULL : json_dumps(root, JSON_COMPACT);

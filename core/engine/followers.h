@@ -1,4 +1,5 @@
-/* followers.h - attention plugins that keep something beside the cache ("sl.attention.kv/1"), told what happens to it. */
+/* followers.h - attention plugins that keep something beside the cache ("sl.attention.kv/1"), told what happens to it.
+ */
 #ifndef SLUICE_CORE_FOLLOWERS_H
 #define SLUICE_CORE_FOLLOWERS_H
 

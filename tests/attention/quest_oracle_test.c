@@ -1,6 +1,6 @@
 /* quest's pages and what layers make of them, against an oracle in double precision: a naive softmax over exactly the
- * tokens of the pages that the bounds say. Keys and values come out of the cache, queries and results out of the running
- * model. Pages of one token, the first and the last token of a page, a planted needle. */
+ * tokens of the pages that the bounds say. Keys and values come out of the cache, queries and results out of the
+ * running model. Pages of one token, the first and the last token of a page, a planted needle. */
 #include "tidal_rig.h"
 
 enum { LAYERS = 6, H = 4, K = 2, G = H / K, D = 64, MAX_N = 160 }; /* models/tiny */

@@ -176,7 +176,8 @@ static void shared_lists(void **state) {
         rig_step(e, &all[2], 1, NULL, other);
         assert_true(rig_same(other, got + 7 * RIG_VOCAB, 4));
         sluice_close(e);
-        e = open_with(some[m], "attention.verify_select=shared|attention.token_budget=160|speculation.plugin=prompt_lookup");
+        e = open_with(some[m],
+                      "attention.verify_select=shared|attention.token_budget=160|speculation.plugin=prompt_lookup");
         seq = rig_prompt(e, text, 150);
         rig_step(e, &(rig_rows){seq, 150, SL_STAGE_VERIFY, text + 150, NULL, 6}, 1, NULL, other);
         assert_true(rig_same(dense, other, 6));
@@ -215,7 +216,8 @@ static void chunks_and_stages_change_nothing(void **state) {
     int32_t seq = rig_seq(e);
     static const int32_t cuts[] = {0, 1, 2, 31, 47, 64, 65, 149, 150};
     for (int i = 0; i < 8; i++)
-        rig_step(e, &(rig_rows){seq, cuts[i], SL_STAGE_PREFILL, text + cuts[i], NULL, cuts[i + 1] - cuts[i]}, 1, NULL, NULL);
+        rig_step(e, &(rig_rows){seq, cuts[i], SL_STAGE_PREFILL, text + cuts[i], NULL, cuts[i + 1] - cuts[i]}, 1, NULL,
+                 NULL);
     rig_decode(e, seq, 150, text + 150, 6, other);
     assert_true(rig_same(got, other, 6));
     sluice_close(e);
@@ -262,8 +264,9 @@ static void generate(sluice_engine *e, int together, heard *h) {
 
 static void drafters_and_batches_change_nothing(void **state) {
     (void)state;
-    static const char *const with[] = {"speculation.plugin=prompt_lookup|speculation.ngram_min=1|speculation.full_window=no",
-                                       "speculation.plugin=token_recycling", "speculation.plugin=sps"};
+    static const char *const with[] = {
+        "speculation.plugin=prompt_lookup|speculation.ngram_min=1|speculation.full_window=no",
+        "speculation.plugin=token_recycling", "speculation.plugin=sps"};
     static heard plain, now;
     sluice_engine *e = open_with(modes[0], "engine.validate=yes");
     generate(e, 0, &plain);
@@ -277,8 +280,10 @@ static void drafters_and_batches_change_nothing(void **state) {
         char sets[800];
         snprintf(sets, sizeof sets, "%s", with[d]);
         if (d == 2) /* the drafter's own model is sparse, too */
-            snprintf(sets, sizeof sets, "%s|draft.model.path=%s/models/tiny|draft.attention.plugin=quest|"
-                     "draft.attention.page_size=4|draft.attention.token_budget=16", with[d], getenv("SLUICE_SOURCE"));
+            snprintf(sets, sizeof sets,
+                     "%s|draft.model.path=%s/models/tiny|draft.attention.plugin=quest|"
+                     "draft.attention.page_size=4|draft.attention.token_budget=16",
+                     with[d], getenv("SLUICE_SOURCE"));
         e = open_with(modes[0], sets);
         for (int together = 0; together < 2; together++) {
             sluice_reset_stats(e);
@@ -379,12 +384,18 @@ static void wrong_settings_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(covering_everything_is_dense),   cmocka_unit_test(budgets_have_a_floor),
-        cmocka_unit_test(chain_equals_single_steps),      cmocka_unit_test(tree_paths_equal_single_steps),
-        cmocka_unit_test(kept_paths_are_summarised),      cmocka_unit_test(shared_lists),
-        cmocka_unit_test(mixed_steps_change_nothing),     cmocka_unit_test(chunks_and_stages_change_nothing),
-        cmocka_unit_test(drafters_and_batches_change_nothing), cmocka_unit_test(forks_and_cuts_leave_nothing),
-        cmocka_unit_test(loaded_sessions_go_on),          cmocka_unit_test(memory_is_what_the_readme_says),
+        cmocka_unit_test(covering_everything_is_dense),
+        cmocka_unit_test(budgets_have_a_floor),
+        cmocka_unit_test(chain_equals_single_steps),
+        cmocka_unit_test(tree_paths_equal_single_steps),
+        cmocka_unit_test(kept_paths_are_summarised),
+        cmocka_unit_test(shared_lists),
+        cmocka_unit_test(mixed_steps_change_nothing),
+        cmocka_unit_test(chunks_and_stages_change_nothing),
+        cmocka_unit_test(drafters_and_batches_change_nothing),
+        cmocka_unit_test(forks_and_cuts_leave_nothing),
+        cmocka_unit_test(loaded_sessions_go_on),
+        cmocka_unit_test(memory_is_what_the_readme_says),
         cmocka_unit_test(wrong_settings_are_refused),
     };
     return cmocka_run_group_tests_name("quest", tests, take_text, NULL);

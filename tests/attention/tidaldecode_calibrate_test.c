@@ -1,5 +1,5 @@
-/* What tidaldecode measures, against an oracle: exact top-k sets of every layer, from the running model's own queries and
- * keys. While it measures, it is dense. */
+/* What tidaldecode measures, against an oracle: exact top-k sets of every layer, from the running model's own queries
+ * and keys. While it measures, it is dense. */
 #include "sluice/calibrate.h"
 
 #include "tidal_rig.h"
@@ -23,8 +23,15 @@ static void decode(sluice_engine *e, float *logits) {
     rig_step(e, &(rig_rows){seq, N - 1, SL_STAGE_DECODE, text + N - 1, NULL, 1}, 1, &pass, logits);
     for (int32_t l = 0; l < LAYERS; l++) {
         const sli_store *store = e->target.layers[l].store;
-        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy), .lane = e->target.lane, .buffer = keys[l], .end = N,
-                           .bytes = sizeof keys[l], .layer = l, .seq = seq, .direction = SL_COPY_EXPORT, .dtype = SL_F32};
+        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                           .lane = e->target.lane,
+                           .buffer = keys[l],
+                           .end = N,
+                           .bytes = sizeof keys[l],
+                           .layer = l,
+                           .seq = seq,
+                           .direction = SL_COPY_EXPORT,
+                           .dtype = SL_F32};
         assert_int_equal(store->api->copy_rows(store->self, &copy, NULL), SL_OK);
     }
 }
@@ -67,8 +74,8 @@ static void recall_equals_the_oracle(void **state) {
     const void *table;
     const char *section;
     int chosen;
-    sl_instance *self = sli_binding_find(e->target_plugins, "tidaldecode", SL_CALIBRATE_ID, SL_SIZE(sl_calibrate), &table,
-                                         &section, &chosen);
+    sl_instance *self = sli_binding_find(e->target_plugins, "tidaldecode", SL_CALIBRATE_ID, SL_SIZE(sl_calibrate),
+                                         &table, &section, &chosen);
     assert_non_null(self);
     const sl_calibrate *api = table;
     const sl_calibrate_report *r;

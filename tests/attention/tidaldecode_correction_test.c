@@ -1,5 +1,5 @@
-/* tidaldecode's cache correction in the engine: corrected rows are those that a dense pass writes, bit by bit; forks keep
- * their own; cuts and endings in the middle of it; drafts beside it. */
+/* tidaldecode's cache correction in the engine: corrected rows are those that a dense pass writes, bit by bit; forks
+ * keep their own; cuts and endings in the middle of it; drafts beside it. */
 #include "tidal_rig.h"
 
 enum { LAYERS = 6, K = 2, D = 64, PROMPT = 60, MAX_N = 700, ROW = K * D, LAYER_FLOATS = 2 * MAX_N * ROW };
@@ -91,14 +91,15 @@ static int take_text(void **state) {
     return 0;
 }
 
-/* The first 256 sparse steps end at token 316 (60 of prompt, the first token comes from it); behind it come the steps in
- * which the correction runs. */
+/* The first 256 sparse steps end at token 316 (60 of prompt, the first token comes from it); behind it come the steps
+ * in which the correction runs. */
 static void corrected_rows_are_dense_rows(void **state) {
     (void)state;
     for (int drafts = 0; drafts < 2; drafts++) {
         char sets[512];
         temperature = drafts;
-        const char *more = drafts ? "speculation.plugin=prompt_lookup|speculation.ngram_min=1" : "speculation.plugin=none";
+        const char *more =
+            drafts ? "speculation.plugin=prompt_lookup|speculation.ngram_min=1" : "speculation.plugin=none";
         snprintf(sets, sizeof sets, SPARSE "%s", more);
         sluice_engine *e = rig_open(sets);
         sluice_session *s = prompt(e, PROMPT);
@@ -117,7 +118,8 @@ static void corrected_rows_are_dense_rows(void **state) {
         }
         generate(e, &s, 1, drafts ? 370 : 12);
         if (clean(e, s, s->n_kv) < PROMPT + 256)
-            fail_msg("%lld of %lld rows are clean (drafts: %d)", (long long)clean(e, s, s->n_kv), (long long)s->n_kv, drafts);
+            fail_msg("%lld of %lld rows are clean (drafts: %d)", (long long)clean(e, s, s->n_kv), (long long)s->n_kv,
+                     drafts);
         assert_true(counter(e, "rows_corrected") >= 256);
         assert_true(clean(e, s, s->n_kv) < s->n_kv); /* what came meanwhile waits for the next time */
         sluice_stats stats;
@@ -194,7 +196,8 @@ static void wrong_settings_are_refused(void **state) {
     refused(SPARSE "attention.correction_chunk=64", "for correction_period > 0 only");
     snprintf(sets, sizeof sets,
              "speculation.plugin=sps|draft.model.path=%s/models/tiny|draft.attention.plugin=tidaldecode|"
-             "draft.attention.token_budget=32|draft.attention.correction_period=256", getenv("SLUICE_SOURCE"));
+             "draft.attention.token_budget=32|draft.attention.correction_period=256",
+             getenv("SLUICE_SOURCE"));
     refused(sets, "a draft model's rows are not corrected");
 }
 

@@ -18,7 +18,8 @@ static void prints_writes_and_draws(void **state) {
     char file[PATH_MAX], set[PATH_MAX + 64], svg_path[PATH_MAX + 8];
     size_t n;
     snprintf(file, sizeof file, "%s", e2e_temp("tidal.safetensors"));
-    cli_result r = cli_good(CLI("calibrate", "tidaldecode", TIDAL, ARGS, "--check", "2", "--answers", "20", "-o", file), NULL);
+    cli_result r =
+        cli_good(CLI("calibrate", "tidaldecode", TIDAL, ARGS, "--check", "2", "--answers", "20", "-o", file), NULL);
     /* ten decode steps (the first token of each six comes from the prompt), four possible values, two of them tried */
     assert_non_null(strstr(r.out, "; sluice calibrate tidaldecode: 10 rows measured on 2 prompts of 400 tokens\n"));
     assert_int_equal(count(r.out, "; reselect_layers = "), 4);
@@ -50,9 +51,11 @@ static void prints_writes_and_draws(void **state) {
     snprintf(set, sizeof set, "attention.calibration=%s", file);
     r = cli_good(CLI("config", "check", "-m", tiny, TIDAL, "--set", set), NULL);
     cli_free(&r);
-    cli_result a = cli_good(CLI("run", "-m", tiny, TIDAL, "--set", set, "-f", text, "-n", "8", "-q", "-c", "2048"), NULL);
+    cli_result a =
+        cli_good(CLI("run", "-m", tiny, TIDAL, "--set", set, "-f", text, "-n", "8", "-q", "-c", "2048"), NULL);
     snprintf(set, sizeof set, "attention.reselect_layers=%s", value);
-    cli_result b = cli_good(CLI("run", "-m", tiny, TIDAL, "--set", set, "-f", text, "-n", "8", "-q", "-c", "2048"), NULL);
+    cli_result b =
+        cli_good(CLI("run", "-m", tiny, TIDAL, "--set", set, "-f", text, "-n", "8", "-q", "-c", "2048"), NULL);
     assert_string_equal(a.out, b.out);
     cli_free(&a);
     cli_free(&b);

@@ -19,8 +19,8 @@ typedef struct fake {
 static fake told;
 static int32_t text[400];
 
-static sl_status work(sl_instance *self, const sl_work_result *const *results, int32_t n_results, const sl_work *const **works,
-                      int32_t *n_works) {
+static sl_status work(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
+                      const sl_work *const **works, int32_t *n_works) {
     (void)self;
     told.asked++;
     told.in_order = 1;
@@ -183,8 +183,9 @@ static void what_ended_or_was_cut_is_told(void **state) {
 static void overwriting_the_same_changes_nothing(void **state) {
     (void)state;
     static float want[8 * RIG_VOCAB], got[8 * RIG_VOCAB];
-    static const char *const with[] = {"attention.plugin=dense", "attention.plugin=quest|attention.page_size=8|attention.token_budget=32",
-                                       "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=4"};
+    static const char *const with[] = {
+        "attention.plugin=dense", "attention.plugin=quest|attention.page_size=8|attention.token_budget=32",
+        "attention.plugin=tidaldecode|attention.token_budget=32|attention.reselect_layers=4"};
     for (int i = 0; i < 3; i++) {
         sluice_engine *e = open_with(with[i]);
         sluice_session *s = prompt(e, 120), *fork;
@@ -209,9 +210,12 @@ static void overwriting_the_same_changes_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(items_in_the_step_are_answered_at_once), cmocka_unit_test(the_background_takes_one_piece_a_step),
-        cmocka_unit_test(overwriting_is_checked),                 cmocka_unit_test(policies_and_overwriting_do_not_meet),
-        cmocka_unit_test(what_ended_or_was_cut_is_told),          cmocka_unit_test(overwriting_the_same_changes_nothing),
+        cmocka_unit_test(items_in_the_step_are_answered_at_once),
+        cmocka_unit_test(the_background_takes_one_piece_a_step),
+        cmocka_unit_test(overwriting_is_checked),
+        cmocka_unit_test(policies_and_overwriting_do_not_meet),
+        cmocka_unit_test(what_ended_or_was_cut_is_told),
+        cmocka_unit_test(overwriting_the_same_changes_nothing),
     };
     return cmocka_run_group_tests_name("sources", tests, NULL, NULL);
 }

@@ -1,9 +1,9 @@
 /* quest - upper bounds of pages say where a query's large scores can be; only those pages are attended to.
  *
- * "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference", arXiv 2406.10774, section 3. For each page of P
- * tokens and KV head the largest and smallest value of each channel of the keys are kept. At decode the sum of
- * max(q most, q least) bounds the score of q with any key of the page; each head attends to the pages with the largest
- * bounds and to the page that is being written. The cache keeps everything, prompts and the first layers are dense. */
+ * "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference", arXiv 2406.10774, section 3. For each page of
+ * P tokens and KV head the largest and smallest value of each channel of the keys are kept. At decode the sum of max(q
+ * most, q least) bounds the score of q with any key of the page; each head attends to the pages with the largest bounds
+ * and to the page that is being written. The cache keeps everything, prompts and the first layers are dense. */
 #include "quest.h"
 
 #include <inttypes.h>
@@ -109,8 +109,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     self->max_pages = max_tokens / self->page + 1;
     /* decoding rows, and nodes of trees; trees that a drafter has computed as work may be larger than its drafts */
     self->max_units = limits->max_seqs * tree < limits->max_rows ? limits->max_seqs * tree : limits->max_rows;
-    self->max_units =
-        tree > 1 && self->max_units < SL_MAX_TREE_NODES ? SL_MAX_TREE_NODES : self->max_units;
+    self->max_units = tree > 1 && self->max_units < SL_MAX_TREE_NODES ? SL_MAX_TREE_NODES : self->max_units;
     int64_t row = self->max_groups * self->max_pages, most = SCORE_BYTES / (int64_t)sizeof(float);
     self->score_floats = row * self->max_units < most ? row * self->max_units : row > most ? row : most;
     int64_t n_lists = (self->max_units > limits->max_seqs ? self->max_units : limits->max_seqs) * self->max_groups;
@@ -125,11 +124,11 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
                               .max_tokens = max_tokens,
                               .max_seqs = limits->max_seqs};
     sl_status s = quest_meta_create(&self->meta);
-    self->token = self->mem->alloc(self->host, SL_DEVICE_CPU,
-                                   self->max_units * self->max_groups * longest * (int64_t)sizeof(int32_t), 64,
-                                   SL_MEM_PLUGIN);
-    self->begin = self->mem->alloc(self->host, SL_DEVICE_CPU, (n_lists + 1) * (int64_t)sizeof(int64_t), 64,
-                                   SL_MEM_PLUGIN);
+    self->token =
+        self->mem->alloc(self->host, SL_DEVICE_CPU,
+                         self->max_units * self->max_groups * longest * (int64_t)sizeof(int32_t), 64, SL_MEM_PLUGIN);
+    self->begin =
+        self->mem->alloc(self->host, SL_DEVICE_CPU, (n_lists + 1) * (int64_t)sizeof(int64_t), 64, SL_MEM_PLUGIN);
     if (s < 0 || self->token == NULL || self->begin == NULL) {
         deactivate(self);
         return sl_fail(err, SL_E_NO_MEMORY, "quest: no memory for %" PRId64 " lists of %" PRId64 " tokens", n_lists,
@@ -168,14 +167,16 @@ static sl_status told_layout(sl_instance *self, int32_t layer, const sl_kv_layou
     if (self->meta_type != QUEST_KV || !self->sparse[layer])
         return SL_OK;
     if (layout->dtype != SL_F32 && layout->dtype != SL_F16 && layout->dtype != SL_BF16)
-        return sl_fail(err, SL_E_INVALID, "quest: meta_dtype = kv: the store keeps rows that are neither f32, f16 nor bf16");
+        return sl_fail(err, SL_E_INVALID,
+                       "quest: meta_dtype = kv: the store keeps rows that are neither f32, f16 nor bf16");
     self->dtype[layer] = layout->dtype;
     return SL_OK;
 }
 
 static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {
     sl_status s = quest_meta_open(&self->meta, seq, parent, upto);
-    return s < 0 ? sl_fail(err, s, "quest: no bounds for sequence %d (parent %d at %" PRId64 " tokens)", seq, parent, upto)
+    return s < 0 ? sl_fail(err, s, "quest: no bounds for sequence %d (parent %d at %" PRId64 " tokens)", seq, parent,
+                           upto)
                  : SL_OK;
 }
 
@@ -183,8 +184,10 @@ static void seq_close(sl_instance *self, int32_t seq) { quest_meta_close(&self->
 
 static sl_status seq_grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {
     sl_status s = quest_meta_grow(&self->meta, seq, n_tokens);
-    return s < 0 ? sl_fail(err, s, "quest: no memory for the bounds of %" PRId64 " tokens (%" PRId64 " bytes for each %" PRId64
-                           " of them)", n_tokens, self->meta.block_bytes, self->page * QUEST_BLOCK_PAGES)
+    return s < 0 ? sl_fail(err, s,
+                           "quest: no memory for the bounds of %" PRId64 " tokens (%" PRId64 " bytes for each %" PRId64
+                           " of them)",
+                           n_tokens, self->meta.block_bytes, self->page * QUEST_BLOCK_PAGES)
                  : SL_OK;
 }
 
@@ -216,7 +219,8 @@ PARAM(page_size, SL_PARAM_INT, "16", NULL, 1, 64, 0, "tokens of a page, which is
 PARAM(token_budget, SL_PARAM_INT, "1024", NULL, 1, 1 << 24, 0,
       "tokens of the pages that a query attends to, the page being written included; a multiple of page_size");
 PARAM(dense_layers, SL_PARAM_INT, "2", NULL, 0, 1 << 16, 0, "leading layers that attend to everything");
-PARAM(min_pages, SL_PARAM_INT, "3", NULL, 1, 1 << 20, 0, "pages that are attended to at least, however small the budget");
+PARAM(min_pages, SL_PARAM_INT, "3", NULL, 1, 1 << 20, 0,
+      "pages that are attended to at least, however small the budget");
 PARAM(force_last, SL_PARAM_BOOL, "yes", NULL, 1, 0, SL_PARAM_EXPERT,
       "the page being written is always in; no: it competes with the others");
 PARAM(select_heads, SL_PARAM_ENUM, "kv_group", head_modes, 1, 0, 0,
@@ -225,10 +229,10 @@ PARAM(meta_dtype, SL_PARAM_ENUM, "f16", meta_types, 1, 0, 0,
       "type of the bounds, rounded outward; kv: that of the stored keys, then they are exact");
 PARAM(verify_select, SL_PARAM_ENUM, "row", verify_modes, 1, 0, 0,
       "draft trees: pages of each row, as step by step; or shared by the rows of a sequence, which changes the output");
-static const sl_param_def *const params[] = {&page_size,  &token_budget, &dense_layers, &min_pages,    &force_last,
-                                             &select_heads, &meta_dtype, &verify_select, NULL};
+static const sl_param_def *const params[] = {&page_size,    &token_budget, &dense_layers,  &min_pages, &force_last,
+                                             &select_heads, &meta_dtype,   &verify_select, NULL};
 static const char *const roles[] = {"attention", NULL};
-static const char *const needs[] = {SL_OPS_ID,     SL_MEM_ID,      SL_SCRATCH_ID,     SL_THREADS_ID,
+static const char *const needs[] = {SL_OPS_ID,      SL_MEM_ID,          SL_SCRATCH_ID,      SL_THREADS_ID,
                                     "sl.kv.rows/1", "sl.kv.truncate/1", SL_ATTENTION_KV_ID, NULL};
 static const char *const wants[] = {SL_METRICS_ID, NULL};
 static const char *const provides[] = {NULL};

@@ -7,7 +7,7 @@
 
 #include "quest_meta.h"
 
-enum { QUEST_QUERY = 0, QUEST_KV_GROUP = 1 };       /* select_heads */
+enum { QUEST_QUERY = 0, QUEST_KV_GROUP = 1 };           /* select_heads */
 enum { QUEST_VERIFY_ROW = 0, QUEST_VERIFY_SHARED = 1 }; /* verify_select */
 enum { QUEST_F16 = 0, QUEST_F32 = 1, QUEST_KV = 2 };    /* meta_dtype */
 
@@ -22,8 +22,8 @@ struct sl_instance {
     int64_t page;       /* P */
     int64_t most_pages; /* Kp, the page that is being written included */
     int force_last, heads, verify, meta_type;
-    uint8_t *sparse;    /* [n_layers] 1: the layer selects */
-    sl_dtype *dtype;    /* [n_layers] of its bounds */
+    uint8_t *sparse; /* [n_layers] 1: the layer selects */
+    sl_dtype *dtype; /* [n_layers] of its bounds */
 
     /* From activate on. */
     quest_meta meta;

@@ -1,10 +1,10 @@
-/* quest_meta.h - what is kept beside the cache: for each layer, KV head and page of P tokens the largest and the smallest
- * value of every channel of its keys.
+/* quest_meta.h - what is kept beside the cache: for each layer, KV head and page of P tokens the largest and the
+ * smallest value of every channel of its keys.
  *
- * Only committed rows are summarised, from the keys as the store holds them, so rejected drafts never get in. Bounds live
- * in blocks of a few pages of all layers, which forks share; a block is written only where one sequence holds it. Rounding
- * to the kept type is outward, and does not depend on the order in which keys came: bounds made of a prompt at once, token
- * by token, or anew after a cut are the same bits. */
+ * Only committed rows are summarised, from the keys as the store holds them, so rejected drafts never get in. Bounds
+ * live in blocks of a few pages of all layers, which forks share; a block is written only where one sequence holds it.
+ * Rounding to the kept type is outward, and does not depend on the order in which keys came: bounds made of a prompt at
+ * once, token by token, or anew after a cut are the same bits. */
 #ifndef QUEST_META_H
 #define QUEST_META_H
 
@@ -56,9 +56,7 @@ sl_status quest_meta_grow(quest_meta *m, int32_t seq, int64_t n_tokens);
 void quest_meta_cut(quest_meta *m, int32_t seq, int32_t layer, int64_t n);
 
 /* Tokens of a sequence that stand in the bounds of a layer, and how many of `n` could: there are blocks of its own. */
-static inline int64_t quest_meta_done(const quest_meta *m, int32_t seq, int32_t layer) {
-    return m->seqs[seq].n[layer];
-}
+static inline int64_t quest_meta_done(const quest_meta *m, int32_t seq, int32_t layer) { return m->seqs[seq].n[layer]; }
 int64_t quest_meta_room(const quest_meta *m, int32_t seq, int32_t layer, int64_t n);
 
 /* Takes key [D] of token t into the bounds of one head. Tokens come in order, from quest_meta_done on; several heads at

@@ -1,5 +1,5 @@
-/* Bounds of pages on plain arrays: above every score, by brute force; the same bits however they came about; forks, cuts
- * and memory. */
+/* Bounds of pages on plain arrays: above every score, by brute force; the same bits however they came about; forks,
+ * cuts and memory. */
 #include "test_host.h"
 
 #include "device/cpu/cpu_ops.h"
@@ -11,7 +11,8 @@
 enum { K = 2, D = 20, LAYERS = 3, P = 8, MAX = 4 * P * QUEST_BLOCK_PAGES };
 
 static test_host host;
-static sl_layer_info layer_info = {.struct_size = SL_SIZE(sl_layer_info), .n_heads = 4, .n_kv_heads = K, .head_dim = D, .v_head_dim = D};
+static sl_layer_info layer_info = {
+    .struct_size = SL_SIZE(sl_layer_info), .n_heads = 4, .n_kv_heads = K, .head_dim = D, .v_head_dim = D};
 static const sl_layer_info *infos[] = {&layer_info, &layer_info, &layer_info};
 static const sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .layers = infos, .n_layers = LAYERS};
 static const uint8_t kept[] = {0, 1, 1};
@@ -21,8 +22,15 @@ static void make(quest_meta *m, sl_dtype type) {
     test_host_init(&host);
     for (int l = 0; l < LAYERS; l++)
         dtype[l] = type;
-    *m = (quest_meta){.host = &host.host, .mem = &host.mem, .ops = &sli_ops_cpu, .model = &model, .kept = kept,
-                      .dtype = dtype, .page = P, .max_tokens = MAX, .max_seqs = 4};
+    *m = (quest_meta){.host = &host.host,
+                      .mem = &host.mem,
+                      .ops = &sli_ops_cpu,
+                      .model = &model,
+                      .kept = kept,
+                      .dtype = dtype,
+                      .page = P,
+                      .max_tokens = MAX,
+                      .max_seqs = 4};
     assert_int_equal(quest_meta_create(m), SL_OK);
 }
 
@@ -135,8 +143,8 @@ static void a_page_of_one_key_is_exact(void **state) {
 
 static void rounding_is_outward_and_idle_on_what_fits(void **state) {
     (void)state;
-    static const float some[] = {0, -0.0f, 1, -1, 1.0001f, -1.0001f, 65504, 65505, 1e6f, -1e6f, 1e-8f, -1e-8f, 3e38f, -3e38f,
-                                 1e-41f, 6.1e-5f, -5.96e-8f, 2048.5f, -2049};
+    static const float some[] = {0,     -0.0f,  1,     -1,     1.0001f, -1.0001f, 65504,     65505,   1e6f, -1e6f,
+                                 1e-8f, -1e-8f, 3e38f, -3e38f, 1e-41f,  6.1e-5f,  -5.96e-8f, 2048.5f, -2049};
     for (size_t i = 1; i < 3; i++)
         for (size_t k = 0; k < sizeof some / sizeof *some; k++) {
             float x[2] = {some[k], some[k]}, again[2];

@@ -18,15 +18,15 @@ typedef struct call {
     const sl_select *args;
     const sl_batch *b;
     int64_t H, K, G, D;
-    int64_t groups;     /* lists of a unit */
-    int32_t first_at;   /* place of the first sequence */
+    int64_t groups;   /* lists of a unit */
+    int32_t first_at; /* place of the first sequence */
     int by_seq;
     int64_t n_units;
     /* A block of units. */
     int64_t unit_begin, unit_end;
     int64_t stride, n_chunks;
-    float *scores; /* [units of the block, groups, stride] */
-    int32_t *ids;  /* [units of the block, groups, k] */
+    float *scores;  /* [units of the block, groups, stride] */
+    int32_t *ids;   /* [units of the block, groups, k] */
     uint8_t *marks; /* [max_pages] */
 } call;
 
@@ -51,7 +51,8 @@ void quest_scratch_need(const sl_instance *self, int64_t *bytes, int64_t *bytes_
 
 /* ---- the view -------------------------------------------------------------------------------------------------- */
 
-/* The segment that holds the keys of a head; NULL: none does, or not as one run of plain rows, or tokens are missing. */
+/* The segment that holds the keys of a head; NULL: none does, or not as one run of plain rows, or tokens are missing.
+ */
 static const sl_segment *segment_of(const sl_seq_view *view, int64_t head, int64_t n_past) {
     const sl_segment *found = NULL;
     for (int32_t i = 0; i < view->n_segments; i++) {
@@ -110,8 +111,8 @@ static void add_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     }
 }
 
-/* Committed tokens that are not yet in the bounds of this layer. Rows at or behind n_past are computed (again): what the
- * bounds say about them is old. */
+/* Committed tokens that are not yet in the bounds of this layer. Rows at or behind n_past are computed (again): what
+ * the bounds say about them is old. */
 static void catch_up(const call *c, int32_t at) {
     sl_instance *self = c->self;
     int32_t seq = c->b->seq[at], layer = c->args->layer;

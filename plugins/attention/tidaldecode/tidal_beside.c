@@ -14,7 +14,7 @@ sl_status tidal_commit(sl_instance *self, const sl_commit *commit) {
 }
 
 sl_status tidal_work(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
-                      const sl_work *const **works, int32_t *n_works) {
+                     const sl_work *const **works, int32_t *n_works) {
     int64_t n_done = 0;
     *n_works = 0;
     if (self->correction_period > 0)
@@ -52,11 +52,11 @@ static void seq_truncate(sl_instance *self, int32_t seq, int64_t n) {
 }
 
 const sl_attention_kv tidal_kv = {.struct_size = SL_SIZE(sl_attention_kv),
-                                       .layout = told_layout,
-                                       .open = seq_open,
-                                       .close = seq_close,
-                                       .grow = seq_grow,
-                                       .truncate = seq_truncate};
+                                  .layout = told_layout,
+                                  .open = seq_open,
+                                  .close = seq_close,
+                                  .grow = seq_grow,
+                                  .truncate = seq_truncate};
 
 /* ---- calibration ----------------------------------------------------------------------------------------------- */
 

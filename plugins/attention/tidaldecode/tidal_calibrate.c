@@ -12,7 +12,8 @@
 /* ---- gathering ------------------------------------------------------------------------------------------------- */
 
 void tidal_calibrate_free(tidal_calibrator *c) {
-    void *owned[] = {c->bits, c->step, c->sum, c->count, c->recall, c->curve_x, c->curve_y, c->choices, c->choice_list, c->values};
+    void *owned[] = {c->bits,    c->step,    c->sum,     c->count,       c->recall,
+                     c->curve_x, c->curve_y, c->choices, c->choice_list, c->values};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
     *c = (tidal_calibrator){.on = 0};
@@ -42,7 +43,8 @@ static uint64_t *bits_of(const tidal_calibrator *c, int32_t layer, int64_t list)
     return c->bits + ((int64_t)layer * c->max_groups + list) * c->words;
 }
 
-void tidal_calibrate_add(tidal_calibrator *c, int32_t layer, const tidal_lists *lists, uint64_t step, int64_t self_token) {
+void tidal_calibrate_add(tidal_calibrator *c, int32_t layer, const tidal_lists *lists, uint64_t step,
+                         int64_t self_token) {
     int64_t n = c->model->n_layers;
     if (lists->everything[0])
         return;
@@ -162,8 +164,9 @@ sl_status tidal_calibrate_finish(tidal_calibrator *c, const sl_calibrate_report 
         int was_on = c->on;
         c->on = 0;
         return sl_fail(err, SL_E_STATE,
-                       was_on ? "tidaldecode: no token was decoded behind more than token_budget (or min_context) tokens"
-                              : "tidaldecode: nothing is being measured");
+                       was_on
+                           ? "tidaldecode: no token was decoded behind more than token_budget (or min_context) tokens"
+                           : "tidaldecode: nothing is being measured");
     }
     tidal_role *roles = calloc((size_t)n, sizeof *roles);
     if (roles == NULL)

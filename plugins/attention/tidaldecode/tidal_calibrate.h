@@ -1,9 +1,9 @@
 /* tidal_calibrate.h - how much of a layer's best positions the lists of a lower layer contain.
  *
- * While it measures, every layer attends densely and makes lists of its own. R[a][b] is the share of layer b's list, the
- * current token left out, that stands in layer a's, averaged over lists and decoded tokens. With sparse_layer_start = s a
- * re-selection layer r then gives the layers above s on average (sum of R[s][j] below r, 1 in r itself, R[r][j] above it),
- * and that is its score; `none` is the score without any. */
+ * While it measures, every layer attends densely and makes lists of its own. R[a][b] is the share of layer b's list,
+ * the current token left out, that stands in layer a's, averaged over lists and decoded tokens. With sparse_layer_start
+ * = s a re-selection layer r then gives the layers above s on average (sum of R[s][j] below r, 1 in r itself, R[r][j]
+ * above it), and that is its score; `none` is the score without any. */
 #ifndef TIDALDECODE_CALIBRATE_H
 #define TIDALDECODE_CALIBRATE_H
 
@@ -47,7 +47,8 @@ sl_status tidal_calibrate_begin(tidal_calibrator *c); /* SL_E_NO_MEMORY: it is o
 void tidal_calibrate_free(tidal_calibrator *c);
 
 /* The lists that a layer has just made for one row, whose own token index is `self_token`. [step] */
-void tidal_calibrate_add(tidal_calibrator *c, int32_t layer, const tidal_lists *lists, uint64_t step, int64_t self_token);
+void tidal_calibrate_add(tidal_calibrator *c, int32_t layer, const tidal_lists *lists, uint64_t step,
+                         int64_t self_token);
 
 /* Stops. SL_E_STATE: it saw no token. */
 sl_status tidal_calibrate_finish(tidal_calibrator *c, const sl_calibrate_report **out, sl_error *err);

@@ -10,8 +10,8 @@
 
 sl_status tidal_correct_create(tidal_corrector *c) {
     c->seqs = calloc((size_t)c->max_seqs, sizeof *c->seqs);
-    c->token = c->mem->alloc(c->host, SL_DEVICE_CPU, TIDAL_ITEMS * c->chunk * (int64_t)sizeof *c->token, 64,
-                             SL_MEM_PLUGIN);
+    c->token =
+        c->mem->alloc(c->host, SL_DEVICE_CPU, TIDAL_ITEMS * c->chunk * (int64_t)sizeof *c->token, 64, SL_MEM_PLUGIN);
     return c->seqs != NULL && c->token != NULL ? SL_OK : SL_E_NO_MEMORY;
 }
 
@@ -60,8 +60,7 @@ sl_status tidal_correct_grow(tidal_corrector *c, int32_t seq, int64_t n_tokens) 
     tidal_history *h = &c->seqs[seq];
     if (n_tokens <= h->cap)
         return SL_OK;
-    int32_t *wider =
-        c->mem->alloc(c->host, SL_DEVICE_CPU, n_tokens * (int64_t)sizeof *wider, 64, SL_MEM_PLUGIN);
+    int32_t *wider = c->mem->alloc(c->host, SL_DEVICE_CPU, n_tokens * (int64_t)sizeof *wider, 64, SL_MEM_PLUGIN);
     if (wider == NULL)
         return SL_E_NO_MEMORY;
     if (h->token != NULL) {

@@ -1,8 +1,8 @@
 /* tidal_correct.h - cache correction: keys and values of tokens that were decoded sparsely are computed again, densely.
  *
  * Knows, for each sequence, from which token on rows may differ from those of a dense pass (everything behind the first
- * sparsely decoded token), and those tokens' ids. Every `period` decode steps of a sequence it asks the host to overwrite
- * them, chunk by chunk, in the background; what is decoded meanwhile waits for the next time. */
+ * sparsely decoded token), and those tokens' ids. Every `period` decode steps of a sequence it asks the host to
+ * overwrite them, chunk by chunk, in the background; what is decoded meanwhile waits for the next time. */
 #ifndef TIDALDECODE_CORRECT_H
 #define TIDALDECODE_CORRECT_H
 

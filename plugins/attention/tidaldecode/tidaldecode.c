@@ -108,8 +108,9 @@ static sl_status read_correction(sl_instance *self, const sl_create_args *args, 
                        self->correction_period);
     const sl_model *models = sl_host_service(args->host, SL_MODEL_ID, SL_FIELD_END(sl_model, info));
     if (models != NULL && models->info(args->host, 0) != args->model)
-        return sl_fail(err, SL_E_INVALID, "tidaldecode: correction_period is for the target's cache; a draft model's "
-                                          "rows are not corrected");
+        return sl_fail(err, SL_E_INVALID,
+                       "tidaldecode: correction_period is for the target's cache; a draft model's "
+                       "rows are not corrected");
     return SL_OK;
 }
 
@@ -388,13 +389,25 @@ PARAM(score_dtype, SL_PARAM_ENUM, "f32", score_types, 1, 0, SL_PARAM_EXPERT,
 PARAM(correction_period, SL_PARAM_INT, "0", NULL, 0, 1 << 30, 0,
       "decode steps after which sparsely decoded rows are computed again, densely; 0: never, else at least 256");
 PARAM(correction_chunk, SL_PARAM_INT, "512", NULL, 1, 1 << 16, SL_PARAM_EXPERT, "rows of one piece of a correction");
-static const sl_param_def *const params[] = {&token_budget, &sparse_layer_start, &reselect_layers, &calibration,
-                                             &select_heads, &group_reduce,       &force_current,   &n_sink,
-                                             &middle_ratio, &min_context,        &verify_select,   &score_dtype,
-                                             &correction_period, &correction_chunk, NULL};
+static const sl_param_def *const params[] = {&token_budget,
+                                             &sparse_layer_start,
+                                             &reselect_layers,
+                                             &calibration,
+                                             &select_heads,
+                                             &group_reduce,
+                                             &force_current,
+                                             &n_sink,
+                                             &middle_ratio,
+                                             &min_context,
+                                             &verify_select,
+                                             &score_dtype,
+                                             &correction_period,
+                                             &correction_chunk,
+                                             NULL};
 static const char *const roles[] = {"attention", NULL};
-static const char *const needs[] = {SL_OPS_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, "sl.kv.rows/1",
-                                    SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
+static const char *const needs[] = {
+    SL_OPS_ID,          SL_MEM_ID,         SL_SCRATCH_ID,     SL_THREADS_ID,    "sl.kv.rows/1",
+    SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
 static const char *const wants[] = {SL_METRICS_ID, SL_ARTIFACT_ID, NULL};
 static const char *const provides[] = {NULL};
 

@@ -24,9 +24,9 @@ struct sl_instance {
     const sl_model_info *model;
     tidal_rule rule;
     int group_reduce, verify_select;
-    int half_scores; /* score_dtype = f16 */
+    int half_scores;                             /* score_dtype = f16 */
     int64_t correction_period, correction_chunk; /* period 0: off */
-    tidal_role *roles; /* [n_layers] */
+    tidal_role *roles;                           /* [n_layers] */
 
     /* From activate on. Keys of units: rows of the batch, then places of sequences behind them. */
     tidal_lists lists;
