@@ -205,7 +205,9 @@ static void list_role(sli_binding *b, bound *c) {
         b->quantizers[c->place] = (sli_quantizer){self, c->table};
     } else if (strcmp(role, "attention") == 0) {
         c->place = b->n_attenders++;
-        b->attenders[c->place] = (sli_attender){self, c->table, c->place};
+        b->attenders[c->place] = (sli_attender){
+            self, c->table, c->place,
+            sli_instance_table(c->instance, SL_ATTENTION_KV_ID, SL_FIELD_END(sl_attention_kv, truncate))};
     } else if (strcmp(role, "kvcache.store") == 0) {
         c->place = b->n_stores++;
         b->stores[c->place] =
@@ -327,6 +329,37 @@ sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api) {
             *api = b->list[i].table;
             return b->list[i].instance->self;
         }
+    return NULL;
+}
+
+int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most) {
+    int n = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        const sl_attention *attention = strcmp(c->choice->scope.role, "attention") == 0 ? c->table : NULL;
+        const sl_work_source *source =
+            c->first != NULL ? NULL : sli_instance_table(c->instance, SL_WORK_SOURCE_ID, SL_FIELD_END(sl_work_source, work));
+        sli_source_fn fn = {c->instance->self, source != NULL ? source->work : NULL};
+        if (fn.work == NULL && attention != NULL && SL_HAS_FN(attention, sl_attention, work))
+            fn.work = attention->work;
+        if (fn.work != NULL && n++ < most)
+            out[n - 1] = fn;
+    }
+    return n;
+}
+
+sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const char *interface, uint64_t min_size,
+                              const void **table, const char **section, int *chosen) {
+    *chosen = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        if (strcmp(c->package.plugin->id, plugin) != 0)
+            continue;
+        *chosen = 1;
+        *section = c->choice->section->name;
+        if ((*table = sli_instance_table(c->instance, interface, min_size)) != NULL)
+            return c->instance->self;
+    }
     return NULL;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/ledger.h"
 #include "engine/rewrite.h"
+#include "followers.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -305,6 +306,7 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     net->head = slots[SLI_ROLE_HEAD];
     if (plan->progress != NULL)
         plan->progress(plan->progress_user, total, total);
+    SL_TRY(sli_followers_layout(net, err));
     SL_TRY(take_buffers(net, err));
     SL_TRY(sli_sums_create(net, max_seqs, err));
     for (int32_t l = 0; net->n_policies > 0 && l < n; l++)

@@ -107,6 +107,7 @@ struct sluice_engine {
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
     struct sli_draft_taps *taps; /* hidden rows for the drafter; NULL: it wants none */
+    struct sli_sources *sources; /* plugins that ask for work; NULL: none */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */

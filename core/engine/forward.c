@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/rewrite.h"
+#include "followers.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -444,12 +445,15 @@ sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, in
         }
     }
     sl_status s = sli_sums_open(net, seq, parent, upto, err);
+    if (s >= 0)
+        s = sli_followers_open(net, seq, parent, upto, err);
     if (s < 0)
         sli_network_seq_close(net, seq);
     return s;
 }
 
 void sli_network_seq_close(sli_network *net, int32_t seq) {
+    sli_followers_close(net, seq);
     sli_sums_close(net, seq);
     for (int32_t i = 0; i < net->n_stores; i++)
         net->stores[i].api->close(net->stores[i].self, seq);
@@ -458,7 +462,7 @@ void sli_network_seq_close(sli_network *net, int32_t seq) {
 sl_status sli_network_seq_grow(sli_network *net, int32_t seq, int64_t n_tokens, sl_error *err) {
     for (int32_t i = 0; i < net->n_stores; i++)
         SL_TRY(net->stores[i].api->grow(net->stores[i].self, seq, n_tokens, err));
-    return SL_OK;
+    return sli_followers_grow(net, seq, n_tokens, err);
 }
 
 sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_error *err) {
@@ -470,6 +474,7 @@ sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_
                            (long long)minimum);
     }
     sli_sums_cut(net, seq, n);
+    sli_followers_cut(net, seq, n);
     return SL_OK;
 }
 

@@ -7,6 +7,7 @@
 #include "api.h"
 #include "base/ledger.h"
 #include "sl_error.h"
+#include "sources.h"
 
 /* ---- requests
  * ---------------------------------------------------------------------------------------------------------- */
@@ -59,6 +60,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
         SL_TRY(sli_network_seq_truncate(&e->target, s->id, s->n - 1, err));
         s->n_kv = s->n - 1;
+        sli_sources_cut(e, s->id, s->n_kv);
         sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, s->n_kv);
     }
     sli_request *r = s->request = sli_alloc(SLI_TAG_MISC, sizeof *r);
@@ -119,6 +121,7 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
         sli_engine_step_end(e);
         SL_TRY(status);
         SL_TRY(sli_engine_settle(e, err));
+        SL_TRY(sli_sources_run(e, err));
     }
 }
 

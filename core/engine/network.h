@@ -26,6 +26,7 @@ typedef struct sli_attender {
     sl_instance *self;
     const sl_attention *api;
     int32_t index; /* among the network's attenders */
+    const sl_attention_kv *kv; /* NULL unless it keeps something beside the cache */
 } sli_attender;
 
 typedef struct sli_store {

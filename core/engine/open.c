@@ -17,6 +17,7 @@
 #include "plugin/match.h"
 #include "services.h"
 #include "sl_error.h"
+#include "sources.h"
 
 double sli_now(void) {
     struct timespec t;
@@ -258,12 +259,13 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     if (e->logit_rows > e->limits.max_rows)
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
-    e->work_logits = e->drafter.self != NULL
+    int works = e->drafter.self != NULL || e->sources != NULL;
+    e->work_logits = works
                          ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
                          : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
                                                                                            : e->target.info->hidden;
-    e->work_hidden_cap = e->drafter.self != NULL ? e->limits.max_rows * wide : 0;
+    e->work_hidden_cap = works ? e->limits.max_rows * wide : 0;
     e->work_hidden = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->work_hidden_cap, sizeof *e->work_hidden);
     e->by_id = sli_calloc(SLI_TAG_MISC, (size_t)e->max_sessions, sizeof *e->by_id);
     e->active = sli_calloc(SLI_TAG_MISC, (size_t)e->limits.max_seqs, sizeof *e->active);
@@ -271,7 +273,7 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     e->path_begin = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs + 1, sizeof *e->path_begin);
     e->next = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->next);
     e->n_prompt = sli_calloc(SLI_TAG_SCRATCH, (size_t)e->limits.max_seqs, sizeof *e->n_prompt);
-    if (e->logits == NULL || (e->drafter.self != NULL && e->work_logits == NULL) || e->work_hidden == NULL ||
+    if (e->logits == NULL || (works && e->work_logits == NULL) || e->work_hidden == NULL ||
         e->by_id == NULL || e->active == NULL || e->path == NULL || e->path_begin == NULL || e->next == NULL ||
         e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
@@ -365,6 +367,9 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
         SL_TRY(s < 0 ? sl_fail_within(err, s, "draft model") : SL_OK);
     }
     SL_TRY(open_drafter(e, err));
+    sli_source_fn asking[SLI_MAX_SOURCES];
+    int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
+    SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -398,6 +403,7 @@ void sluice_close(sluice_engine *e) {
         return;
     while (e->sessions != NULL)
         sluice_session_close(e->sessions);
+    sli_sources_destroy(e->sources);
     sli_verifier_destroy(e->verifier);
     sli_sampler_destroy(e->sampler);
     sli_draft_buffers_destroy(e->drafts);

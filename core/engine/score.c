@@ -8,6 +8,7 @@
 #include "api.h"
 #include "chunk.h"
 #include "sl_error.h"
+#include "sources.h"
 
 /* Receives the logits after the token with that index. */
 typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, int64_t vocab);
@@ -62,6 +63,7 @@ static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *u
         sli_engine_step_end(e);
         SL_TRY(status);
         SL_TRY(sli_engine_settle(e, err));
+        SL_TRY(sli_sources_run(e, err));
     }
     return SL_OK;
 }

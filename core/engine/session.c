@@ -10,6 +10,7 @@
 #include "api.h"
 #include "base/ledger.h"
 #include "sl_error.h"
+#include "sources.h"
 #include "sl_tensor.h"
 #include "sums.h"
 
@@ -80,6 +81,7 @@ void sluice_session_close(sluice_session *s) {
     if (s == NULL)
         return;
     sluice_engine *e = s->engine;
+    sli_sources_cut(e, s->id, 0);
     sli_engine_event(e, SL_EVENT_FINISH, s->id, -1, s->n_kv);
     sli_network_seq_close(&e->target, s->id);
     if (e->draft.model != NULL)
@@ -131,6 +133,7 @@ int sluice_session_truncate(sluice_session *s, int64_t n, sluice_error *error) {
         if (status < 0)
             return sli_api_fail(&err, status, error);
         s->n_kv = n;
+        sli_sources_cut(e, s->id, n);
         sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, n);
     }
     s->n = n;

@@ -165,6 +165,44 @@ int sluice_prefill(sluice_session *session, int more, sluice_error *err);
 /* Raw logits [n, vocab] after each of the last n pending tokens. */
 int sluice_logits(sluice_session *session, int64_t n, float *logits, sluice_error *err);
 
+/* ---- calibration ----------------------------------------------------------------------------------------------- */
+
+/* What a plugin measured; independent of the engine. */
+typedef struct sluice_calibration sluice_calibration;
+
+typedef struct sluice_choice {
+    const char *value; /* of the parameter */
+    double score;      /* larger is better */
+} sluice_choice;
+
+typedef struct sluice_curve {
+    const char *name;
+    const double *x, *y; /* [n]; NaN: no point */
+    int64_t n;
+} sluice_curve;
+
+typedef struct sluice_calibration_info {
+    const char *plugin, *section; /* "attention" */
+    const char *key;              /* the parameter that was measured; NULL: none, the file is the result */
+    const char *score_name, *x_label, *y_label;
+    const sluice_choice *choices; /* [n_choices] best first */
+    const sluice_curve *curves;   /* [n_curves] */
+    int64_t n_samples;
+    int32_t n_choices, n_curves;
+} sluice_calibration_info;
+
+enum { SLUICE_SEES_PROMPTS = 1, SLUICE_SEES_DECODING = 2 };
+
+/* From now on the plugin of that id gathers statistics in what the engine computes, one session at a time. *sees: set of
+ * SLUICE_SEES_*, what it wants to see. SLUICE_E_NOT_FOUND: it is not part of this engine; -3: it has nothing
+ * to calibrate. */
+int sluice_calibrate_begin(sluice_engine *engine, const char *plugin, int *sees, sluice_error *err);
+int sluice_calibrate_finish(sluice_engine *engine, const char *plugin, sluice_calibration **out, sluice_error *err);
+void sluice_calibration_get(const sluice_calibration *calibration, sluice_calibration_info *out);
+/* Writes the file that the plugin reads: tensors and metadata of the report, and `value` for its key (NULL: none). */
+int sluice_calibration_write(const sluice_calibration *calibration, const char *value, const char *path, sluice_error *err);
+void sluice_calibration_free(sluice_calibration *calibration); /* NULL is legal */
+
 /* ---- measurements ---------------------------------------------------------------------------------------------- */
 
 enum { SLUICE_MAX_DEPTH = 128 };

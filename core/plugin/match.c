@@ -34,6 +34,10 @@ static const char *const host_offers[] = {
     "sl.mask.heads/1",
     "sl.chunk.align/1",
     "sl.scope.also/1",
+    "sl.attention.kv/1",
+    "sl.work.source/1",
+    "sl.background/1",
+    "sl.overwrite/1",
     NULL,
 };
 /* Provided by at most one plugin a layer and stage. */

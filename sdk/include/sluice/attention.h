@@ -92,5 +92,26 @@ typedef struct sl_attention {
 } sl_attention;
 SL_ABI_STRUCT(sl_attention, seen);
 
+/* "sl.attention.kv/1" - an attention plugin that keeps something of its own beside the cache (bounds of pages, summaries)
+ * may answer it: told what the stores keep, and when sequences begin, grow, are cut and end. Sequence ids are those of
+ * the batch, scratch forks of work items included (events name sessions only). List the id in `needs` or `wants`: it is
+ * the host that calls. All functions are optional. */
+#define SL_ATTENTION_KV_ID "sl.attention.kv/1"
+typedef struct sl_attention_kv {
+    uint64_t struct_size;
+    /* What the store of a layer keeps; once for each layer of the scope, before the first sequence. [setup & active] */
+    sl_status (*layout)(sl_instance *self, int32_t layer, const sl_kv_layout *layout, sl_error *err);
+    /* seq begins, empty (parent -1) or with the first upto tokens of parent. Called when the stores have opened it; an
+     * error closes it again. [setup & active] */
+    sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
+    /* Nothing happens where seq is not open. */
+    void (*close)(sl_instance *self, int32_t seq);
+    /* Takes what it needs so that seq can grow to n_tokens, staged rows included: as sl_kv_store.grow. [setup & active] */
+    sl_status (*grow)(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err);
+    /* seq was cut to n tokens; takes no memory. [setup & active] */
+    void (*truncate)(sl_instance *self, int32_t seq, int64_t n);
+} sl_attention_kv;
+SL_ABI_STRUCT(sl_attention_kv, truncate);
+
 SL_END
 #endif

@@ -171,7 +171,8 @@ enum {
     SL_KV_EDITS = 1u << 6,
     SL_KV_EXPORTS = 1u << 7,     /* copy_rows works */
     SL_KV_OWN_POSITIONS = 1u << 8, /* keys are raw and get positions when read: no check against max_position */
-    SL_KV_LAYER_GAPS = 1u << 9   /* rows may be missing in some layers (skipped layers): lengths differ by layer */
+    SL_KV_LAYER_GAPS = 1u << 9,  /* rows may be missing in some layers (skipped layers): lengths differ by layer */
+    SL_KV_OVERWRITES = 1u << 10  /* append takes rows with `overwrite` */
 };
 
 typedef struct sl_kv_layout {

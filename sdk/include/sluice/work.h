@@ -111,8 +111,12 @@ enum { SL_WORK_IDS = 0, SL_WORK_EMBEDDINGS = 1, SL_WORK_HIDDEN = 2 };
 enum {
     SL_WORK_KV_OWN = 0,      /* the sequence's rows of that model, cut to `begin` first; kept afterwards */
     SL_WORK_KV_SCRATCH = 1,  /* a fork at `begin` that is dropped when the work ends */
-    SL_WORK_KV_OVERWRITE = 2, /* rows [begin, begin + n_rows) are computed again and replaced (cache correction); they
-                                 run in the prefill stage, however few they are ("sl.overwrite/1") */
+    SL_WORK_KV_OVERWRITE = 2, /* committed rows [begin, begin + n_rows) of the target are computed again from the tokens
+                                 that they stand for (ids, all layers, no logits) and replaced (cache correction); they
+                                 run in the prefill stage, however few they are, a chunk at a time. In the steps of the
+                                 batch n_past is begin and the rows are staged, though later rows exist; commit keeps
+                                 those. Rows cut away before their turn are left out; SL_E_STATE: all of them were
+                                 ("sl.overwrite/1", over stores that say SL_KV_OVERWRITES) */
     SL_WORK_KV_FOREIGN = 3,   /* a scratch fork of the target's rows, read by another model of the same geometry;
                                  dropped when the work ends ("sl.work.foreign/1") */
     SL_WORK_KV_DRAFT = 4,     /* a scratch fork of the committed rows that lives until the step's verification: items of
@@ -121,6 +125,9 @@ enum {
                                  ("sl.work.fill/1") */
 };
 
+/* BACKGROUND ("sl.background/1"): for work sources; behind each step of the engine runs one chunk of an overwriting item,
+ * or one other item, so that sequences in flight wait no longer than for a prompt's chunk. Items of one source run in
+ * order. */
 enum { SL_WORK_IN_STEP = 0, SL_WORK_BACKGROUND = 1 };
 
 enum { SL_WORK_LOGITS_NONE = 0, SL_WORK_LOGITS_LAST = 1, SL_WORK_LOGITS_ALL = 2 };
@@ -173,8 +180,9 @@ SL_ABI_STRUCT(sl_work_result, hidden);
 #define SL_WORK_SOURCE_ID "sl.work.source/1"
 typedef struct sl_work_source {
     uint64_t struct_size;
-    /* results: of the works returned last time. *works lives until their results came; *n_works = 0: nothing to do.
-     * [setup & active] */
+    /* results: of the works returned last time, all of them, in their order. *works lives until their results came;
+     * *n_works = 0: nothing to do. Asked again behind each step as soon as nothing is outstanding, and at once when
+     * items IN_STEP have been run. Sequences that ended or were cut meanwhile: status SL_E_STATE. [setup & active] */
     sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
                       const sl_work *const **works, int32_t *n_works);
 } sl_work_source;
