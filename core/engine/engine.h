@@ -101,6 +101,7 @@ struct sluice_engine {
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
+    struct sli_draft_forks *forks; /* of the target's sequences; NULL: no drafter */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */
