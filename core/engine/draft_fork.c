@@ -59,6 +59,28 @@ static void close_fork(sluice_engine *e, int32_t seq) {
     f->is_open = 0;
 }
 
+/* Rows that a store takes memory for at once, as its quote shows: pages. */
+static int64_t rows_at_once(const sli_store *store) {
+    sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = 1, .stage = SL_STAGE_DECODE};
+    return store->api->quote(store->self, &q) >= 0 && q.bytes_next > 0 ? q.bytes / q.bytes_next : 1;
+}
+
+/* A scratch fork is opened inside the step, where it can only use what the stores have free. It may begin and end
+ * inside of a page, and makes its parent need one more. */
+static sl_status keep_room(sluice_engine *e, sl_error *err) {
+    int64_t rows = e->drafter.caps.scratch_rows, most = 1;
+    if (rows <= 0)
+        return SL_OK;
+    for (int32_t i = 0; i < e->target.n_stores; i++)
+        most = rows_at_once(&e->target.stores[i]) > most ? rows_at_once(&e->target.stores[i]) : most;
+    int32_t id = sli_scratch_id(e->max_sessions);
+    rows = rows + 2 * most < e->limits.max_context ? rows + 2 * most : e->limits.max_context;
+    SL_TRY(sli_network_seq_open(&e->target, id, -1, 0, err));
+    sl_status status = sli_network_seq_grow(&e->target, id, rows, err);
+    sli_network_seq_close(&e->target, id);
+    return status;
+}
+
 sl_status sli_draft_forks_open(sluice_engine *e, sluice_session *const *sessions, int n, sl_error *err) {
     if (e->forks == NULL || !e->forks->ahead)
         return SL_OK;
@@ -79,6 +101,11 @@ sl_status sli_draft_forks_open(sluice_engine *e, sluice_session *const *sessions
             return sl_fail_within(err, status, "fork for the draft of session %d", s->id);
         }
     }
+    sl_status status = keep_room(e, err);
+    if (status < 0) {
+        sli_draft_forks_close(e);
+        return sl_fail_within(err, status, "room for the drafter's work");
+    }
     e->stats.decode_seconds += sli_now() - begin;
     return SL_OK;
 }
@@ -93,11 +120,11 @@ sl_status sli_draft_fork_enter(sluice_engine *e, const sl_work *w, int32_t *id, 
         return sl_fail(err, SL_E_UNIMPLEMENTED, "work item: without a drafter there are no draft forks");
     fork *f = &e->forks->list[w->seq];
     *id = sli_fork_id(e->max_sessions, w->seq);
+    if (w->begin > (f->is_open ? f->n : e->by_id[w->seq]->n_kv))
+        return sl_fail(err, SL_E_RANGE, "work item: the draft fork of sequence %d has no rows up to %lld", w->seq,
+                       (long long)w->begin);
     if (!f->is_open)
         SL_TRY(open_fork(e, w->seq, w->begin, err));
-    if (w->begin > f->n)
-        return sl_fail(err, SL_E_RANGE, "work item: the draft fork of sequence %d has %lld rows, not %lld", w->seq,
-                       (long long)f->n, (long long)w->begin);
     if (w->begin < f->n)
         SL_TRY(sli_network_seq_truncate(&e->target, *id, w->begin, err));
     f->own = w->begin < f->own ? w->begin : f->own;

@@ -228,6 +228,8 @@ static sl_status caps(sl_instance *self, sl_spec_caps *out) {
     out->max_nodes = swift_max_nodes(&self->tree);
     out->kinds = 1u << SL_DRAFT_DET | (self->tree.verify == SWIFT_NOREP ? 1u << SL_DRAFT_NOREP : 0);
     out->lossless = 1;
+    if (SL_HAS(out, sl_spec_caps, scratch_rows))
+        out->scratch_rows = self->optimise ? (int32_t)self->context_window : 0;
     return SL_OK;
 }
 
