@@ -49,6 +49,7 @@ struct sluice_session {
     int64_t n_grown;      /* tokens that the target's cache was told to be ready for */
     int64_t n_draft;      /* committed rows in the draft model's cache */
     int32_t id;           /* sequence id: 0 .. max_seqs - 1 */
+    int32_t prompt_goes_on; /* 1: the pending tokens are not all of the prompt */
     sli_request *request; /* NULL: not generating */
     /* This step's place and draft. */
     sli_tree *draft;     /* room for the tree, ready to be verified */
@@ -58,8 +59,11 @@ struct sluice_session {
     int32_t first_logits; /* row of the logits buffer */
 };
 
-/* Tokens of the prompt that is being computed: without a request everything that was appended. */
-static inline int64_t sli_prompt_end(const sluice_session *s) { return s->request != NULL ? s->n_prompt : s->n; }
+/* Tokens of the prompt that is being computed: without a request everything that was appended, and more to come where
+ * the prompt goes on. */
+static inline int64_t sli_prompt_end(const sluice_session *s) {
+    return s->prompt_goes_on ? INT64_MAX : s->request != NULL ? s->n_prompt : s->n;
+}
 
 typedef struct sli_drafter {
     sl_instance *self; /* NULL: no drafter */

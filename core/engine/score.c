@@ -99,6 +99,18 @@ int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
 }
 
+static void no_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {
+    (void)user, (void)token_index, (void)logits, (void)vocab;
+}
+
+int sluice_prefill(sluice_session *s, int more, sluice_error *error) {
+    SLI_API(err, error);
+    s->prompt_goes_on = more != 0;
+    sl_status status = compute(s, s->n, no_row, NULL, &err);
+    s->prompt_goes_on = 0;
+    return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
+}
+
 typedef struct copier {
     int64_t first;
     float *out;

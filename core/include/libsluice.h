@@ -156,6 +156,9 @@ int sluice_generate(sluice_engine *engine, sluice_session *const *sessions, int 
  * probability (natural) given everything before it, and the most likely id. The session must have at least one token in
  * front of the scored ones. */
 int sluice_score(sluice_session *session, int64_t n_scored, double *logprob, int32_t *best, sluice_error *err);
+/* Computes the pending tokens as prompt. more != 0: the prompt goes on behind them, so that what happens at the end of a
+ * prompt (policies that drop rows) waits for the tokens of a later call; a part of them may stay pending. */
+int sluice_prefill(sluice_session *session, int more, sluice_error *err);
 /* Raw logits [n, vocab] after each of the last n pending tokens. */
 int sluice_logits(sluice_session *session, int64_t n, float *logits, sluice_error *err);
 
