@@ -23,7 +23,7 @@ static void check_lossless(sluice_engine *e, sluice_stats *stats) {
 /* Drawn trees declared NOREP: the joint law of two tokens, 3 x 3 outcomes, against the exact one from the logits. */
 static void norep_sampling_keeps_the_law(void **state) {
     (void)state;
-    enum { K = 3, RUNS = 1000 };
+    enum { K = 3, RUNS = 600 };
     sluice_engine *e =
         opened(SETS("speculation.plugin=swift", "speculation.stop_threshold=0", "speculation.max_draft=2"));
     const e2e_prompt *p = &prompts.prompt[0];
