@@ -64,15 +64,18 @@ static int open_prompt(sluice_engine *e, const char *text, int32_t max_tokens, s
     return status;
 }
 
-static void take_stats(const sluice_stats *s, spec_tally *t) {
-    t->drafted += s->drafted;
-    t->accepted += s->accepted;
+/* What came between two looks. The engine's counts are not reset: those of plugins would go with them. */
+static void take_stats(const sluice_stats *before, const sluice_stats *s, spec_tally *t) {
+    int64_t emitted = s->emitted - before->emitted;
+    double seconds = s->decode_seconds - before->decode_seconds;
+    t->drafted += s->drafted - before->drafted;
+    t->accepted += s->accepted - before->accepted;
     for (int d = 0; d < SLUICE_MAX_DEPTH; d++) {
-        t->drafted_by_depth[d] += s->drafted_by_depth[d];
-        t->accepted_by_depth[d] += s->accepted_by_depth[d];
+        t->drafted_by_depth[d] += s->drafted_by_depth[d] - before->drafted_by_depth[d];
+        t->accepted_by_depth[d] += s->accepted_by_depth[d] - before->accepted_by_depth[d];
     }
-    if (s->emitted > 0 && s->decode_seconds > 0) {
-        t->rates += (double)s->emitted / s->decode_seconds;
+    if (emitted > 0 && seconds > 0) {
+        t->rates += (double)emitted / seconds;
         t->n_rates++;
     }
 }
@@ -103,12 +106,12 @@ static int run_batch(sluice_engine *e, const spec_prompts *prompts, const spec_h
         sampling[m].seed = how->seed + (uint64_t)(first + i);
         m++;
     }
-    sluice_reset_stats(e);
+    sluice_stats before, stats;
+    sluice_get_stats(e, &before);
     if (status >= 0 && m > 0)
         status = sluice_generate(e, session, m, sampling, 0, count_chunk, streams, err);
-    sluice_stats stats;
     sluice_get_stats(e, &stats);
-    take_stats(&stats, tally);
+    take_stats(&before, &stats, tally);
     for (int i = 0; i < n; i++) {
         sluice_session_close(session[i]);
         if (status >= 0 && streams[i].no_memory)
