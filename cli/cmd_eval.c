@@ -12,6 +12,7 @@ static const struct task {
 } tasks[] = {
     {"ppl", "--text FILE", eval_ppl},
     {"retrieval", "--text FILE", eval_retrieval},
+    {"spec", "--prompts FILE", eval_spec},
 };
 enum { N_TASKS = sizeof tasks / sizeof *tasks };
 

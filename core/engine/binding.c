@@ -363,6 +363,19 @@ sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const ch
     return NULL;
 }
 
+int sli_binding_drafter_asks(const sli_binding *b, const char *capability) {
+    for (int i = 0; i < b->n; i++) {
+        const sl_plugin *p = b->list[i].package.plugin;
+        if (strcmp(b->list[i].choice->scope.role, "speculation") != 0)
+            continue;
+        for (int k = 0; k < 2; k++)
+            for (const char *const *id = k ? p->wants : p->needs; id != NULL && *id != NULL; id++)
+                if (strcmp(*id, capability) == 0)
+                    return 1;
+    }
+    return 0;
+}
+
 void sli_binding_event(sli_binding *b, const sl_event *event) {
     for (int i = 0; i < b->n; i++) {
         const sl_plugin *p = b->list[i].package.plugin;

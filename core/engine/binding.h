@@ -39,6 +39,8 @@ sli_network_plan sli_binding_plan(sli_binding *b);
 
 /* The drafter, NULL: none. */
 sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api);
+/* Does the drafter need or want that capability of the host? */
+int sli_binding_drafter_asks(const sli_binding *b, const char *capability);
 
 /* Instances that ask for work of their own ("sl.work.source/1", or attention's function of the same form): writes at most
  * `most` of them to out and returns how many there are. */

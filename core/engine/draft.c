@@ -5,6 +5,7 @@
 
 #include "base/ledger.h"
 #include "draft_taps.h"
+#include "draft_fork.h"
 #include "engine.h"
 #include "sl_error.h"
 
@@ -97,7 +98,7 @@ static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_s
     return SL_OK;
 }
 
-sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
+static sl_status ask_drafter(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
     for (int i = 0; i < n; i++)
         sessions[i]->tree = NULL;
     if (e->drafter.self == NULL || n == 0)
@@ -140,6 +141,12 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     }
     d->draft_seconds = sli_now() - begin;
     return SL_OK;
+}
+
+sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
+    sl_status status = ask_drafter(e, sessions, n, n_other_rows, err);
+    sli_draft_forks_close(e); /* the rows of the step go into pages that the forks have shared */
+    return status;
 }
 
 /* ---- telling

@@ -108,6 +108,7 @@ struct sluice_engine {
     struct sli_draft_buffers *drafts;
     struct sli_draft_taps *taps; /* hidden rows for the drafter; NULL: it wants none */
     struct sli_sources *sources; /* plugins that ask for work; NULL: none */
+    struct sli_draft_forks *forks; /* of the target's sequences; NULL: no drafter */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "base/ledger.h"
+#include "draft_fork.h"
 #include "sl_error.h"
 #include "sources.h"
 
@@ -116,6 +117,7 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
         }
         if (n_running == 0)
             return SL_OK;
+        SL_TRY(sli_draft_forks_open(e, running, n_running, err));
         sli_engine_step_begin(e);
         sl_status status = sli_engine_step(e, running, n_running, fn, user, &n_active, err);
         sli_engine_step_end(e);

@@ -13,6 +13,7 @@
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
 #include "draft_taps.h"
+#include "draft_fork.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "services.h"
@@ -176,7 +177,7 @@ static void set_limits(sluice_engine *e, const parts *target) {
     e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
                             .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
                             .max_rows = sli_param_int(p, "max_rows"),
-                            .max_seqs = 2 * (int64_t)e->max_sessions,
+                            .max_seqs = sli_fork_ids_end(e->max_sessions),
                             .max_tree = 1,
                             .n_workers = sli_pool_workers(e->pool),
                             .compute = sli_param_int(p, "compute") == SLI_COMPUTE_BF16 ? SL_BF16 : SL_F32,
@@ -277,7 +278,8 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
         e->by_id == NULL || e->active == NULL || e->path == NULL || e->path_begin == NULL || e->next == NULL ||
         e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
-        sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0)
+        sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0 ||
+        sli_draft_forks_create(e) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logits and batches");
     SL_TRY(sli_sampler_create((int32_t)V, &e->sampler, err));
     return sli_verifier_create((int32_t)V, &e->verifier, err);
@@ -406,6 +408,7 @@ void sluice_close(sluice_engine *e) {
     sli_sources_destroy(e->sources);
     sli_verifier_destroy(e->verifier);
     sli_sampler_destroy(e->sampler);
+    sli_draft_forks_destroy(e->forks);
     sli_draft_buffers_destroy(e->drafts);
     sli_draft_taps_destroy(e->taps);
     sli_batch_destroy(&e->batch);

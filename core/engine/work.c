@@ -1,15 +1,14 @@
 /* Running work items: rows that plugins want computed. Items of one model that run alike share a batch. */
 #include "engine.h"
 
+#include "draft_fork.h"
+
 #include <assert.h>
 #include <string.h>
 
 #include "chunk.h"
 #include "engine/rewrite.h"
 #include "sl_error.h"
-
-/* Sequence ids behind the sessions' own serve scratch forks. */
-static int32_t scratch_id(const sluice_engine *e, int i) { return e->max_sessions + i; }
 
 static sl_status refuse(sl_work_result *r, sl_status status) {
     r->status = status;
@@ -31,8 +30,10 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
         return SL_E_INVALID;
     if (w->rows_kind != SL_WORK_IDS && w->embeddings == NULL)
         return SL_E_INVALID;
-    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE || w->branch != 0)
+    if (w->n_taps > 0 || w->when == SL_WORK_BACKGROUND || w->branch != 0)
         return SL_E_UNIMPLEMENTED; /* reserved capabilities, see docs/abi.md */
+    if (w->kv >= SL_WORK_KV_OVERWRITE && (w->kv != SL_WORK_KV_DRAFT || w->model != 0 || e->forks == NULL))
+        return SL_E_UNIMPLEMENTED;
     if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
         return SL_E_INVALID; /* only the verification commits rows of the target */
     if (w->exit_layer >= 0 && w->exit_layer < net->info->n_layers && w->logits != SL_WORK_LOGITS_NONE)
@@ -41,14 +42,16 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
 }
 
 /* Opens or cuts the cache in which the item's rows are staged; returns the sequence id in *id. */
-static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_t *id, sl_error *err) {
+static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int32_t *id, sl_error *err) {
     sluice_session *s = e->by_id[w->seq];
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t committed = w->model == 0 ? s->n_kv : s->n_draft;
-    if (w->begin > committed)
+    if (w->begin > committed && w->kv != SL_WORK_KV_DRAFT)
         return SL_E_RANGE;
+    if (w->kv == SL_WORK_KV_DRAFT)
+        return sli_draft_fork_enter(e, w, id, err);
     if (w->kv == SL_WORK_KV_SCRATCH) {
-        *id = scratch_id(e, i);
+        *id = sli_scratch_id(e->max_sessions);
         SL_TRY(sli_network_seq_open(net, *id, w->seq, w->begin, err));
         sl_status status = sli_network_seq_grow(net, *id, w->begin + w->n_rows, err);
         if (status < 0)
@@ -86,8 +89,10 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
         uint32_t stage = tree != NULL ? SL_STAGE_VERIFY : w->n_rows == 1 ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
         sli_batch_add(b, ids[i], w->begin, stage, w->token, w->n_rows, tree, w->position);
     }
-    SL_TRY(sli_network_begin(net, &b->view, err));
     const sl_work *w = works[0];
+    b->view.attn_layers = w->attn_layers;
+    b->view.ffn_layers = w->ffn_layers;
+    SL_TRY(sli_network_begin(net, &b->view, err));
     sli_pass pass = {.batch = &b->view,
                      .hidden = w->rows_kind == SL_WORK_IDS ? NULL : w->embeddings,
                      .attn_layers = w->attn_layers,
@@ -124,24 +129,30 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
     return SL_OK;
 }
 
-/* Plain items over token ids may share a batch; everything else runs alone. */
+/* Plain items over token ids may share a batch when the same layers run; everything else runs alone. */
 static int is_plain(const sl_work *w) {
-    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->attn_layers == NULL && w->ffn_layers == NULL &&
-           w->enter_layer == 0 && w->exit_layer < 0;
+    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->enter_layer == 0 && w->exit_layer < 0;
 }
 
-static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows == 1) == (b->n_rows == 1); }
+static int run_alike(const sl_work *a, const sl_work *b) {
+    return is_plain(a) && is_plain(b) && a->model == b->model && a->kv == b->kv && a->kv != SL_WORK_KV_SCRATCH &&
+           a->attn_layers == b->attn_layers && a->ffn_layers == b->ffn_layers && (a->n_rows == 1) == (b->n_rows == 1);
+}
 
-/* Feeds the head of an item that is longer than a chunk; *w becomes the rest. */
-static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sl_error *err) {
+static int is_fork(const sl_work *w) { return w->kv == SL_WORK_KV_SCRATCH || w->kv == SL_WORK_KV_DRAFT; }
+
+/* Feeds the head of an item that is longer than a chunk; *w becomes the rest, and *first_logits the row of the rest's
+ * logits. */
+static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, int32_t *first_logits, sl_error *err) {
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t most;
     while ((most = sli_chunk_rows(net, w->begin, w->n_rows, net->limits.max_rows)) < w->n_rows) {
         sl_work head = *w;
         head.n_rows = (int32_t)most;
-        head.logits = SL_WORK_LOGITS_NONE;
+        head.logits = w->logits == SL_WORK_LOGITS_ALL ? SL_WORK_LOGITS_ALL : SL_WORK_LOGITS_NONE;
         const sl_work *one = &head;
-        SL_TRY(run_batch(e, &one, &id, 1, (int32_t[]){0}, NULL, err));
+        SL_TRY(run_batch(e, &one, &id, 1, first_logits, NULL, err));
+        *first_logits += head.logits == SL_WORK_LOGITS_ALL ? (int32_t)most : 0;
         w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
         if (w->position != NULL)
             w->position += most;
@@ -177,8 +188,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             const sl_work *w = works[j];
             if (results[j].status < 0)
                 break;
-            if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model ||
-                              w->kv != batch[0]->kv || w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, batch[0])))
+            if (count > 0 && !run_alike(w, batch[0]))
                 break;
             int repeated = 0;
             for (int m = 0; m < count; m++)
@@ -200,11 +210,18 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             }
             items[count] = *w;
             first[count] = used_logits;
-            status = prepare_cache(e, w, count, &ids[count], err);
+            status = prepare_cache(e, w, &ids[count], err);
+            if (is_fork(w) && (status == SL_E_RANGE || status == SL_E_INVALID)) { /* the drafter goes on without */
+                status = refuse(&results[j], status);
+                j += count == 0;
+                break;
+            }
             if (status >= 0 && is_plain(w))
-                status = shorten(e, &items[count], ids[count], err);
+                status = shorten(e, &items[count], ids[count], &first[count], err);
             else if (status >= 0 && w->n_rows > net->limits.max_rows)
                 status = SL_E_RANGE;
+            if (status < 0 && w->kv == SL_WORK_KV_SCRATCH)
+                sli_network_seq_close(works[j]->model == 0 ? &e->target : &e->draft, ids[count]);
             if (status < 0)
                 return status == SL_E_RANGE
                            ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",

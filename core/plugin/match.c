@@ -38,6 +38,7 @@ static const char *const host_offers[] = {
     "sl.work.source/1",
     "sl.background/1",
     "sl.overwrite/1",
+    "sl.work.draft/1",
     NULL,
 };
 /* Provided by at most one plugin a layer and stage. */

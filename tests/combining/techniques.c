@@ -42,6 +42,9 @@ static const technique drafters[] = {
     {"token_recycling",
      {"speculation.plugin=token_recycling", "speculation.cut=12"},
      {"speculation.plugin=token_recycling", "speculation.cut=12"}},
+    {"swift",
+     {"speculation.plugin=swift", "speculation.max_draft=3", "speculation.topk=3", "speculation.stop_threshold=0.3"},
+     {"speculation.plugin=swift", "speculation.max_draft=3", "speculation.topk=3", "speculation.stop_threshold=0.3"}},
 };
 static const technique quantisers[] = {
     {"none", {NULL}, {NULL}},

@@ -14,7 +14,8 @@ enum {
     SL_ATTN_NOTES_ROWS = 1u << 0,   /* note_rows is called for its layers in every stage */
     SL_ATTN_NOTES_RAW = 1u << 1,    /* ... with q and k before RoPE too */
     SL_ATTN_SELECT_VIEW = 1u << 2,  /* select gets the whole view */
-    SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced */
+    SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced:
+                                       sl_batch.attn_layers announces it, from plan on */
     SL_ATTN_TREE = 1u << 4,         /* takes draft trees */
     SL_ATTN_EXACT = 1u << 5,        /* equals softmax attention over everything visible */
     SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so. With

@@ -23,8 +23,12 @@ typedef struct sl_spec_caps {
     uint32_t plans_rows;       /* 1: plan_rows is there */
     uint32_t topk_prompt;      /* 1: topk of every prompt row, too; the head then runs for all of them
                                   ("sl.topk.prompt/1") */
+    int32_t scratch_rows;      /* rows of the largest SL_WORK_KV_SCRATCH item on the target: the host keeps room for one
+                                  ready, so that the store takes no memory inside a step ("sl.work.draft/1"); 0: none
+                                  is asked for, or the step may take it */
+    uint32_t reserved0;
 } sl_spec_caps;
-SL_ABI_STRUCT(sl_spec_caps, topk_prompt);
+SL_ABI_STRUCT(sl_spec_caps, reserved0);
 
 /* One sequence as a drafter sees it. [borrowed] */
 typedef struct sl_spec_seq {

@@ -119,8 +119,10 @@ enum {
                                  ("sl.overwrite/1", over stores that say SL_KV_OVERWRITES) */
     SL_WORK_KV_FOREIGN = 3,   /* a scratch fork of the target's rows, read by another model of the same geometry;
                                  dropped when the work ends ("sl.work.foreign/1") */
-    SL_WORK_KV_DRAFT = 4,     /* a scratch fork of the committed rows that lives until the step's verification: items of
-                                 later rounds continue it, cut to `begin` first ("sl.work.draft/1") */
+    SL_WORK_KV_DRAFT = 4,     /* target: a scratch fork of the committed rows that lives until the step's verification:
+                                 items of later rounds continue it, cut to `begin` first. SL_E_INVALID: the item runs
+                                 the attention of a layer that rows of the fork before `begin` had skipped
+                                 ("sl.work.draft/1") */
     SL_WORK_KV_FILL = 5       /* layers enter_layer .. exit_layer get the rows they lack, other layers stay
                                  ("sl.work.fill/1") */
 };
@@ -141,8 +143,9 @@ typedef struct sl_work {
     const sl_tensor *embeddings;  /* EMBEDDINGS, HIDDEN: [n_rows, hidden] */
     const float *position;        /* [n_rows] or NULL: begin + i */
     const int32_t *parent;        /* [n_rows] tree among the rows, -1: the context; NULL: a chain */
-    const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping */
-    const uint32_t *ffn_layers;   /* [n_layers] likewise */
+    const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping; plugins
+                                     see it as sl_batch.attn_layers */
+    const uint32_t *ffn_layers;   /* [n_layers] likewise. Items whose masks are the same arrays can share a batch */
     const sl_tap *const *taps;    /* [n_taps] */
     int64_t begin;                /* token index of the first row */
     void *user;                   /* the plugin's own */
@@ -167,7 +170,8 @@ typedef struct sl_work_result {
     const sl_work *work;
     const float *logits;              /* [1 or n_rows, vocab], raw; NULL if none were asked for */
     const sl_tap_rows *const *taps;   /* [work->n_taps] */
-    sl_status status;                 /* < 0: it could not be run; the item is dropped */
+    sl_status status;                 /* < 0: it could not be run; the item is dropped. SL_E_RANGE of a fork: the store
+                                         cannot share its rows at `begin` (a policy dropped some) */
     uint32_t reserved0;
     const float *hidden;              /* [n_rows, hidden] residual rows behind the last layer that ran, when the item ends in
                                          front of the head (exit_layer); else NULL */
