@@ -13,6 +13,7 @@ libinih-dev      pc  inih
 libjansson-dev   pc  jansson
 libpcre2-dev     pc  libpcre2-8
 libutf8proc-dev  pc  libutf8proc
+liblapack-dev    pc  lapack
 "
 packages_test="
 g++              cmd g++

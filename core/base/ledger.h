@@ -14,6 +14,7 @@ typedef enum {
     SLI_TAG_KV,      /* what KV stores hold */
     SLI_TAG_SCRATCH, /* activations, logits, scratch of kernels */
     SLI_TAG_PLUGIN,  /* everything else that plugins asked for */
+    SLI_TAG_KV_HOST, /* what KV stores keep in their second tier */
     SLI_TAG_COUNT
 } sli_tag;
 

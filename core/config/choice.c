@@ -49,7 +49,7 @@ static sl_status parse_names(builder *b) {
     return SL_OK;
 }
 
-/* "x/attention_quest.so" -> "quest" */
+/* "x/attention_mine.so" -> "mine" */
 static const char *id_of_path(sli_arena *pool, const char *path, const char *family) {
     const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
     size_t n = strlen(name), f = strlen(family);

@@ -22,7 +22,7 @@ typedef struct sli_choice {
     sli_scope scope;    /* prefix ("" or "draft"), family, role, stages, layers, pattern, rank, place in a chain */
     const char *plugin; /* an id; or the path of a .so, resolved against the folder of the INI */
     int is_path;
-    const char *id;             /* the id; for a path what the file name suggests: attention_quest.so -> "quest" */
+    const char *id;             /* the id; for a path what the file name suggests: attention_mine.so -> "mine" */
     const char *where;          /* where it was chosen */
     const sli_section *section; /* its keys for sli_params_bind, the choosing key "plugin" among them */
 } sli_choice;

@@ -22,6 +22,7 @@ static const struct role {
     {"attention", "attention", "attention", BY_STAGE | BY_LAYERS},
     {"kvcache", "kvcache.store", "kvcache", 0},
     {"speculation", "speculation", "speculation", ONE_MODEL},
+    {"quant.rewrite", "quant.rewrite", "quant", 0},
     {"quant", "quant", "quant", BY_LAYERS | BY_MATCH},
 };
 

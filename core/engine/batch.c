@@ -47,6 +47,7 @@ void sli_batch_clear(sli_batch *b, int32_t model, uint64_t step) {
     b->view.n_seqs = b->view.n_rows = 0;
     b->view.model = model;
     b->view.step = step;
+    b->view.attn_layers = b->view.ffn_layers = NULL;
     b->row_begin[0] = 0;
 }
 

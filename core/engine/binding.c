@@ -18,10 +18,11 @@ typedef struct bound {
     sli_plugin package;
     sl_params *params;
     uint32_t *layer_stages; /* [n_layers] */
-    sli_instance *instance; /* owned unless shared */
+    sli_instance *instance; /* owned unless first */
     const void *table;
-    int shared; /* 1: the object of another choice, in a second role */
-    int place;  /* in the list of its role */
+    struct bound *first; /* the choice whose object this is, in a second role; NULL: it has its own */
+    sl_scope scope;
+    int place; /* in the list of its role */
 } bound;
 
 struct sli_binding {
@@ -33,6 +34,8 @@ struct sli_binding {
     sli_attender *attenders;
     sli_store *stores;
     sli_policy *policies;
+    sli_rewriter *rewriter; /* NULL: none */
+    sli_rewriter the_rewriter;
     int n_quantizers, n_attenders, n_stores, n_policies;
 };
 
@@ -45,9 +48,10 @@ static sl_status within(const bound *b, sl_status s, sl_error *err) {
 /* ---- open: no plugin code runs
  * ------------------------------------------------------------------------------------------ */
 
-static const bound *same_plugin(const sli_binding *b, int i) {
+/* A plugin named in sections of two roles is one object. */
+static bound *same_plugin(const sli_binding *b, int i) {
     for (int j = 0; j < i; j++)
-        if (b->list[j].package.plugin == b->list[i].package.plugin &&
+        if (b->list[j].package.plugin == b->list[i].package.plugin && b->list[j].first == NULL &&
             strcmp(b->list[j].choice->scope.role, b->list[i].choice->scope.role) != 0)
             return &b->list[j];
     return NULL;
@@ -56,7 +60,8 @@ static const bound *same_plugin(const sli_binding *b, int i) {
 /* Roles that the engine of this version puts to work. */
 static int is_served(const char *role) {
     return strcmp(role, "kvcache.policy") == 0 || strcmp(role, "kvcache.prompt") == 0 ||
-           strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 || strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0;
+           strcmp(role, "attention") == 0 || strcmp(role, "kvcache.store") == 0 ||
+           strcmp(role, "speculation") == 0 || strcmp(role, "quant") == 0 || strcmp(role, "quant.rewrite") == 0;
 }
 
 static sl_status find_scope(const sli_binding *b, bound *c) {
@@ -95,15 +100,16 @@ static sl_status open_choice(sli_binding *b, int i, sl_error *err) {
         return within(
             c, sl_fail(err, SL_E_UNIMPLEMENTED, "the engine of this version serves no plugin in the role %s", role),
             err);
-    c->shared = same_plugin(b, i) != NULL;
-    /* a method named in two sections has its parameters in the first */
-    s = sli_params_bind(c->shared ? NULL : c->package.plugin->params, c->choice->section, sli_choice_keys, &c->params,
-                        err);
-    if (s < 0)
-        return s;
     if (find_scope(b, c) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the plugins' scopes");
-    return SL_OK;
+    c->first = same_plugin(b, i);
+    /* a method named in two sections has its parameters in the first */
+    s = sli_params_bind(c->first != NULL ? NULL : c->package.plugin->params, c->choice->section, sli_choice_keys,
+                        &c->params, err);
+    return s < 0 && c->first != NULL
+               ? sl_fail_within(err, s, "%s is one object with that of [%s], which takes its keys",
+                                c->package.plugin->id, c->first->choice->section->name)
+               : s;
 }
 
 /* What the core itself would offer if it were told to, else what a plugin would. */
@@ -158,21 +164,34 @@ sl_status sli_binding_open(const sli_binding_for *args, sli_binding **out, sl_er
 /* ---- create, activate
  * ------------------------------------------------------------------------------------------------------- */
 
+/* The scope of a choice, chained to those of the choices that share its object. */
+static void describe_scopes(sli_binding *b, int i) {
+    sl_scope *last = NULL;
+    for (int j = i; j < b->n; j++) {
+        bound *c = &b->list[j];
+        if (j > i && c->first != &b->list[i])
+            continue;
+        c->scope = (sl_scope){.struct_size = SL_SIZE(sl_scope),
+                              .layer_stages = c->layer_stages,
+                              .n_layers = b->args.info->n_layers,
+                              .device = SL_DEVICE_CPU,
+                              .role = c->choice->scope.role,
+                              .section = c->choice->section->name};
+        if (last != NULL)
+            last->also = &c->scope;
+        last = &c->scope;
+    }
+}
+
 static sl_status create_one(sli_binding *b, int i, sl_error *err) {
     bound *c = &b->list[i];
-    const bound *first = c->shared ? same_plugin(b, i) : NULL;
-    if (first != NULL) {
-        c->instance = first->instance;
+    if (c->first != NULL) {
+        c->instance = c->first->instance;
         return sli_instance_role(c->instance, c->choice->scope.role, &c->table, err);
     }
-    sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
-                      .layer_stages = c->layer_stages,
-                      .n_layers = b->args.info->n_layers,
-                      .device = SL_DEVICE_CPU,
-                      .role = c->choice->scope.role,
-                      .section = c->choice->section->name};
-    SL_TRY(
-        sli_instance_create(b->args.hosts, c->package.plugin, b->args.info, c->params, &scope, b, &c->instance, err));
+    describe_scopes(b, i);
+    SL_TRY(sli_instance_create(b->args.hosts, c->package.plugin, b->args.info, c->params, &c->scope, b, &c->instance,
+                               err));
     c->table = c->instance->table;
     return SL_OK;
 }
@@ -192,7 +211,9 @@ static void list_role(sli_binding *b, bound *c) {
         b->quantizers[c->place] = (sli_quantizer){self, c->table};
     } else if (strcmp(role, "attention") == 0) {
         c->place = b->n_attenders++;
-        b->attenders[c->place] = (sli_attender){self, c->table, c->place};
+        b->attenders[c->place] = (sli_attender){
+            self, c->table, c->place,
+            sli_instance_table(c->instance, SL_ATTENTION_KV_ID, SL_FIELD_END(sl_attention_kv, truncate))};
     } else if (strcmp(role, "kvcache.store") == 0) {
         c->place = b->n_stores++;
         b->stores[c->place] =
@@ -200,6 +221,9 @@ static void list_role(sli_binding *b, bound *c) {
     } else if (strcmp(role, "kvcache.policy") == 0) { /* choices stand in the order of the chain */
         c->place = b->n_policies++;
         b->policies[c->place] = (sli_policy){self, c->table};
+    } else if (strcmp(role, "quant.rewrite") == 0) {
+        b->the_rewriter = (sli_rewriter){self, c->table};
+        b->rewriter = &b->the_rewriter;
     }
 }
 
@@ -224,7 +248,7 @@ sl_status sli_binding_activate(sli_binding *b, const sl_limits *limits, int64_t 
         if (strcmp(b->list[i].choice->scope.role, "speculation") == 0 ||
             strcmp(b->list[i].choice->scope.role, "kvcache.prompt") == 0)
             own.max_seqs = sessions;
-        if (!b->list[i].shared)
+        if (b->list[i].first == NULL)
             SL_TRY(sli_instance_activate(b->list[i].instance, &own, err));
     }
     return SL_OK;
@@ -234,7 +258,7 @@ void sli_binding_destroy(sli_binding *b) {
     if (b == NULL)
         return;
     for (int i = b->n_created - 1; i >= 0; i--)
-        if (!b->list[i].shared)
+        if (b->list[i].first == NULL)
             sli_instance_destroy(b->list[i].instance);
     for (int i = 0; b->list != NULL && i < b->n; i++) {
         sli_params_free(b->list[i].params);
@@ -260,6 +284,7 @@ sl_status sli_binding_fill(sli_binding *b, sli_network *net, sl_error *err) {
     net->n_stores = b->n_stores;
     net->policies = b->policies;
     net->n_policies = b->n_policies;
+    net->rewriter = b->rewriter;
     const char *missing = b->n_quantizers == 0  ? "quant"
                           : b->n_attenders == 0 ? "attention"
                           : b->n_stores == 0    ? "kvcache"
@@ -339,10 +364,54 @@ int sli_binding_asks_for(const sli_binding *b, const char *capability) {
     return 0;
 }
 
+int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most) {
+    int n = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        const sl_attention *attention = strcmp(c->choice->scope.role, "attention") == 0 ? c->table : NULL;
+        const sl_work_source *source =
+            c->first != NULL ? NULL : sli_instance_table(c->instance, SL_WORK_SOURCE_ID, SL_FIELD_END(sl_work_source, work));
+        sli_source_fn fn = {c->instance->self, source != NULL ? source->work : NULL};
+        if (fn.work == NULL && attention != NULL && SL_HAS_FN(attention, sl_attention, work))
+            fn.work = attention->work;
+        if (fn.work != NULL && n++ < most)
+            out[n - 1] = fn;
+    }
+    return n;
+}
+
+sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const char *interface, uint64_t min_size,
+                              const void **table, const char **section, int *chosen) {
+    *chosen = 0;
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        if (strcmp(c->package.plugin->id, plugin) != 0)
+            continue;
+        *chosen = 1;
+        *section = c->choice->section->name;
+        if ((*table = sli_instance_table(c->instance, interface, min_size)) != NULL)
+            return c->instance->self;
+    }
+    return NULL;
+}
+
+int sli_binding_drafter_asks(const sli_binding *b, const char *capability) {
+    for (int i = 0; i < b->n; i++) {
+        const sl_plugin *p = b->list[i].package.plugin;
+        if (strcmp(b->list[i].choice->scope.role, "speculation") != 0)
+            continue;
+        for (int k = 0; k < 2; k++)
+            for (const char *const *id = k ? p->wants : p->needs; id != NULL && *id != NULL; id++)
+                if (strcmp(*id, capability) == 0)
+                    return 1;
+    }
+    return 0;
+}
+
 void sli_binding_event(sli_binding *b, const sl_event *event) {
     for (int i = 0; i < b->n; i++) {
         const sl_plugin *p = b->list[i].package.plugin;
-        if (!b->list[i].shared && SL_HAS_FN(p, sl_plugin, event))
+        if (b->list[i].first == NULL && SL_HAS_FN(p, sl_plugin, event))
             p->event(b->list[i].instance->self, event, NULL);
     }
 }

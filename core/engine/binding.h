@@ -39,6 +39,22 @@ sli_network_plan sli_binding_plan(sli_binding *b);
 
 /* The drafter, NULL: none. */
 sl_instance *sli_binding_drafter(sli_binding *b, const sl_speculation **api);
+/* Does the drafter need or want that capability of the host? */
+int sli_binding_drafter_asks(const sli_binding *b, const char *capability);
+
+/* Instances that ask for work of their own ("sl.work.source/1", or attention's function of the same form): writes at most
+ * `most` of them to out and returns how many there are. */
+typedef struct sli_source_fn {
+    sl_instance *self;
+    sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
+                      const sl_work *const **works, int32_t *n_works);
+} sli_source_fn;
+int sli_binding_sources(const sli_binding *b, sli_source_fn *out, int most);
+
+/* The instance of the plugin with that id that answers `interface`, its table of at least min_size bytes and its section.
+ * NULL: the plugin is not chosen (*chosen = 0), or does not answer (1). */
+sl_instance *sli_binding_find(const sli_binding *b, const char *plugin, const char *interface, uint64_t min_size,
+                              const void **table, const char **section, int *chosen);
 
 /* The prompt transformer, NULL: none. */
 sl_instance *sli_binding_prompter(sli_binding *b, const sl_kv_prompt **api);

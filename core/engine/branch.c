@@ -1,10 +1,13 @@
 /* See branch.h. */
 #include "branch.h"
 
+#include "draft_fork.h"
 #include "sl_error.h"
 
-/* Behind the sessions' own ids and those of scratch forks. */
-static int32_t id_of(const sluice_engine *e, const sluice_session *s) { return 2 * e->max_sessions + s->id; }
+/* Behind the ids of sessions and forks. */
+static int32_t id_of(const sluice_engine *e, const sluice_session *s) {
+    return sli_fork_ids_end(e->max_sessions) + s->id;
+}
 
 sl_status sli_branch_prepare(sluice_engine *e, sluice_session *s, int64_t begin, int64_t n_rows, int32_t *id,
                              sl_error *err) {

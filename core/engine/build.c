@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "base/ledger.h"
+#include "engine/rewrite.h"
+#include "followers.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -38,19 +40,20 @@ static const struct {
 };
 
 /* An f32 copy of a vector of the checkpoint, or an empty tensor when the model has none. */
-static sl_status copy_vector(sli_network *net, int32_t layer, sli_weight_role role, sl_tensor *out) {
+static sl_status copy_vector(sli_network *net, int32_t layer, sli_weight_role role, sl_tensor *out, sl_error *err) {
     const sl_tensor *t = role < SLI_ROLE_COUNT ? sli_model_weight(net->model, layer, role) : NULL;
     *out = (sl_tensor){0};
     if (t == NULL)
         return SL_OK;
     float *copy = sli_calloc(SLI_TAG_WEIGHTS, (size_t)t->shape[0], sizeof *copy);
     if (copy == NULL)
-        return SL_E_NO_MEMORY;
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for %s", sli_model_weight_name(net->model, layer, role));
     sl_tensor_make(out, copy, SL_F32, SL_DEVICE_CPU, 1, t->shape);
-    return net->ops->convert(copy, SL_F32, t->data, t->dtype, t->shape[0]);
+    SL_TRY(net->ops->convert(copy, SL_F32, t->data, t->dtype, t->shape[0]));
+    return sli_rewrite_vector(net, layer, role, copy, t->shape[0], err);
 }
 
-static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_weight_role role) {
+static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_weight_role role, sl_error *err) {
     int row = 0;
     while (linear_table[row].role != role)
         row++;
@@ -60,7 +63,9 @@ static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_w
                                .name = sli_model_weight_name(net->model, layer, role),
                                .role = linear_table[row].name,
                                .weight = *w};
-    SL_TRY(copy_vector(net, layer, linear_table[row].bias, &g->bias[i]));
+    g->source[i] = *w;
+    SL_TRY(sli_rewrite_matrix(net, layer, role, &g->linear[i].weight, &g->rewritten[i], &g->kept[i], err));
+    SL_TRY(copy_vector(net, layer, linear_table[row].bias, &g->bias[i], err));
     if (g->bias[i].data != NULL)
         g->linear[i].bias = &g->bias[i];
     g->linears[i] = &g->linear[i];
@@ -74,14 +79,31 @@ static void release_pages(sli_group *g) {
     int64_t page = sysconf(_SC_PAGESIZE);
     for (int32_t i = 0; i < g->desc.n; i++) {
         int64_t bytes;
-        sl_tensor_bytes(&g->linear[i].weight, &bytes);
-        uintptr_t begin =
-            ((uintptr_t)g->linear[i].weight.data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
-        uintptr_t end = ((uintptr_t)g->linear[i].weight.data + (uintptr_t)bytes) / (uintptr_t)page * (uintptr_t)page;
+        sl_tensor_bytes(&g->source[i], &bytes);
+        uintptr_t begin = ((uintptr_t)g->source[i].data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
+        uintptr_t end = ((uintptr_t)g->source[i].data + (uintptr_t)bytes) / (uintptr_t)page * (uintptr_t)page;
         if (end > begin && madvise((void *)begin, end - begin, MADV_DONTNEED) == 0)
             g->released_bytes += bytes;
     }
     sli_ledger_note(SLI_TAG_WEIGHTS, -g->released_bytes);
+}
+
+/* A rewritten matrix that nobody packs is kept in the dtype of the checkpoint, or in f32 where the rewriter says so. */
+static sl_status narrow(sli_network *net, sl_tensor *w, void **owned, sl_dtype dtype, sl_error *err) {
+    int64_t n = w->shape[0] * w->shape[1];
+    if (*owned == NULL || dtype == SL_F32)
+        return SL_OK;
+    void *copy = sli_alloc(SLI_TAG_WEIGHTS, (size_t)n * (sl_dtype_bits(dtype) / 8));
+    if (copy == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for %" PRId64 " rewritten weights", n);
+    SL_TRY(net->ops->convert(copy, dtype, *owned, SL_F32, n));
+    sli_free(*owned);
+    *owned = copy;
+    return sl_tensor_make(w, copy, dtype, SL_DEVICE_CPU, 2, (int64_t[]){w->shape[0], w->shape[1]});
+}
+
+static sl_status keep_rewritten(sli_network *net, sli_group *g, int32_t i, sl_error *err) {
+    return narrow(net, &g->linear[i].weight, &g->rewritten[i], g->kept[i], err);
 }
 
 static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
@@ -92,11 +114,10 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
     if (g->claim.x_dtype != SL_F32 || (g->claim.flags & SL_QUANT_FUSES_NORM))
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: this engine gives normed f32 inputs, the quantiser wants others",
                        g->linear[0].name);
-    if (api->maps != NULL && api->maps(self, &g->desc) != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED,
-                       "%s: the quantiser publishes maps, which this engine does not apply yet", g->linear[0].name);
     int64_t bytes = 0;
     SL_TRY(api->pack_size(self, &g->desc, &bytes, err));
+    for (int32_t i = 0; bytes == 0 && i < g->desc.n; i++)
+        SL_TRY(keep_rewritten(net, g, i, err));
     if (bytes > 0) {
         g->blob = sli_alloc(SLI_TAG_WEIGHTS, (size_t)bytes);
         if (g->blob == NULL)
@@ -104,10 +125,15 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
                            g->linear[0].name, bytes);
         SL_TRY(api->pack_into(self, &g->desc, g->blob, err));
     }
+    for (int32_t i = 0; bytes > 0 && i < g->desc.n; i++)
+        if (g->rewritten[i] != NULL) {
+            sli_free(g->rewritten[i]);
+            g->rewritten[i] = NULL;
+            g->linear[i].weight.data = NULL; /* the blob stands for it */
+        }
     SL_TRY(api->bind(self, &g->desc, g->blob, &g->handle, err));
     if (bytes > 0 && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding, which stays in use */
         release_pages(g);
-    (void)net;
     return SL_OK;
 }
 
@@ -128,8 +154,7 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
             g->desc = (sl_linear_group){.struct_size = SL_SIZE(sl_linear_group), .name = name, .layer = layer};
         }
         slots[roles[i]] = (sli_slot){g, g->desc.n};
-        if (add_linear(net, g, layer, roles[i]) < 0)
-            return sl_fail(err, SL_E_NO_MEMORY, "no memory for the biases of layer %d", layer);
+        SL_TRY(add_linear(net, g, layer, roles[i], err));
     }
     for (int32_t i = begin; i < net->n_groups; i++)
         SL_TRY(pack(net, &net->groups[i], err));
@@ -197,11 +222,10 @@ static sl_status check_policies(const sli_net_layer *layer, int32_t l, sl_error 
 static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int32_t l, sl_error *err) {
     sli_net_layer *layer = &net->layers[l];
     layer->info = net->info->layers[l];
-    if (copy_vector(net, l, SLI_ROLE_NORM_ATTN, &layer->norm_attn) < 0 ||
-        copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn) < 0 ||
-        copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm) < 0 ||
-        copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm) < 0)
-        return sl_fail(err, SL_E_NO_MEMORY, "no memory for the norms of layer %d", l);
+    SL_TRY(copy_vector(net, l, SLI_ROLE_NORM_ATTN, &layer->norm_attn, err));
+    SL_TRY(copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn, err));
+    SL_TRY(copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm, err));
+    SL_TRY(copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm, err));
     for (int i = 0; i < N_GROUPS; i++)
         SL_TRY(bind_linears(net, plan, l, group_table[i].name, group_table[i].roles, group_table[i].n, layer->linear,
                             err));
@@ -213,6 +237,13 @@ static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int3
         layer->caps[s] = (sl_attn_caps){.struct_size = SL_SIZE(sl_attn_caps)};
         SL_TRY(layer->attender[s]->api->caps(layer->attender[s]->self, l, &layer->caps[s]));
     }
+    if (sli_rewrite_turns_keys(net, l) &&
+        (layer->layout.key_state == SL_KEYS_RAW || (layer->layout.flags & (SL_KV_WANTS_RAW | SL_KV_FUSES_ROPE))))
+        return sl_fail(
+            err, SL_E_INVALID,
+            "layer %d: the KV store keeps keys before RoPE and turns them itself, but [quant.rewrite] rotates "
+            "keys after RoPE: set kv_rotate = no",
+            l);
     return check_layer(layer, l, err);
 }
 
@@ -259,9 +290,12 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     if (net->layers == NULL || net->groups == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for %d layers", n);
     net->act = sli_model_describe(net->model)->act == SLI_ACT_SILU ? SL_ACT_SILU : SL_ACT_GELU_TANH;
-    net->embed = sli_model_weight(net->model, -1, SLI_ROLE_EMBED);
-    if (copy_vector(net, -1, SLI_ROLE_FINAL_NORM, &net->final_norm) < 0)
-        return sl_fail(err, SL_E_NO_MEMORY, "no memory for the final norm");
+    sl_dtype kept;
+    SL_TRY(sli_rewrite_begin(net, err));
+    net->embed = *sli_model_weight(net->model, -1, SLI_ROLE_EMBED);
+    SL_TRY(sli_rewrite_matrix(net, -1, SLI_ROLE_EMBED, &net->embed, &net->embed_rewritten, &kept, err));
+    SL_TRY(narrow(net, &net->embed, &net->embed_rewritten, kept, err));
+    SL_TRY(copy_vector(net, -1, SLI_ROLE_FINAL_NORM, &net->final_norm, err));
     for (int32_t l = 0; l < n; l++) {
         SL_TRY(bind_layer(net, plan, l, err));
         if (plan->progress != NULL)
@@ -272,6 +306,7 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     net->head = slots[SLI_ROLE_HEAD];
     if (plan->progress != NULL)
         plan->progress(plan->progress_user, total, total);
+    SL_TRY(sli_followers_layout(net, err));
     SL_TRY(take_buffers(net, err));
     SL_TRY(sli_sums_create(net, max_seqs, err));
     for (int32_t l = 0; net->n_policies > 0 && l < n; l++)
@@ -282,14 +317,19 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
 void sli_network_destroy(sli_network *net) {
     sli_sums_destroy(net->sums);
     net->sums = NULL;
+    sli_rewrite_end(net);
+    sli_free(net->embed_rewritten);
+    net->embed_rewritten = NULL;
     for (int32_t i = 0; net->groups != NULL && i < net->n_groups; i++) {
         sli_group *g = &net->groups[i];
         if (g->handle != NULL)
             g->quantizer->api->unbind(g->quantizer->self, g->handle);
         sli_free(g->blob);
         sli_ledger_note(SLI_TAG_WEIGHTS, g->released_bytes);
-        for (int j = 0; j < 3; j++)
+        for (int j = 0; j < 3; j++) {
             sli_free(g->bias[j].data);
+            sli_free(g->rewritten[j]);
+        }
     }
     for (int32_t l = 0; net->layers != NULL && l < net->info->n_layers; l++) {
         sli_free(net->layers[l].norm_attn.data);

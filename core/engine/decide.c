@@ -1,6 +1,7 @@
 /* See decide.h. */
 #include "decide.h"
 
+#include "accept.h"
 #include "sl_error.h"
 
 typedef struct tree_logits {
@@ -15,6 +16,8 @@ static const float *row_of(void *ctx, int32_t row) {
 
 sl_status sli_decide(sluice_engine *e, sluice_session *s, const float *logits, int32_t *path, int32_t *n_path,
                      int32_t *next, sl_error *err) {
+    if (sli_accepts_itself(e))
+        return sli_accept_draft(e, s, logits, path, n_path, next, err);
     const sli_sampling *how = &s->request->sampling;
     sli_random random = sli_random_seeded(&how->seed);
     if (s->tree == NULL) {

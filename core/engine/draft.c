@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "draft_taps.h"
+#include "draft_fork.h"
 #include "engine.h"
 #include "sl_error.h"
 
@@ -48,7 +50,7 @@ void sli_draft_buffers_destroy(sli_draft_buffers *d) {
     sli_free(d);
 }
 
-static void describe(const sluice_engine *e, const sluice_session *s, int32_t max_nodes, sl_spec_seq *out) {
+void sli_spec_describe(const sluice_engine *e, const sluice_session *s, int32_t max_nodes, sl_spec_seq *out) {
     const sli_request *r = s->request;
     int64_t room = r->n_limit - s->n; /* tokens that may still be generated */
     *out = (sl_spec_seq){.struct_size = SL_SIZE(sl_spec_seq),
@@ -96,7 +98,7 @@ static sl_status take_tree(const sluice_engine *e, sluice_session *s, const sl_s
     return SL_OK;
 }
 
-sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
+static sl_status ask_drafter(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
     for (int i = 0; i < n; i++)
         sessions[i]->tree = NULL;
     if (e->drafter.self == NULL || n == 0)
@@ -105,7 +107,7 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     double begin = sli_now();
     int32_t nodes = budget(e, n, n_other_rows);
     for (int i = 0; i < n; i++) {
-        describe(e, sessions[i], nodes, &d->seqs[i]);
+        sli_spec_describe(e, sessions[i], nodes, &d->seqs[i]);
         d->seq_ptrs[i] = &d->seqs[i];
         sli_request *r = sessions[i]->request;
         r->draws = (sli_draft_draw){.random = &r->random, .position = (uint32_t)sessions[i]->n};
@@ -139,6 +141,12 @@ sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, i
     }
     d->draft_seconds = sli_now() - begin;
     return SL_OK;
+}
+
+sl_status sli_engine_draft(sluice_engine *e, sluice_session **sessions, int n, int n_other_rows, sl_error *err) {
+    sl_status status = ask_drafter(e, sessions, n, n_other_rows, err);
+    sli_draft_forks_close(e); /* the rows of the step go into pages that the forks have shared */
+    return status;
 }
 
 /* ---- telling
@@ -202,11 +210,11 @@ sl_status sli_engine_observe(sluice_engine *e, sluice_session **sessions, int n,
     int drafted = 0;
     for (int i = 0; i < n; i++)
         drafted = drafted || commit->batch->stage[i] != SL_STAGE_PREFILL;
-    if (!drafted && e->drafter.caps.topk == 0)
+    if (!drafted && e->drafter.caps.topk == 0 && !sli_draft_taps_want_prompt(e->taps))
         return SL_OK; /* nothing was drafted, and of a prompt nothing was asked for */
     sli_draft_buffers *d = e->drafts;
     for (int i = 0; i < n; i++) {
-        describe(e, sessions[i], (int32_t)e->limits.max_tree, &d->seqs[i]);
+        sli_spec_describe(e, sessions[i], (int32_t)e->limits.max_tree, &d->seqs[i]);
         d->seq_ptrs[i] = &d->seqs[i];
     }
     sl_observe seen = {.struct_size = SL_SIZE(sl_observe),
@@ -220,6 +228,8 @@ sl_status sli_engine_observe(sluice_engine *e, sluice_session **sessions, int n,
         seen.topk = d->topk;
         seen.topk_logit = d->topk_logit;
     }
+    if (e->taps != NULL)
+        SL_TRY(sli_draft_taps_hand_over(e->taps, &e->target, commit, &seen.taps, &seen.n_taps, err));
     sl_status s = e->drafter.api->observe(e->drafter.self, &seen);
     return s < 0 ? sl_fail(err, s, "drafter: observe: %s", sl_status_text(s)) : SL_OK;
 }

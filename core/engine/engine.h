@@ -48,10 +48,12 @@ struct sluice_session {
     sluice_session *next; /* all sessions of the engine */
     int32_t *tokens;      /* [max_context + 1] */
     int64_t n, n_kv;
-    int64_t n_prompt;     /* rows below this token index are prompt */
-    int64_t n_grown;      /* tokens that the target's cache was told to be ready for */
-    int64_t n_draft;      /* committed rows in the draft model's cache */
-    int32_t id;           /* sequence id: 0 .. max_seqs - 1 */
+    int64_t n_prompt; /* rows below this token index are prompt */
+    int64_t n_grown;  /* tokens that the target's cache was told to be ready for */
+    int64_t n_draft;  /* committed rows in the draft model's cache */
+    int32_t id;       /* sequence id: 0 .. max_seqs - 1 */
+    int64_t
+        prompt_end; /* tokens of the prompt, where they are not what was appended: see sli_prompt_end; 0: they are */
     sli_request *request; /* NULL: not generating */
     /* Prompt transformers. */
     sli_transcript *shown; /* the user's text, where another one is computed; NULL: it is `tokens` */
@@ -67,8 +69,11 @@ struct sluice_session {
     int32_t first_logits; /* row of the logits buffer */
 };
 
-/* Tokens of the prompt that is being computed: without a request everything that was appended. */
-static inline int64_t sli_prompt_end(const sluice_session *s) { return s->request != NULL ? s->n_prompt : s->n; }
+/* Tokens of the prompt that is being computed: without a request everything that was appended; more where the prompt
+ * goes on (INT64_MAX), less where known tokens are computed as decode steps. */
+static inline int64_t sli_prompt_end(const sluice_session *s) {
+    return s->prompt_end != 0 ? s->prompt_end : s->request != NULL ? s->n_prompt : s->n;
+}
 
 typedef struct sli_drafter {
     sl_instance *self; /* NULL: no drafter */
@@ -96,7 +101,7 @@ struct sluice_engine {
     sli_prompter prompter;
     sl_limits limits, draft_limits;
     int64_t prefill_chunk;
-    int32_t max_sessions;     /* sequence ids below are sessions; behind them as many scratch forks, then branches */
+    int32_t max_sessions;     /* sequence ids below are sessions; behind them those of draft_fork.h, then branches */
     int32_t max_branches;     /* 0, or 1: a sequence of a plugin's own beside each session */
     sluice_sampling defaults; /* [sampling] */
     int32_t *bias_id;         /* what it points to */
@@ -119,6 +124,9 @@ struct sluice_engine {
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
+    struct sli_draft_taps *taps; /* hidden rows for the drafter; NULL: it wants none */
+    struct sli_sources *sources; /* plugins that ask for work; NULL: none */
+    struct sli_draft_forks *forks; /* of the target's sequences; NULL: no drafter */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */

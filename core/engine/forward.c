@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/rewrite.h"
+#include "followers.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -305,6 +307,7 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
 
     SL_TRY(norm_rows(net, net->x, &layer->norm_attn, net->xn, n, 1, E));
     tell(pass, SL_TAP_ATTN_IN, l, net->xn, E);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QKV_IN, net->xn, n, 1, E));
     SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E,
                         NULL));
     if (!(layer->layout.flags & SL_KV_FUSES_ROPE)) {
@@ -316,6 +319,10 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
         memcpy(net->k_raw, net->k, sizeof(float) * (size_t)(n * K * D));
         SL_TRY(rotate(net, b, info, net->q, H));
         SL_TRY(rotate(net, b, info, net->k, K));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->q, n, H, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->k, n, K, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_Q_POST_ROPE, net->q, n, H, D));
+        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_K_POST_ROPE, net->k, n, K, D));
     }
     if (!is_end)
         SL_TRY(attend_rows(net, pass, l)); /* a store that fuses RoPE rotates q and k here */
@@ -323,6 +330,7 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
     if (is_end)
         return SL_OK;
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_O_IN, net->o, n, 1, H * info->v_head_dim));
     return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
                         net->x);
 }
@@ -332,11 +340,13 @@ static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
     int64_t n = pass->batch->n_rows, E = net->info->hidden, F = layer->info->ffn;
     SL_TRY(norm_rows(net, net->x, &layer->norm_ffn, net->xn, n, 1, E));
     tell(pass, SL_TAP_FFN_IN, l, net->xn, E);
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_GATE_UP_IN, net->xn, n, 1, E));
     SL_TRY(
         multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0};
     SL_TRY(net->ops->act_mul(net->host, &act));
+    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_DOWN_IN, net->gate, n, 1, F));
     return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
 }
 
@@ -348,16 +358,16 @@ static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *er
     int64_t E = net->info->hidden;
     if (pass->hidden != NULL) {
         memcpy(net->x, pass->hidden->data, sizeof(float) * (size_t)(b->n_rows * E));
-        return SL_OK;
+        return sli_rewrite_residual(net, 0, net->x, b->n_rows);
     }
-    int64_t row_bytes = E * (int64_t)(sl_dtype_bits(net->embed->dtype) / 8);
+    int64_t row_bytes = E * (int64_t)(sl_dtype_bits(net->embed.dtype) / 8);
     for (int32_t i = 0; i < b->n_rows; i++) {
         int32_t token = b->token[i];
         if (token < 0 || token >= net->info->vocab)
             return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", token,
                            net->info->vocab);
-        const char *row = (const char *)net->embed->data + token * row_bytes;
-        SL_TRY(net->ops->convert(net->x + i * E, SL_F32, row, net->embed->dtype, E));
+        const char *row = (const char *)net->embed.data + token * row_bytes;
+        SL_TRY(net->ops->convert(net->x + i * E, SL_F32, row, net->embed.dtype, E));
     }
     return SL_OK;
 }
@@ -386,14 +396,23 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
     return SL_OK;
 }
 
-sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
+sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err) {
     int64_t E = net->info->hidden;
     for (int32_t i = 0; i < n; i++)
-        memcpy(net->head_in + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
-    sl_status s = norm_rows(net, net->head_in, &net->final_norm, net->head_in, n, 1, E);
-    if (s >= 0)
-        s = multiply_all(net, &net->head, (float *const[]){logits}, 1, net->head_in, n, E, NULL);
+        memcpy(out + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
+    sl_status s = norm_rows(net, out, &net->final_norm, out, n, 1, E);
+    return s < 0 ? sl_fail(err, s, "final norm: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
+    float *in = (float *)(uintptr_t)x; /* only read */
+    sl_status s = multiply_all(net, &net->head, (float *const[]){logits}, 1, in, n, net->info->hidden, NULL);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
+    SL_TRY(sli_network_final_norm(net, rows, n, net->head_in, err));
+    return sli_network_project(net, net->head_in, n, logits, err);
 }
 
 /* ---- the step in all plugins ----------------------------------------------------------------------------------------
@@ -443,12 +462,15 @@ sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, in
         }
     }
     sl_status s = sli_sums_open(net, seq, parent, upto, err);
+    if (s >= 0)
+        s = sli_followers_open(net, seq, parent, upto, err);
     if (s < 0)
         sli_network_seq_close(net, seq);
     return s;
 }
 
 void sli_network_seq_close(sli_network *net, int32_t seq) {
+    sli_followers_close(net, seq);
     sli_sums_close(net, seq);
     for (int32_t i = 0; i < net->n_stores; i++)
         net->stores[i].api->close(net->stores[i].self, seq);
@@ -457,7 +479,7 @@ void sli_network_seq_close(sli_network *net, int32_t seq) {
 sl_status sli_network_seq_grow(sli_network *net, int32_t seq, int64_t n_tokens, sl_error *err) {
     for (int32_t i = 0; i < net->n_stores; i++)
         SL_TRY(net->stores[i].api->grow(net->stores[i].self, seq, n_tokens, err));
-    return SL_OK;
+    return sli_followers_grow(net, seq, n_tokens, err);
 }
 
 sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_error *err) {
@@ -469,6 +491,7 @@ sl_status sli_network_seq_truncate(sli_network *net, int32_t seq, int64_t n, sl_
                            (long long)minimum);
     }
     sli_sums_cut(net, seq, n);
+    sli_followers_cut(net, seq, n);
     return SL_OK;
 }
 

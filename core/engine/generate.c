@@ -6,8 +6,10 @@
 
 #include "api.h"
 #include "base/ledger.h"
+#include "draft_fork.h"
 #include "prompt.h"
 #include "sl_error.h"
+#include "sources.h"
 #include "transcript.h"
 
 /* ---- requests
@@ -62,6 +64,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     if (s->n == s->n_kv) { /* the logits of the last token are gone: its row is computed once more */
         SL_TRY(sli_network_seq_truncate(&e->target, s->id, s->n - 1, err));
         s->n_kv = s->n - 1;
+        sli_sources_cut(e, s->id, s->n_kv);
         sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, s->n_kv);
     }
     sli_request *r = s->request = sli_alloc(SLI_TAG_MISC, sizeof *r);
@@ -117,11 +120,13 @@ static sl_status run(sluice_engine *e, sluice_session *const *sessions, int n, s
         }
         if (n_running == 0)
             return SL_OK;
+        SL_TRY(sli_draft_forks_open(e, running, n_running, err));
         sli_engine_step_begin(e);
         sl_status status = sli_engine_step(e, running, n_running, fn, user, &n_active, err);
         sli_engine_step_end(e);
         SL_TRY(status);
         SL_TRY(sli_engine_settle(e, err));
+        SL_TRY(sli_sources_run(e, err));
     }
 }
 

@@ -89,6 +89,7 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
     out->bytes_kv = r.now[SLI_TAG_KV];
     out->bytes_scratch = r.now[SLI_TAG_SCRATCH];
     out->bytes_plugin = r.now[SLI_TAG_PLUGIN];
+    out->bytes_kv_host = r.now[SLI_TAG_KV_HOST];
     out->bytes_peak = r.total_peak;
 }
 
@@ -159,7 +160,7 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
                   s.prompt_work_seconds);
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
-                  "s:I}, s:I, s:o, s:o, s:o}",
+                  "s:I, s:I}, s:I, s:o, s:o, s:o}",
                   "version", sluice_version(), "model", info.model, "isa", info.isa, "threads", info.threads,
                   "prompt_tokens", (json_int_t)s.prompt_tokens, "tokens", (json_int_t)s.tokens, "prompt_tps",
                   rate(s.prompt_tokens + s.replaced_tokens - s.kept_tokens, s.prompt_seconds), "decode_tps", rate(s.emitted, s.decode_seconds), "steps",
@@ -167,9 +168,9 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
                   (json_int_t)s.accepted, "drafted_by_depth", by_depth(s.drafted_by_depth), "accepted_by_depth",
                   by_depth(s.accepted_by_depth), "lossless", s.lossless, "bytes", "weights",
                   (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch", (json_int_t)s.bytes_scratch,
-                  "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak, "allocs_in_steps",
-                  (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics,
-                  "prompts", prompts);
+                  "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak, "kv_host", (json_int_t)s.bytes_kv_host,
+                  "allocs_in_steps",
+                  (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics, "prompts", prompts);
     return emit_json(root, JSON_INDENT(2) | JSON_REAL_PRECISION(8), write, user, &err, error);
 }
 

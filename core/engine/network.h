@@ -26,6 +26,7 @@ typedef struct sli_attender {
     sl_instance *self;
     const sl_attention *api;
     int32_t index; /* among the network's attenders */
+    const sl_attention_kv *kv; /* NULL unless it keeps something beside the cache */
 } sli_attender;
 
 typedef struct sli_store {
@@ -33,6 +34,12 @@ typedef struct sli_store {
     const sl_kv_store *api;
     const sl_selector *selector; /* NULL unless the store selects */
 } sli_store;
+
+/* What makes another model of the same function out of this one; see rewrite.h. */
+typedef struct sli_rewriter {
+    sl_instance *self;
+    const sl_quant_rewrite *api;
+} sli_rewriter;
 
 /* A policy of the chain. */
 typedef struct sli_policy {
@@ -53,6 +60,9 @@ typedef struct sli_group {
     sl_linear linear[3];
     const sl_linear *linears[3];
     sl_tensor bias[3]; /* f32; data NULL: none */
+    sl_tensor source[3]; /* the checkpoint's weights; linear[i].weight differs where they were rewritten */
+    void *rewritten[3];  /* memory of the rewritten ones; NULL: none */
+    sl_dtype kept[3];    /* in which those are kept that nobody packs */
 } sli_group;
 
 /* Where a linear lives: its group, and which of the group it is. */
@@ -86,7 +96,13 @@ typedef struct sli_network {
     int32_t n_groups;
     sli_slot head;
     sl_tensor final_norm;
-    const sl_tensor *embed;
+    sl_tensor embed;
+    void *embed_rewritten; /* its memory; NULL: it is the checkpoint's */
+
+    const sli_rewriter *rewriter;          /* NULL: the model as it is */
+    const sl_map *basis;                   /* of residual rows; NULL: the model's own */
+    const sl_map *const **maps;            /* [n_layers] NULL-terminated lists; NULL: none */
+    float **plain_norms;                   /* with a basis: [2 n_layers + 1] norms as they were: attn, ffn ..., final */
 
     sli_quantizer *quantizers;
     sli_attender *attenders;
@@ -102,6 +118,7 @@ typedef struct sli_network {
     float *lse;         /* [max_rows, H] for merging parts */
     float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
+    int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
 } sli_network;
 
 /* Called with hidden rows of a tapped point: [n_rows, width]. */
@@ -144,6 +161,10 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
 
 /* Logits [n, vocab] of residual rows: final norm and head. rows: n rows of the last pass, or NULL for 0 .. n - 1. */
 sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err);
+
+/* The two halves of it: rows [n, hidden] behind the final norm, and the head alone on such rows. */
+sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err);
+sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err);
 
 /* Prepares the step in all plugins (plan, reserve); must be followed by commit. */
 sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *err);

@@ -9,12 +9,16 @@
 #include "api.h"
 #include "base/file.h"
 #include "base/ledger.h"
+#include "chunk.h"
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
+#include "draft_taps.h"
+#include "draft_fork.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "services.h"
 #include "sl_error.h"
+#include "sources.h"
 
 double sli_now(void) {
     struct timespec t;
@@ -173,7 +177,7 @@ static void set_limits(sluice_engine *e, const parts *target) {
     e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
                             .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
                             .max_rows = sli_param_int(p, "max_rows"),
-                            .max_seqs = 2 * (int64_t)e->max_sessions,
+                            .max_seqs = sli_fork_ids_end(e->max_sessions),
                             .max_tree = 1,
                             .n_workers = sli_pool_workers(e->pool),
                             .compute = sli_param_int(p, "compute") == SLI_COMPUTE_BF16 ? SL_BF16 : SL_F32,
@@ -207,11 +211,22 @@ static sl_status open_drafter(sluice_engine *e, sl_error *err) {
                        e->target.info->vocab);
     if (caps->needs_draft && e->draft.model == NULL)
         return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter needs a second model: set [draft.model] path");
-    if (caps->n_taps > 0 || caps->plans_rows || e->drafter.api->accept != NULL)
-        return sl_fail(
-            err, SL_E_UNIMPLEMENTED,
-            "[speculation]: the drafter needs hidden rows, row plans or an acceptance rule of its own, which "
-            "this version's engine does not serve");
+    if (caps->plans_rows)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "[speculation]: the drafter needs row plans, which this version's engine does not serve");
+    if (caps->lossless && e->drafter.api->accept != NULL)
+        return sl_fail(err, SL_E_INVALID,
+                       "[speculation]: the drafter says that it is lossless, and has an acceptance rule of its own");
+    if (!caps->lossless && e->limits.deterministic)
+        return sl_fail(err, SL_E_INVALID,
+                       "[speculation]: the drafter changes what is generated, which engine.deterministic = yes "
+                       "forbids: set engine.deterministic = no");
+    if (caps->n_taps > 0 && e->drafter.api->observe == NULL)
+        return sl_fail(err, SL_E_INVALID, "[speculation]: the drafter wants hidden rows and does not observe");
+    sl_status taps =
+        sli_draft_taps_create(&e->target, caps->taps, caps->n_taps, e->limits.max_rows, e->max_sessions, &e->taps, err);
+    if (taps < 0)
+        return sl_fail_within(err, taps, "[speculation]");
     for (int32_t l = 0; l < e->target.info->n_layers; l++)
         if (!(e->target.layers[l].caps[2].flags & SL_ATTN_TREE))
             return sl_fail(err, SL_E_INVALID, "[speculation]: the attention plugin of layer %d takes no draft trees",
@@ -235,7 +250,8 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
-    return sli_network_build(net, &plan, e->max_sessions, err);
+    SL_TRY(sli_network_build(net, &plan, e->max_sessions, err));
+    return sli_chunk_rule(net, e->prefill_chunk, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
@@ -244,7 +260,7 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     if (e->logit_rows > e->limits.max_rows)
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
-    int works = e->drafter.self != NULL || e->prompter.self != NULL;
+    int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
     e->work_logits = works
                          ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
                          : NULL;
@@ -263,7 +279,8 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
         e->by_id == NULL || e->active == NULL || e->path == NULL || e->path_begin == NULL || e->next == NULL ||
         e->n_prompt == NULL || sli_batch_create(&e->batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
         sli_batch_create(&e->work_batch, e->limits.max_seqs, e->limits.max_rows) < 0 ||
-        sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0)
+        sli_draft_buffers_create(&e->drafts, e->max_sessions, e->limits.max_rows, e->drafter.caps.topk) < 0 ||
+        sli_draft_forks_create(e) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for logits and batches");
     SL_TRY(sli_sampler_create((int32_t)V, &e->sampler, err));
     return sli_verifier_create((int32_t)V, &e->verifier, err);
@@ -356,6 +373,9 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     }
     SL_TRY(open_drafter(e, err));
     e->prompter.self = sli_binding_prompter(e->target_plugins, &e->prompter.api);
+    sli_source_fn asking[SLI_MAX_SOURCES];
+    int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
+    SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -389,9 +409,12 @@ void sluice_close(sluice_engine *e) {
         return;
     while (e->sessions != NULL)
         sluice_session_close(e->sessions);
+    sli_sources_destroy(e->sources);
     sli_verifier_destroy(e->verifier);
     sli_sampler_destroy(e->sampler);
+    sli_draft_forks_destroy(e->forks);
     sli_draft_buffers_destroy(e->drafts);
+    sli_draft_taps_destroy(e->taps);
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
     sli_taps_release(&e->work_taps);

@@ -6,22 +6,27 @@
 #include <string.h>
 
 #include "api.h"
+#include "chunk.h"
 #include "prompt.h"
 #include "sl_error.h"
+#include "sources.h"
 #include "transcript.h"
 
 /* Receives the logits after the token with that index. */
 typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, int64_t vocab);
 
-/* Computes one chunk of pending tokens. Logits are handed out for token indices >= first, as many at once as the buffer
- * holds. */
+/* Computes one chunk of pending tokens, or one of them as a decode step. Logits are handed out for token indices >=
+ * first, as many at once as the buffer holds. */
 static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
-    int64_t rows = s->n - s->n_kv;
-    rows = rows < e->prefill_chunk ? rows : e->prefill_chunk;
-    rows = sli_prompt_chunk(s, rows < e->limits.max_rows ? rows : e->limits.max_rows);
+    uint32_t stage = s->n_kv >= sli_prompt_end(s) ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
+    int64_t end = sli_prompt_end(s) < s->n ? sli_prompt_end(s) : s->n;
+    int64_t rows =
+        stage == SL_STAGE_DECODE
+            ? 1
+            : sli_prompt_chunk(s, sli_chunk_rows(&e->target, s->n_kv, end - s->n_kv, e->limits.max_rows));
     double begin = sli_now();
     sli_batch_clear(&e->batch, 0, ++e->target.step);
-    sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)rows, NULL,
+    sli_batch_add(&e->batch, s->id, s->n_kv, stage, s->tokens + s->n_kv, (int32_t)rows, NULL,
                   sli_session_positions(e, s, s->n_kv, (int32_t)rows, NULL));
     const sl_batch *b = &e->batch.view;
     e->n_prompt[0] = sli_prompt_end(s);
@@ -43,6 +48,11 @@ static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logit
     sl_commit commit = {SL_SIZE(sl_commit), b, e->path_begin, e->path, e->next};
     SL_TRY(sli_network_commit(&e->target, &commit, err));
     s->n_kv += rows;
+    if (stage == SL_STAGE_DECODE) {
+        e->stats.steps++;
+        e->stats.decode_seconds += sli_now() - begin;
+        return SL_OK;
+    }
     e->stats.prompt_tokens += rows;
     e->stats.prompt_seconds += sli_now() - begin;
     return SL_OK;
@@ -58,6 +68,7 @@ static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *u
         sli_engine_step_end(e);
         SL_TRY(status);
         SL_TRY(sli_engine_settle(e, err));
+        SL_TRY(sli_sources_run(e, err));
     }
     return SL_OK;
 }
@@ -94,7 +105,9 @@ static void score_row(void *user, int64_t token_index, const float *logits, int6
         c->best[next - c->first] = best;
 }
 
-int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
+/* in_steps: the scored tokens are decoded one by one. */
+static int score(sluice_session *s, int64_t n_scored, int in_steps, double *logprob, int32_t *best,
+                 sluice_error *error) {
     SLI_API(err, error);
     sl_status asked = prompt_in_front(s, n_scored, &err);
     if (asked < 0)
@@ -108,7 +121,32 @@ int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *
                                     n_scored, s->n_kv, s->n),
                             error);
     scorer c = {s, first, logprob, best};
+    s->prompt_end = in_steps ? first : 0;
     sl_status status = compute(s, first - 1, score_row, &c, &err);
+    s->prompt_end = 0;
+    return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
+}
+
+int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
+    return score(s, n_scored, 0, logprob, best, error);
+}
+
+int sluice_score_steps(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
+    return score(s, n_scored, 1, logprob, best, error);
+}
+
+static void no_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {
+    (void)user, (void)token_index, (void)logits, (void)vocab;
+}
+
+int sluice_prefill(sluice_session *s, int more, sluice_error *error) {
+    SLI_API(err, error);
+    sl_status asked = more != 0 ? SL_OK : prompt_in_front(s, 0, &err); /* a prompt that goes on is none yet */
+    if (asked < 0)
+        return sli_api_fail(&err, asked, error);
+    s->prompt_end = more != 0 ? INT64_MAX : 0;
+    sl_status status = compute(s, s->n, no_row, NULL, &err);
+    s->prompt_end = 0;
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
 }
 

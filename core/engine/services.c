@@ -8,6 +8,7 @@
 #include "engine.h"
 #include "engine/rng.h"
 #include "model/safetensors.h"
+#include "engine/rewrite.h"
 #include "sl_error.h"
 
 static sluice_engine *engine_of(const sl_host *host) { return sli_host_engine(host); }
@@ -37,6 +38,25 @@ static const sl_model_info *model_info(const sl_host *host, int32_t model) {
 }
 
 static const sl_model models = {SL_SIZE(sl_model), model_tensor, model_info};
+
+/* ---- sl.head/1
+ * ------------------------------------------------------------------------------------------------------ */
+
+static sl_status head_logits(const sl_host *host, int32_t model, const float *x, int64_t n, float *logits) {
+    sluice_engine *e = engine_of(host);
+    sli_network *net = model == 0 ? &e->target : &e->draft;
+    if (model < 0 || model > 1 || net->model == NULL)
+        return SL_E_NOT_FOUND;
+    for (int64_t i = 0, some; i < n; i += some) {
+        some = n - i < net->limits.max_rows ? n - i : net->limits.max_rows;
+        const float *in = x + i * net->info->hidden;
+        SL_TRY(sli_rewrite_head_in(net, &in, some));
+        SL_TRY(sli_network_project(net, in, some, logits + i * net->info->vocab, NULL));
+    }
+    return SL_OK;
+}
+
+static const sl_head heads = {SL_SIZE(sl_head), head_logits};
 
 /* ---- sl.sample/1
  * ------------------------------------------------------------------------------------------------------- */
@@ -126,6 +146,7 @@ sl_status sli_services_provide(sli_host_context *hosts, sl_error *err) {
         const char *id;
         const void *table;
     } services[] = {{SL_MODEL_ID, &models},
+                    {SL_HEAD_ID, &heads},
                     {SL_SAMPLE_ID, &samples},
                     {SL_RNG_ID, &random_numbers},
                     {SL_ARTIFACT_ID, &artifacts},

@@ -12,6 +12,7 @@
 #include "branch.h"
 #include "prompt.h"
 #include "sl_error.h"
+#include "sources.h"
 #include "sl_tensor.h"
 #include "sums.h"
 #include "transcript.h"
@@ -86,6 +87,7 @@ void sluice_session_close(sluice_session *s) {
     if (s == NULL)
         return;
     sluice_engine *e = s->engine;
+    sli_sources_cut(e, s->id, 0);
     sli_engine_event(e, SL_EVENT_FINISH, s->id, -1, s->n_kv);
     sli_network_seq_close(&e->target, s->id);
     if (e->draft.model != NULL)
@@ -149,6 +151,7 @@ static sl_status cut(sluice_session *s, int64_t n, sl_error *err) {
     if (n < s->n_kv) {
         SL_TRY(sli_network_seq_truncate(&e->target, s->id, n, err));
         s->n_kv = n;
+        sli_sources_cut(e, s->id, n);
         sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, n);
     }
     s->n = n;

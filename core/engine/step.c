@@ -4,8 +4,10 @@
 #include <assert.h>
 #include <string.h>
 
+#include "chunk.h"
 #include "decide.h"
 #include "draft.h"
+#include "draft_taps.h"
 #include "prompt.h"
 #include "sl_error.h"
 #include "transcript.h"
@@ -40,8 +42,7 @@ static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
         sluice_session *s = sessions[i];
         if (pending(s) == 0 || is_decoding(s))
             continue;
-        int64_t rows = pending(s) < e->prefill_chunk ? pending(s) : e->prefill_chunk;
-        rows = sli_prompt_chunk(s, rows < room ? rows : room);
+        int64_t rows = sli_prompt_chunk(s, sli_chunk_rows(&e->target, s->n_kv, pending(s), room));
         if (rows > 0)
             place(e, s, SL_STAGE_PREFILL, (int32_t)rows);
         room -= rows > 0 ? rows : 0;
@@ -216,8 +217,10 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         sessions[i]->tree = NULL;
         if (is_decoding(sessions[i]))
             decoding[n_decoding++] = sessions[i];
-        else if (pending(sessions[i]) > 0)
-            n_prompt_rows++; /* each needs at least one row */
+        else if (pending(sessions[i]) > 0) /* each needs at least one row, or a chunk that cannot be cut */
+            n_prompt_rows += e->target.chunk_fixed > 0 && n_prompt_rows == 0
+                                 ? (int)sli_chunk_rows(&e->target, sessions[i]->n_kv, pending(sessions[i]), INT32_MAX)
+                                 : (int)e->target.chunk_align;
     }
     SL_TRY(sli_engine_draft(e, decoding, n_decoding, n_prompt_rows, err));
     double verify_begin = sli_now();
@@ -228,7 +231,9 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         return SL_OK;
 
     SL_TRY(sli_network_begin(&e->target, b, err));
-    SL_TRY(sli_network_forward(&e->target, &(sli_pass){.batch = b, .n_prompt = e->n_prompt}, err));
+    sli_pass pass = {
+        .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
+    SL_TRY(sli_network_forward(&e->target, &pass, err));
     SL_TRY(compute_logits(e, err));
     e->path_begin[0] = 0;
     for (int32_t i = 0; i < b->n_seqs; i++)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "engine/rewrite.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 
@@ -150,4 +151,15 @@ void sli_taps_take(void *user, uint32_t point, int32_t layer, const float *rows,
         else if (feed->done + n_rows == w->n_rows)
             memcpy(to->data, rows + (n_rows - 1) * width, sizeof *rows * (size_t)width);
     }
+}
+
+sl_status sli_taps_finish(const sli_network *net, const sl_work_result *result) {
+    for (int32_t i = 0; i < result->work->n_taps; i++) {
+        const sl_tap *t = result->work->taps[i];
+        int64_t heads, width;
+        shape_of(net->info, t, &heads, &width);
+        const sl_tensor *rows = &result->taps[i]->rows;
+        SL_TRY(sli_rewrite_plain(net, t->point, t->layer, rows->data, rows->shape[0], heads, width));
+    }
+    return SL_OK;
 }

@@ -25,6 +25,9 @@ void sli_taps_release(sli_tap_store *store);
 /* Rows to be filled, of an item whose bytes were reserved; result->taps points to them. NULL: it has no taps. */
 void sli_taps_place(sli_tap_store *store, const sli_network *net, sl_work_result *result);
 
+/* All of the item has run: its rows become those that the model as it was would have had ("sl.rewrite/1"). [step] */
+sl_status sli_taps_finish(const sli_network *net, const sl_work_result *result);
+
 /* One pass over rows [done, done + n) of the item. */
 typedef struct sli_tap_feed {
     sl_work_result *result;

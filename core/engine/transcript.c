@@ -8,6 +8,7 @@
 
 #include "base/ledger.h"
 #include "sl_error.h"
+#include "sources.h"
 
 int64_t sli_shown_length(const sluice_session *s) { return s->shown != NULL ? s->shown->n : s->n; }
 const int32_t *sli_shown_tokens(const sluice_session *s) { return s->shown != NULL ? s->shown->tokens : s->tokens; }
@@ -90,6 +91,7 @@ static sl_status empty_cache(sluice_session *s, sl_error *err) {
     sli_network_seq_close(&e->target, s->id);
     s->n_kv = s->n_grown = 0;
     SL_TRY(sli_network_seq_open(&e->target, s->id, -1, 0, err));
+    sli_sources_cut(e, s->id, 0);
     sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, 0);
     return SL_OK;
 }

@@ -1,15 +1,16 @@
 /* Running work items: rows that plugins want computed. Items of one model that run alike share a batch. */
 #include "engine.h"
 
+#include "draft_fork.h"
+
 #include <assert.h>
 #include <string.h>
 
 #include "branch.h"
+#include "chunk.h"
+#include "engine/rewrite.h"
 #include "sl_error.h"
 #include "transcript.h"
-
-/* Sequence ids behind the sessions' own serve scratch forks. */
-static int32_t scratch_id(const sluice_engine *e, int i) { return e->max_sessions + i; }
 
 static sl_status refuse(sl_work_result *r, sl_status status) {
     r->status = status;
@@ -41,8 +42,10 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
         return SL_E_INVALID;
     if (w->rows_kind != SL_WORK_IDS && w->embeddings == NULL)
         return SL_E_INVALID;
-    if (w->when == SL_WORK_BACKGROUND || w->kv >= SL_WORK_KV_OVERWRITE)
+    if (w->when == SL_WORK_BACKGROUND)
         return SL_E_UNIMPLEMENTED; /* reserved capabilities, see docs/abi.md */
+    if (w->kv >= SL_WORK_KV_OVERWRITE && (w->kv != SL_WORK_KV_DRAFT || w->model != 0 || e->forks == NULL))
+        return SL_E_UNIMPLEMENTED;
     if (w->branch != 0)
         SL_TRY(check_branch(e, w));
     else if (w->model == 0 && w->kv == SL_WORK_KV_OWN)
@@ -61,16 +64,18 @@ static sl_status check(const sluice_engine *e, const sl_work *w) {
 }
 
 /* Opens or cuts the cache in which the item's rows are staged; returns the sequence id in *id. */
-static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int i, int32_t *id, sl_error *err) {
+static sl_status prepare_cache(sluice_engine *e, const sl_work *w, int32_t *id, sl_error *err) {
     sluice_session *s = e->by_id[w->seq];
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
     int64_t committed = w->model == 0 ? s->n_kv : s->n_draft;
     if (w->branch != 0)
         return sli_branch_prepare(e, s, w->begin, w->n_rows, id, err);
-    if (w->begin > committed)
+    if (w->begin > committed && w->kv != SL_WORK_KV_DRAFT)
         return SL_E_RANGE;
+    if (w->kv == SL_WORK_KV_DRAFT)
+        return sli_draft_fork_enter(e, w, id, err);
     if (w->kv == SL_WORK_KV_SCRATCH) {
-        *id = scratch_id(e, i);
+        *id = sli_scratch_id(e->max_sessions);
         SL_TRY(sli_network_seq_open(net, *id, w->begin > 0 ? w->seq : -1, w->begin, err)); /* empty: nothing to share */
         sl_status status = sli_network_seq_grow(net, *id, w->begin + w->n_rows, err);
         if (status < 0)
@@ -118,8 +123,10 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
             position = sli_session_positions(e, e->by_id[w->seq], w->begin, w->n_rows, tree);
         sli_batch_add(b, ids[i], w->begin, stage_of(whole), w->token, w->n_rows, tree, position);
     }
-    SL_TRY(sli_network_begin(net, &b->view, err));
     const sl_work *w = works[0];
+    b->view.attn_layers = w->attn_layers;
+    b->view.ffn_layers = w->ffn_layers;
+    SL_TRY(sli_network_begin(net, &b->view, err));
     sli_pass pass = {.batch = &b->view,
                      .hidden = w->rows_kind == SL_WORK_IDS ? NULL : w->embeddings,
                      .attn_layers = w->attn_layers,
@@ -134,6 +141,8 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
         feed->done += b->view.n_rows;
     if (hidden != NULL)
         memcpy(hidden, net->x, sizeof *hidden * (size_t)b->view.n_rows * (size_t)net->info->hidden);
+    if (hidden != NULL)
+        SL_TRY(sli_rewrite_residual(net, 1, hidden, b->view.n_rows));
     for (int i = 0; i < n; i++) {
         if (works[i]->logits == SL_WORK_LOGITS_NONE)
             continue;
@@ -161,30 +170,38 @@ static sl_status run_batch(sluice_engine *e, const sl_work *const *works, const 
     return SL_OK;
 }
 
-/* Plain items over token ids may share a batch; everything else runs alone. */
+/* Plain items over token ids may share a batch when the same layers run; everything else runs alone. */
 static int is_plain(const sl_work *w) {
-    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->attn_layers == NULL && w->ffn_layers == NULL &&
-           w->enter_layer == 0 && w->exit_layer < 0 && w->n_taps == 0 && w->branch == 0;
+    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->enter_layer == 0 && w->exit_layer < 0 &&
+           w->n_taps == 0 && w->branch == 0;
 }
 
 /* May the item be computed chunk by chunk? Its residual is handed over from one pass alone. */
 static int can_be_cut(const sli_network *net, const sl_work *w) {
-    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && !ends_early(net, w) && w->logits != SL_WORK_LOGITS_ALL;
+    return w->rows_kind == SL_WORK_IDS && w->parent == NULL && w->enter_layer == 0 && !ends_early(net, w);
 }
 
-static int same_stage(const sl_work *a, const sl_work *b) { return (a->n_rows == 1) == (b->n_rows == 1); }
+static int run_alike(const sl_work *a, const sl_work *b) {
+    return is_plain(a) && is_plain(b) && a->model == b->model && a->kv == b->kv && a->kv != SL_WORK_KV_SCRATCH &&
+           a->attn_layers == b->attn_layers && a->ffn_layers == b->ffn_layers && (a->n_rows == 1) == (b->n_rows == 1);
+}
 
-/* Feeds the head of an item that is longer than a chunk; *w becomes the rest. */
-static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, sli_tap_feed *feed, sl_error *err) {
+static int is_fork(const sl_work *w) { return w->kv == SL_WORK_KV_SCRATCH || w->kv == SL_WORK_KV_DRAFT; }
+
+/* Feeds the head of an item that is longer than a chunk; *w becomes the rest, and *first_logits the row of the rest's
+ * logits. */
+static sl_status shorten(sluice_engine *e, sl_work *w, int32_t id, int32_t *first_logits, sli_tap_feed *feed,
+                         sl_error *err) {
     sli_network *net = w->model == 0 ? &e->target : &e->draft;
-    int64_t most = e->prefill_chunk < net->limits.max_rows ? e->prefill_chunk : net->limits.max_rows;
     const sl_work whole = *w;
-    while (w->n_rows > most) {
+    int64_t most;
+    while ((most = sli_chunk_rows(net, w->begin, w->n_rows, net->limits.max_rows)) < w->n_rows) {
         sl_work head = *w;
         head.n_rows = (int32_t)most;
-        head.logits = SL_WORK_LOGITS_NONE;
+        head.logits = w->logits == SL_WORK_LOGITS_ALL ? SL_WORK_LOGITS_ALL : SL_WORK_LOGITS_NONE;
         const sl_work *one = &head;
-        SL_TRY(run_batch(e, &one, &id, 1, &whole, (int32_t[]){0}, NULL, feed, err));
+        SL_TRY(run_batch(e, &one, &id, 1, &whole, first_logits, NULL, feed, err));
+        *first_logits += head.logits == SL_WORK_LOGITS_ALL ? (int32_t)most : 0;
         w->token += most, w->begin += most, w->n_rows -= (int32_t)most;
         if (w->position != NULL)
             w->position += most;
@@ -225,8 +242,7 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             const sl_work *w = works[j];
             if (results[j].status < 0)
                 break;
-            if (count > 0 && (!is_plain(w) || !is_plain(batch[0]) || w->model != batch[0]->model ||
-                              w->kv != batch[0]->kv || w->kv == SL_WORK_KV_SCRATCH || !same_stage(w, works[i])))
+            if (count > 0 && !run_alike(w, works[i]))
                 break;
             int repeated = 0;
             for (int m = 0; m < count; m++)
@@ -250,15 +266,20 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
             first[count] = used_logits;
             feed = (sli_tap_feed){.result = &results[j], .stage = stage_of(w)};
             taps = w->n_taps > 0 ? &feed : NULL; /* then the item is alone */
+            status = prepare_cache(e, w, &ids[count], err);
+            if (is_fork(w) && (status == SL_E_RANGE || status == SL_E_INVALID)) { /* the drafter goes on without */
+                status = refuse(&results[j], status);
+                j += count == 0;
+                break;
+            }
             if (taps != NULL)
                 sli_taps_place(&e->work_taps, net, &results[j]);
-            status = prepare_cache(e, w, count, &ids[count], err);
             if (status >= 0 && can_be_cut(net, w))
-                status = shorten(e, &items[count], ids[count], taps, err);
+                status = shorten(e, &items[count], ids[count], &first[count], taps, err);
             else if (status >= 0 && w->n_rows > net->limits.max_rows)
                 status = SL_E_RANGE;
             if (status < 0 && w->kv == SL_WORK_KV_SCRATCH)
-                sli_network_seq_close(w->model == 0 ? &e->target : &e->draft, scratch_id(e, count));
+                sli_network_seq_close(works[j]->model == 0 ? &e->target : &e->draft, ids[count]);
             if (status < 0)
                 return status == SL_E_RANGE
                            ? sl_fail(err, status, "work item: rows [%lld, +%d) do not fit the cache of sequence %d",
@@ -274,6 +295,8 @@ sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, 
         if (count > 0) {
             float *hidden = ends_early(net, batch[0]) ? e->work_hidden + used_hidden : NULL;
             status = run_batch(e, batch, ids, count, works[i], first, hidden, taps, err);
+            if (status >= 0 && taps != NULL)
+                status = sli_taps_finish(net, &results[i]);
             if (hidden != NULL) {
                 results[i].hidden = hidden;
                 used_hidden += batch[0]->n_rows * (int64_t)net->info->hidden;

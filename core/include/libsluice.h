@@ -161,8 +161,52 @@ int sluice_generate(sluice_engine *engine, sluice_session *const *sessions, int 
  * probability (natural) given everything before it, and the most likely id. The session must have at least one token in
  * front of the scored ones. */
 int sluice_score(sluice_session *session, int64_t n_scored, double *logprob, int32_t *best, sluice_error *err);
+/* The same for the last n_scored tokens as a continuation: the tokens in front of them are computed as the prompt, they
+ * themselves one by one as decode steps. What a technique does to decoding shows here. */
+int sluice_score_steps(sluice_session *session, int64_t n_scored, double *logprob, int32_t *best, sluice_error *err);
+/* Computes the pending tokens as prompt. more != 0: the prompt goes on behind them, so that what happens at the end of a
+ * prompt (policies that drop rows) waits for the tokens of a later call; a part of them may stay pending. */
+int sluice_prefill(sluice_session *session, int more, sluice_error *err);
 /* Raw logits [n, vocab] after each of the last n pending tokens. */
 int sluice_logits(sluice_session *session, int64_t n, float *logits, sluice_error *err);
+
+/* ---- calibration ----------------------------------------------------------------------------------------------- */
+
+/* What a plugin measured; independent of the engine. */
+typedef struct sluice_calibration sluice_calibration;
+
+typedef struct sluice_choice {
+    const char *value; /* of the parameter */
+    double score;      /* larger is better */
+} sluice_choice;
+
+typedef struct sluice_curve {
+    const char *name;
+    const double *x, *y; /* [n]; NaN: no point */
+    int64_t n;
+} sluice_curve;
+
+typedef struct sluice_calibration_info {
+    const char *plugin, *section; /* "attention" */
+    const char *key;              /* the parameter that was measured; NULL: none, the file is the result */
+    const char *score_name, *x_label, *y_label;
+    const sluice_choice *choices; /* [n_choices] best first */
+    const sluice_curve *curves;   /* [n_curves] */
+    int64_t n_samples;
+    int32_t n_choices, n_curves;
+} sluice_calibration_info;
+
+enum { SLUICE_SEES_PROMPTS = 1, SLUICE_SEES_DECODING = 2 };
+
+/* From now on the plugin of that id gathers statistics in what the engine computes, one session at a time. *sees: set of
+ * SLUICE_SEES_*, what it wants to see. SLUICE_E_NOT_FOUND: it is not part of this engine; -3: it has nothing
+ * to calibrate. */
+int sluice_calibrate_begin(sluice_engine *engine, const char *plugin, int *sees, sluice_error *err);
+int sluice_calibrate_finish(sluice_engine *engine, const char *plugin, sluice_calibration **out, sluice_error *err);
+void sluice_calibration_get(const sluice_calibration *calibration, sluice_calibration_info *out);
+/* Writes the file that the plugin reads: tensors and metadata of the report, and `value` for its key (NULL: none). */
+int sluice_calibration_write(const sluice_calibration *calibration, const char *value, const char *path, sluice_error *err);
+void sluice_calibration_free(sluice_calibration *calibration); /* NULL is legal */
 
 /* ---- measurements ---------------------------------------------------------------------------------------------- */
 
@@ -177,6 +221,7 @@ typedef struct sluice_stats {
     int64_t bytes_weights, bytes_kv, bytes_scratch, bytes_plugin, bytes_peak;
     int64_t allocs_in_steps;              /* allocations while a step ran: 0, or somebody misbehaves */
     int32_t lossless;                     /* 0: the drafter changes the output distribution */
+    int64_t bytes_kv_host;                /* what the KV cache keeps in a second tier */
     /* Prompt transformers: tokens of the prompts that they replaced, and of what they left; how many rows times layers
      * were computed to find out, and how long that took (prompt_seconds contains it). */
     int64_t replaced_tokens, kept_tokens, prompt_work_layers;

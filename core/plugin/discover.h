@@ -30,7 +30,7 @@ void sli_dirs_free(sli_dirs *dirs);                                             
 /* Is this process to trust neither environment nor folders that others can write to? */
 int sli_is_privileged(const sli_search *search);
 
-/* Family and id that a file name suggests: "a/attention_quest.so" -> "attention", "quest". 0: it suggests none. id is
+/* Family and id that a file name suggests: "a/attention_mine.so" -> "attention", "mine". 0: it suggests none. id is
  * written to `id`, at most cap bytes. */
 int sli_file_suggests(const char *path, const char **family, char *id, size_t cap);
 

@@ -47,7 +47,8 @@ static sli_block **find(sli_host *host, const void *p) {
 static const sli_tag ledger_tag[] = {[SL_MEM_PLUGIN] = SLI_TAG_PLUGIN,
                                      [SL_MEM_KV] = SLI_TAG_KV,
                                      [SL_MEM_WEIGHTS] = SLI_TAG_WEIGHTS,
-                                     [SL_MEM_SCRATCH] = SLI_TAG_SCRATCH};
+                                     [SL_MEM_SCRATCH] = SLI_TAG_SCRATCH,
+                                     [SL_MEM_KV_HOST] = SLI_TAG_KV_HOST};
 
 static void *take(sli_host *host, int64_t bytes, int64_t align, uint32_t tag) {
     int64_t guard = guard_bytes(host), slack = align > LEDGER_ALIGN ? align - LEDGER_ALIGN : 0;

@@ -27,7 +27,7 @@ typedef struct sli_plugin {
 sl_status sli_package_open(const char *path, int privileged, const sli_package **out, sl_error *err);
 
 /* Finds a plugin for a role ("attention", "kvcache.store" ...).
- * name  an id ("quest"), an id with its family ("attention.quest"), or a path: anything with a slash or ending in .so.
+ * name  an id ("mine"), an id with its family ("attention.mine"), or a path: anything with a slash or ending in .so.
  * By id: the first file of the search that exists decides; files named after the plugin's other families are looked for
  * last. A file that exists and cannot be used is an error and not skipped. By path: the plugin that the file name
  * suggests, else the only one in the package that has the role.

@@ -10,10 +10,39 @@
 
 /* The first one only where a second model is configured. */
 static const char *const host_offers[] = {
-    "sl.model.draft/1",  "sl.model/1",  "sl.mem/1",  "sl.scratch/1",     "sl.threads/1",
-    "sl.cpu/1",          "sl.exec/1",   "sl.ops/1",  "sl.artifact/1",    "sl.rng/1",
-    "sl.metrics/1",      "sl.sample/1", "sl.work/1", "sl.topk.prompt/1", "sl.stats/1",
-    "sl.event.commit/1", "sl.work.taps/1", "sl.work.branch/1", NULL};
+    "sl.model.draft/1",
+    "sl.model/1",
+    "sl.mem/1",
+    "sl.scratch/1",
+    "sl.threads/1",
+    "sl.cpu/1",
+    "sl.exec/1",
+    "sl.ops/1",
+    "sl.artifact/1",
+    "sl.rng/1",
+    "sl.metrics/1",
+    "sl.sample/1",
+    "sl.work/1",
+    "sl.topk.prompt/1",
+    "sl.stats/1",
+    "sl.event.commit/1",
+    "sl.maps/1",
+    "sl.rewrite/1",
+    "sl.taps/1",
+    "sl.accept/1",
+    "sl.head/1",
+    "sl.mask.heads/1",
+    "sl.chunk.align/1",
+    "sl.scope.also/1",
+    "sl.attention.kv/1",
+    "sl.work.source/1",
+    "sl.background/1",
+    "sl.overwrite/1",
+    "sl.work.draft/1",
+    "sl.work.taps/1",
+    "sl.work.branch/1",
+    NULL,
+};
 /* Provided by at most one plugin a layer and stage. */
 static const char *const exclusive[] = {"sl.select/1", NULL};
 

@@ -32,6 +32,9 @@ static const sli_role_slot quant_slots[] = {SLOT(sl_quant, claim),
                                             SLOT(sl_quant, matmul),
                                             END};
 
+static const sli_role_slot rewrite_slots[] = {SLOT(sl_quant_rewrite, basis), SLOT(sl_quant_rewrite, tensor),
+                                              SLOT(sl_quant_rewrite, maps), END};
+
 const sli_role sli_roles[] = {
     {"attention", "attention", SL_ATTENTION_ID, SL_FIELD_END(sl_attention, caps), attention_slots, 1},
     {"kvcache.store", "kvcache", SL_KV_STORE_ID, SL_FIELD_END(sl_kv_store, length), store_slots, 1},
@@ -40,6 +43,7 @@ const sli_role sli_roles[] = {
     {"kvcache.prompt", "kvcache", SL_KV_PROMPT_ID, SL_FIELD_END(sl_kv_prompt, begin), prompt_slots, 1},
     {"speculation", "speculation", SL_SPECULATION_ID, SL_FIELD_END(sl_speculation, propose), speculation_slots, 1},
     {"quant", "quant", SL_QUANT_ID, SL_FIELD_END(sl_quant, matmul), quant_slots, 0}, /* scopes are tensor patterns */
+    {"quant.rewrite", "quant", SL_QUANT_REWRITE_ID, SL_FIELD_END(sl_quant_rewrite, maps), rewrite_slots, 1},
     {NULL, NULL, NULL, 0, NULL, 0}};
 
 const char *const sli_families[] = {"attention", "kvcache", "speculation", "quant", NULL};

@@ -19,6 +19,7 @@ static const char *const modes[] = {
     TIDAL "attention.select_heads=layer",
     TIDAL "attention.select_heads=layer|attention.force_current=no",
     TIDAL "attention.select_heads=layer|attention.n_sink=4|attention.middle_ratio=0.75",
+    TIDAL "attention.select_heads=query|attention.score_dtype=f16",
 };
 enum { N_MODES = sizeof modes / sizeof *modes };
 

@@ -1,4 +1,6 @@
 /* The command as its users see it: what goes to stdout, what to stderr, exit statuses, and the JSON it writes. */
+#include <unistd.h>
+
 #include "cli.h"
 
 static e2e_prompts prompts;
@@ -295,32 +297,105 @@ static void test_perplexity(void **state) {
     }
     json_decref(golden);
     json_decref(got);
+    char earlier[] = "/tmp/sluice_cli_ppl.XXXXXX";
+    int file = mkstemp(earlier);
+    assert_true(file >= 0);
+    close(file);
+    FILE *f = fopen(earlier, "w");
+    fputs(r.out, f);
+    fclose(f);
     cli_free(&r);
+    /* weights of 4 bits are worse, window by window */
+    r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("recipes/golden/prose_watson.txt"), "--context", "256", "--set",
+                     "quant.plugin=rtn", "--set", "quant.rtn.bits=4", "--against", earlier), NULL);
+    got = json_loads(r.out, 0, NULL);
+    json_t *against = json_object_get(got, "against");
+    assert_true(e2e_number(against, "mean_difference") > 0);
+    assert_true(fabs(e2e_number(against, "ppl_ratio") - e2e_number(got, "ppl") / ppl) < 1e-6);
+    assert_true(e2e_number(against, "half_width_95") > 0 && e2e_number(against, "half_width_95") < 1);
+    json_decref(got);
+    cli_free(&r);
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("recipes/golden/prose_watson.txt"), "--context", "128", "--against",
+                    earlier), SETS("context"));
+    /* Decode steps behind a prompt predict what the prompt pass predicts; a selector shows in them alone. */
+    char text[PATH_MAX]; /* e2e_path's own is soon overwritten */
+    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    static const char *const plugins[] = {"attention.plugin=dense", "attention.plugin=tidaldecode"};
+    double steps[2];
+    for (int i = 0; i < 2; i++) {
+        r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--windows", "2", "--steps", "254", "--set",
+                         plugins[i], i == 0 ? NULL : "--set", "attention.token_budget=32"), NULL);
+        got = json_loads(r.out, 0, NULL);
+        steps[i] = e2e_number(got, "nll_sum");
+        assert_int_equal(e2e_number(got, "n_tokens"), 2 * 254);
+        json_decref(got);
+        cli_free(&r);
+    }
+    r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--windows", "2", "--set", plugins[1], "--set",
+                     "attention.token_budget=32"), NULL);
+    got = json_loads(r.out, 0, NULL);
+    double whole = e2e_number(got, "nll_sum"), first = whole - steps[0]; /* of the first token of both windows */
+    if (!(first > 0 && first < 2 * 12 && fabs(steps[1] - steps[0]) > 1e-3))
+        fail_msg("prompt pass %.6f, decode steps %.6f, with a selector %.6f", whole, steps[0], steps[1]);
+    json_decref(got);
+    cli_free(&r);
+    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--steps", "255"), SETS("--steps"));
+    remove(earlier);
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", "/nonexistent/book.txt", "--context", "256"), SETS("/nonexistent/book.txt"));
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("VERSION"), "--context", "256"), SETS("256"));
     cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", e2e_path("VERSION"), "--context", "99999"), SETS("4096"));
 }
 
-/* The embedded model retrieves numbers from short contexts; forced and generated answers are counted over the same text. */
+/* The embedded model retrieves numbers from short contexts; in every mode the answers are counted over the same text, and
+ * a run compared with itself differs by nothing. */
 static void test_retrieval(void **state) {
     (void)state;
-    const char *text = e2e_path("recipes/golden/prose_watson.txt");
-    static const char *const modes[] = {"forced", "generated"};
-    for (int i = 0; i < 2; i++) {
-        cli_result r = cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "700", "--needles", "4", "--answers", "60",
-                                    "--mode", modes[i]), NULL);
-        json_t *got = json_loads(r.out, 0, NULL);
-        assert_string_equal(json_string_value(json_object_get(got, "mode")), modes[i]);
-        assert_true(e2e_number(got, "tokens") >= 60);
-        assert_int_equal(e2e_number(got, "length"), 700);
-        assert_int_equal(e2e_number(got, "answers"), 4 * e2e_number(got, "contexts"));
-        double p = e2e_number(got, "tokens_right") / e2e_number(got, "tokens");
-        assert_true(fabs(p - e2e_number(got, "token_accuracy")) < 1e-12);
-        if (!(p >= 0.5))
-            fail_msg("%s: %.3f of the answer tokens are right; chance is 0.1", modes[i], p);
-        json_decref(got);
-        cli_free(&r);
-    }
+    char text[PATH_MAX]; /* e2e_path's own is soon overwritten */
+    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    static const char *const modes[] = {"forced", "single", "multi_turn", "multi_request"};
+    char earlier[] = "/tmp/sluice_cli_retrieval.XXXXXX";
+    int file = mkstemp(earlier);
+    assert_true(file >= 0);
+    close(file);
+    json_t *generated = NULL;
+    for (int i = 0; i < 4; i++)
+        for (int again = 0; again < 2; again++) {
+            cli_result r = again == 0 ? cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "900", "--needles", "4",
+                                                     "--questions", "8", "--mode", modes[i]), NULL)
+                                      : cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "900", "--needles", "4",
+                                                     "--questions", "8", "--mode", modes[i], "--against", earlier), NULL);
+            json_t *got = json_loads(r.out, 0, NULL), *difference = json_object_get(got, "against");
+            assert_string_equal(json_string_value(json_object_get(got, "mode")), modes[i]);
+            assert_int_equal(e2e_number(got, "length"), 900);
+            assert_int_equal(e2e_number(got, "answers"), 8);
+            assert_int_equal(e2e_number(got, "contexts"), 2);
+            assert_int_equal(json_array_size(json_object_get(got, "by_question")), 8);
+            double p = e2e_number(got, "tokens_right") / e2e_number(got, "tokens");
+            assert_true(fabs(p - e2e_number(got, "token_accuracy")) < 1e-12);
+            if (!(p >= 0.5))
+                fail_msg("%s: %.3f of the answer tokens are right; chance is 0.1", modes[i], p);
+            if (again == 0) {
+                assert_null(difference);
+                assert_int_equal(json_dump_file(got, earlier, 0), 0);
+                /* without a policy it is all the same how the prompt is cut; later turns see earlier answers */
+                if (strcmp(modes[i], "single") == 0)
+                    generated = json_incref(json_object_get(got, "by_question"));
+                if (strcmp(modes[i], "multi_request") == 0)
+                    assert_true(json_equal(generated, json_object_get(got, "by_question")));
+            } else {
+                assert_true(e2e_number(difference, "mean_difference") == 0 && e2e_number(difference, "half_width_95") == 0);
+                assert_true(e2e_number(difference, "same_answer") == 1);
+                assert_int_equal(e2e_number(difference, "clusters"), 2);
+            }
+            json_decref(got);
+            cli_free(&r);
+        }
+    json_decref(generated);
+    cli_refused(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "900", "--needles", "4", "--questions", "4", "--mode",
+                    "multi_request", "--against", earlier), SETS("contexts"));
+    cli_refused(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "900", "--needles", "4", "--questions", "4", "--set",
+                    "engine.max_seqs=1", "--mode", "single"), SETS("max_seqs"));
+    remove(earlier);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ */

@@ -182,6 +182,28 @@ static void points_that_are_not_met_are_refused(void **state) {
     assert_int_equal(run(&w).status, SL_OK);
 }
 
+/* In a model that is computed in another basis, rows are those of the model as it was. */
+static void taps_of_a_rotated_model_are_plain(void **state) {
+    (void)state;
+    sluice_engine *plain = engine, *turned = run_open("quant.rewrite.plugin=hadamard", "quant.rewrite.keep=f32",
+                                                      "quant.rewrite.kv_rotate=yes", "engine.prefill_chunk=8");
+    sluice_session *own = session, *other = run_session(turned, tokens, 1);
+    for (int i = 0; i < POINTS; i++) {
+        sl_tap tap = tap_of(points[i], 4, SL_TAP_ROWS_ALL);
+        const sl_tap *taps[] = {&tap};
+        engine = plain, session = own;
+        seen s = whole_pass(points[i], 4);
+        engine = turned, session = other;
+        sl_work w = item(taps, 1);
+        sl_work_result r = run(&w);
+        assert_int_equal(r.status, SL_OK);
+        check_close("rows of a rotated model", s.rows, r.taps[0]->rows.data, (size_t)(N * s.width), 1e-3, 2e-3);
+        free(s.rows);
+    }
+    engine = plain, session = own;
+    sluice_close(turned);
+}
+
 /* ---- branches
  * ---------------------------------------------------------------------------------------------------------- */
 
@@ -228,6 +250,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(taps_are_what_the_pass_meets),      cmocka_unit_test(items_may_end_at_q_and_k),
         cmocka_unit_test(a_stage_may_be_left_out),           cmocka_unit_test(points_that_are_not_met_are_refused),
+        cmocka_unit_test(taps_of_a_rotated_model_are_plain),
         cmocka_unit_test(branches_go_on_are_shared_and_end),
     };
     return cmocka_run_group_tests_name("taps", tests, open_engine, close_engine);

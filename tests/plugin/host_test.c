@@ -92,7 +92,7 @@ static void memory_mistakes_are_survived_and_told(void **state) {
     assert_null(mem->alloc(f.host, SL_DEVICE_CPU, -1, 64, SL_MEM_KV));
     assert_null(mem->alloc(f.host, SL_DEVICE_CPU, 10, 96, SL_MEM_KV));
     assert_null(mem->alloc(f.host, SL_DEVICE_CPU, 10, 8192, SL_MEM_KV));
-    assert_null(mem->alloc(f.host, SL_DEVICE_CPU, 10, 64, 4));
+    assert_null(mem->alloc(f.host, SL_DEVICE_CPU, 10, 64, SL_MEM_KV_HOST + 1));
     assert_null(mem->alloc(f.host, SL_DEVICE_CPU, INT64_MAX, 4096, SL_MEM_KV));
     assert_int_equal(faults(&f).wrong_state, 4);
     int local;
@@ -139,9 +139,27 @@ static void memory_runs_out_cleanly(void **state) {
         sli_ledger_fail_after(-1);
         assert_int_equal(sli_host_bytes(f.host), 0);
     }
-    end(&f);
+    /* the limit of the cache is for its first tier */
     sli_host_context *context = NULL;
-    sli_host_options options = {.pool = f.pool};
+    sli_host_options options = {.pool = f.pool, .kv_limit = 1000};
+    sl_host *limited = NULL;
+    sli_ledger_report before, during;
+    assert_int_equal(sli_host_context_create(&options, &context, NULL), SL_OK);
+    assert_int_equal(sli_host_create(context, "limited", NULL, &limited, NULL), SL_OK);
+    sli_ledger_read(&before);
+    assert_null(mem->alloc(limited, SL_DEVICE_CPU, 1001, 64, SL_MEM_KV));
+    void *far = mem->alloc(limited, SL_DEVICE_HOST_PINNED, 5000, 64, SL_MEM_KV_HOST);
+    void *near = mem->alloc(limited, SL_DEVICE_CPU, 1000, 64, SL_MEM_KV);
+    assert_true(far != NULL && near != NULL);
+    sli_ledger_read(&during);
+    assert_int_equal(during.now[SLI_TAG_KV] - before.now[SLI_TAG_KV], 1000);
+    assert_int_equal(during.now[SLI_TAG_KV_HOST] - before.now[SLI_TAG_KV_HOST], 5000);
+    mem->release(limited, SL_DEVICE_HOST_PINNED, far);
+    mem->release(limited, SL_DEVICE_CPU, near);
+    sli_host_destroy(limited);
+    sli_host_context_destroy(context);
+    end(&f);
+    context = NULL;
     sli_ledger_fail_after(0);
     assert_int_equal(sli_host_context_create(&options, &context, NULL), SL_E_NO_MEMORY);
     sli_ledger_fail_after(-1);

@@ -208,6 +208,26 @@ double e2e_number(json_t *json, const char *dotted) {
     return json_number_value(json);
 }
 
+static void append_text(void *user, const char *text, size_t length) {
+    char **all = user;
+    size_t n = *all != NULL ? strlen(*all) : 0;
+    *all = realloc(*all, n + length + 1);
+    assert_non_null(*all);
+    memcpy(*all + n, text, length);
+    (*all)[n + length] = '\0';
+}
+
+double e2e_metric(sluice_engine *engine, const char *dotted) {
+    char *text = NULL, path[256];
+    assert_int_equal(sluice_stats_json(engine, append_text, &text, NULL), SLUICE_OK);
+    json_t *json = json_loads(text, 0, NULL);
+    snprintf(path, sizeof path, "metrics.%s", dotted);
+    double value = e2e_number(json, path);
+    json_decref(json);
+    free(text);
+    return value;
+}
+
 static int32_t *read_ids(json_t *list, int64_t *n) {
     *n = (int64_t)json_array_size(list);
     int32_t *ids = calloc((size_t)*n + 1, sizeof *ids);

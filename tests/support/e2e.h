@@ -69,6 +69,8 @@ void e2e_prompts_free(e2e_prompts *p);
 json_t *e2e_json(const char *path);
 /* A number or text inside: e2e_number(json, "bytes.kv"). */
 double e2e_number(json_t *json, const char *dotted);
+/* A plugin's counter, as the statistics show it: e2e_metric(engine, "swift.tries"). */
+double e2e_metric(sluice_engine *engine, const char *dotted);
 
 /* ---- generating -------------------------------------------------------------------------------------------------- */
 

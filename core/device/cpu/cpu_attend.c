@@ -75,10 +75,19 @@ static int64_t staged_slots(const job *j, const sl_segment *s, int32_t at, int32
     return n;
 }
 
+static const sl_mask *mask_of(const sl_attend *a, int64_t kv_head) {
+    return a->head_masks != NULL ? a->head_masks[kv_head] : a->mask;
+}
+
+/* First slot of a chain whose token index is at least `token`: the staged rows stand behind the committed ones. */
+static int64_t slot_of_chain(const sl_segment *s, int64_t first_staged, int64_t token) {
+    return token <= first_staged ? slot_of_token(s, token) : s->n_committed + (token - first_staged);
+}
+
 /* The ordered keys of one row. buffer: room for a list and the staged slots. */
 static slk_visible visible(const job *j, const sl_segment *s, int32_t at, int64_t i, int64_t head, int32_t *buffer) {
     const sl_batch *b = j->batch;
-    const sl_mask *mask = j->a->mask;
+    const sl_mask *mask = mask_of(j->a, head / j->G);
     const sl_rowset *set = j->a->view->slots;
     int32_t r = row_at(j->a->rows, i), first = b->row_begin[at];
     int64_t t = b->token_index[r], from = mask->window > 0 && t >= mask->window ? t - mask->window + 1 : 0;
@@ -97,7 +106,15 @@ static slk_visible visible(const job *j, const sl_segment *s, int32_t at, int64_
         return out;
     }
     if (mask->interval != NULL) {
-        const int64_t *interval = mask->interval + 4 * (int64_t)r;
+        const int64_t *interval = mask->interval + 4 * (int64_t)r, staged = b->token_index[first];
+        for (int k = 0; k < 2 && b->tree[at] == NULL; k++) {
+            int64_t begin = interval[2 * k] > from ? interval[2 * k] : from,
+                    end = interval[2 * k + 1] < t + 1 ? interval[2 * k + 1] : t + 1;
+            out.lo[k] = (int32_t)slot_of_chain(s, staged, begin);
+            out.hi[k] = (int32_t)(end > begin ? slot_of_chain(s, staged, end) : out.lo[k]);
+        }
+        if (b->tree[at] == NULL)
+            return out;
         for (int k = 0; k < 2; k++) {
             int64_t begin = slot_of_token(s, interval[2 * k]);
             out.lo[k] = (int32_t)(begin < lo ? lo : begin);
@@ -277,11 +294,22 @@ static sl_status check_colsum(const sl_attend *a) {
     return SL_OK;
 }
 
+static int64_t heads_of(const sl_seq_view *v) {
+    int64_t most = 0;
+    for (int32_t k = 0; k < v->n_segments; k++) {
+        int64_t heads = v->segments[k]->head_begin + v->segments[k]->n_heads;
+        most = heads > most ? heads : most;
+    }
+    return most;
+}
+
 /* Can these kernels read the view? */
 static sl_status check(const sl_attend *a) {
-    if (a->rows->n < 1 || a->q.ndim != 3 || a->o.ndim != 3 || a->mask->n_spans > 0 || a->mask->base != SL_MASK_CAUSAL ||
-        a->softcap != 0)
+    if (a->rows->n < 1 || a->q.ndim != 3 || a->o.ndim != 3 || a->softcap != 0)
         return SL_E_UNIMPLEMENTED;
+    for (int64_t k = 0, n = a->head_masks != NULL ? heads_of(a->view->seqs[0]) : 1; k < n; k++)
+        if (mask_of(a, k)->n_spans > 0 || mask_of(a, k)->base != SL_MASK_CAUSAL)
+            return SL_E_UNIMPLEMENTED;
     for (int32_t i = 0; i < a->view->n_seqs; i++)
         for (int32_t k = 0; k < a->view->seqs[i]->n_segments; k++) {
             const sl_segment *s = a->view->seqs[i]->segments[k];
@@ -303,11 +331,7 @@ sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
              .D = a->q.shape[2],
              .Dv = a->o.shape[2],
              .tile = a->view->slots != NULL || (a->want & SL_WANT_COLSUM) ? 1 : TILE};
-    const sl_seq_view *any = a->view->seqs[0];
-    for (int32_t k = 0; k < any->n_segments; k++) {
-        int64_t heads = any->segments[k]->head_begin + any->segments[k]->n_heads;
-        j.K = heads > j.K ? heads : j.K;
-    }
+    j.K = heads_of(a->view->seqs[0]);
     j.G = j.H / j.K;
     j.apart = a->colsum_heads > j.K;
     j.first_seq = j.batch->row_seq[row_at(a->rows, 0)];

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "sl_map.h"
 #include "sl_tensor.h"
 
 enum {
@@ -309,6 +310,29 @@ static sl_status op_lse_merge(const sl_host *host, const sl_op_lse_merge *a) {
     return SL_OK;
 }
 
+typedef struct map_job {
+    const sl_op_map *args;
+    int64_t width;
+} map_job;
+
+static void map_range(void *user, int64_t begin, int64_t end, int32_t worker) {
+    (void)worker;
+    const map_job *j = user;
+    sl_map_rows(j->args->map, (int)j->args->backwards, (float *)j->args->x->data + begin * j->width, end - begin,
+                j->width);
+}
+
+static sl_status op_map(const sl_host *host, const sl_op_map *a) {
+    int64_t rows = a->x->shape[0], width = 1;
+    for (uint32_t i = 1; i < a->x->ndim; i++)
+        width *= a->x->shape[i];
+    if (a->x->dtype != SL_F32 || !sl_tensor_is_contiguous(a->x) || sl_map_fault(a->map, width) != NULL)
+        return SL_E_INVALID;
+    map_job job = {a, width};
+    by_rows(host, rows, 16 * width, map_range, &job);
+    return SL_OK;
+}
+
 /* ---- dtypes
  * ---------------------------------------------------------------------------------------------------------------- */
 
@@ -366,4 +390,5 @@ const sl_ops sli_ops_cpu = {
     .topk = op_topk,
     .lse_merge = op_lse_merge,
     .convert = op_convert,
+    .map = op_map,
 };

@@ -291,6 +291,17 @@ static sl_status lists_of_seq(block *j, const scratch *t) {
 
 /* ---- attending in blocks --------------------------------------------------------------------------------------- */
 
+/* To f16 and back: what differs less than that is equal, and the lower position wins. */
+static void round_scores(const sl_instance *self, const sl_attend *a, const block *j, float *scores) {
+    const sl_batch *b = a->rows->batch;
+    for (int64_t i = 0; i < (j->end - j->begin) * j->heads.H; i++) {
+        int32_t r = tidal_row(a->rows, j->begin + i / j->heads.H);
+        const sl_segment *s = segment_of(a->view->seqs[b->row_seq[r]], i % j->heads.H / j->heads.G);
+        int64_t n = count_keys(b, s, r);
+        tidal_round_half(self->ops, scores + i * j->stride, n);
+    }
+}
+
 /* Rows [begin, end) of a call, with their scores. */
 static sl_status attend_block(const sl_instance *self, const sl_attend *a, block *j, const scratch *t) {
     int64_t H = j->heads.H, begin = j->begin, n = j->end - begin;
@@ -315,7 +326,12 @@ static sl_status attend_block(const sl_instance *self, const sl_attend *a, block
     sub.want = a->want | SL_WANT_SCORES | SL_WANT_LSE;
     j->scores = scores;
     j->lse = lse;
-    return self->ops->attend(self->host, &sub);
+    if (self->half_scores && a->scores != NULL)
+        return SL_E_UNIMPLEMENTED; /* the caller's scores are not ours to round */
+    SL_TRY(self->ops->attend(self->host, &sub));
+    if (self->half_scores)
+        round_scores(self, a, j, scores);
+    return SL_OK;
 }
 
 /* The longest row of a call, and whether all its rows are dense. */

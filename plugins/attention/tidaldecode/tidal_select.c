@@ -87,6 +87,16 @@ void tidal_add_softmax(float *y, const float *x, float lse, int64_t n) {
         y[i] += expf(x[i] - lse);
 }
 
+void tidal_round_half(const sl_ops *ops, float *x, int64_t n) {
+    enum { SOME = 256 };
+    uint16_t half[SOME];
+    for (int64_t i = 0; i < n; i += SOME) {
+        int64_t some = n - i < SOME ? n - i : SOME;
+        ops->convert(half, SL_F16, x + i, SL_F32, some);
+        ops->convert(x + i, SL_F32, half, SL_F16, some);
+    }
+}
+
 int64_t tidal_interleave(const int32_t *best, int64_t n_heads, int64_t k, int64_t stride, int64_t n, int32_t add,
                          uint8_t *marks, int32_t *out) {
     int64_t found = 0;

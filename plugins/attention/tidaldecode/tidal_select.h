@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "sluice/ops.h"
+
 enum { TIDAL_QUERY = 0, TIDAL_KV_GROUP = 1, TIDAL_LAYER = 2 }; /* whose list it is: parameter select_heads */
 enum { TIDAL_BINS = 2048 };                                    /* counters that tidal_topk needs */
 
@@ -35,6 +37,9 @@ int64_t tidal_topk(const float *x, int64_t n, int64_t k, uint32_t *bins, int32_t
 void tidal_max(float *y, const float *x, int64_t n);
 /* y += exp(x - lse): the softmax of scaled scores, given their log-sum-exp. */
 void tidal_add_softmax(float *y, const float *x, float lse, int64_t n);
+
+/* x rounded to f16, nearest even. */
+void tidal_round_half(const sl_ops *ops, float *x, int64_t n);
 
 /* One list for several heads: best[h * stride + i] is the i-th best index (from 0) of head h, [n_heads, k]. They are
  * taken rank by rank - the best of head 0, of head 1 ..., then the second best of head 0 ... - and repeats dropped,

@@ -6,6 +6,7 @@
 #include "tidal_roles.h"
 #include "tidal_select.h"
 
+#include "device/cpu/cpu_ops.h"
 #include "sl_error.h"
 
 /* The code under test is that of the package, compiled into this program. */
@@ -35,6 +36,22 @@ static int64_t brute_topk(const float *x, int64_t n, int64_t k, int32_t *out) {
             out[found++] = (int32_t)i;
     }
     return found;
+}
+
+/* Scores that f16 cannot tell apart are equal: the lower position wins. */
+static void half_scores_tie(void **state) {
+    (void)state;
+    float x[700];
+    uint32_t bins[TIDAL_BINS];
+    int32_t best;
+    for (int i = 0; i < 700; i++)
+        x[i] = 4 + (i == 300 ? 1e-3f : i == 500 ? 1.5e-3f : i == 600 ? 1.9e-3f : -1.0f);
+    assert_int_equal(tidal_topk(x, 700, 1, bins, &best), 1);
+    assert_int_equal(best, 600);
+    tidal_round_half(&sli_ops_cpu, x, 700); /* steps of 2^-8 there */
+    assert_true(x[300] == 4 && x[500] == 4 && x[600] == 4 && x[0] == 3);
+    assert_int_equal(tidal_topk(x, 700, 1, bins, &best), 1);
+    assert_int_equal(best, 300);
 }
 
 static void topk_equals_brute_force(void **state) {
@@ -256,6 +273,7 @@ static void odd_layers_stay_dense_or_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(half_scores_tie),
         cmocka_unit_test(topk_equals_brute_force),
         cmocka_unit_test(reductions_are_elementwise),
         cmocka_unit_test(interleave_takes_rank_by_rank),

@@ -20,7 +20,7 @@
  * always fits. */
 enum { SCORE_BYTES = 8 << 20 };
 
-static const char *const counters[] = {"rows_selected", "rows_sparse", "layers_promoted", NULL};
+static const char *const counters[] = {"rows_selected", "rows_sparse", "layers_promoted", "rows_corrected", NULL};
 
 void tidal_count(const sl_instance *self, const char *name, int64_t n) {
     if (self->metrics != NULL)
@@ -95,6 +95,25 @@ static sl_status make_roles(sl_instance *self, const sl_create_args *args, sl_er
     return s < 0 ? sl_fail_within(err, s, "tidaldecode") : SL_OK;
 }
 
+/* Work sources are asked for the target only. */
+static sl_status read_correction(sl_instance *self, const sl_create_args *args, sl_error *err) {
+    self->correction_period = sl_param_int(args->params, "correction_period");
+    self->correction_chunk = sl_param_int(args->params, "correction_chunk");
+    if (self->correction_period == 0)
+        return sl_param_find(args->params, "correction_chunk")->is_given
+                   ? sl_fail(err, SL_E_INVALID, "tidaldecode: correction_chunk is for correction_period > 0 only")
+                   : SL_OK;
+    if (self->correction_period < 256)
+        return sl_fail(err, SL_E_RANGE, "tidaldecode: correction_period = %" PRId64 " is neither 0 nor at least 256",
+                       self->correction_period);
+    const sl_model *models = sl_host_service(args->host, SL_MODEL_ID, SL_FIELD_END(sl_model, info));
+    if (models != NULL && models->info(args->host, 0) != args->model)
+        return sl_fail(err, SL_E_INVALID,
+                       "tidaldecode: correction_period is for the target's cache; a draft model's "
+                       "rows are not corrected");
+    return SL_OK;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
 static void destroy(sl_instance *self) {
@@ -115,6 +134,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->metrics = sl_host_service(args->host, SL_METRICS_ID, SL_FIELD_END(sl_metrics, add));
     self->group_reduce = sl_param_index(args->params, "group_reduce");
     self->verify_select = sl_param_index(args->params, "verify_select");
+    self->start = sl_param_int(args->params, "sparse_layer_start");
+    self->half_scores = sl_param_index(args->params, "score_dtype") == 0;
     const struct {
         const char *id;
         uint64_t size;
@@ -131,6 +152,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     if (s >= 0)
         s = read_rule(args->params, &self->rule, err);
     if (s >= 0)
+        s = read_correction(self, args, err);
+    if (s >= 0)
         s = make_roles(self, args, err);
     if (s < 0) {
         destroy(self);
@@ -141,6 +164,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
+    tidal_correct_destroy(&self->corrector);
+    tidal_calibrate_free(&self->calibrator);
     void **owned[] = {(void **)&self->lists.token, (void **)&self->lists.begin, (void **)&self->lists.everything,
                       (void **)&self->lists.slot,  (void **)&self->lists.stamp, (void **)&self->iota,
                       (void **)&self->shared_begin};
@@ -190,6 +215,16 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
             return sl_fail(err, SL_E_NO_MEMORY, "tidaldecode: no memory for %" PRId64 " lists of %" PRId64 " positions",
                            n_lists, longest);
         }
+    self->corrector = (tidal_corrector){.host = self->host,
+                                        .mem = self->mem,
+                                        .period = self->correction_period,
+                                        .chunk = self->correction_chunk,
+                                        .max_seqs = limits->max_seqs,
+                                        .min_context = self->rule.min_context};
+    if (self->correction_period > 0 && tidal_correct_create(&self->corrector) < 0) {
+        deactivate(self);
+        return sl_fail(err, SL_E_NO_MEMORY, "tidaldecode: no memory for cache correction");
+    }
     for (int64_t i = 0; i < limits->max_rows; i++)
         self->iota[i] = (int32_t)i;
     for (int i = 0; counters[i] != NULL; i++)
@@ -235,6 +270,11 @@ static sl_status decide(const sl_instance *self, int32_t layer, const sl_rows *r
             return SL_E_INVALID; /* the rows of a call are of one stage */
     if (role->kind == TIDAL_DENSE || b->stage[at] == SL_STAGE_PREFILL)
         return SL_OK;
+    if (self->calibrator.on) { /* everything is dense, and each layer says what it would choose */
+        if (b->stage[at] == SL_STAGE_DECODE && rows->n == 1)
+            out->kind = TIDAL_SELECT;
+        return SL_OK;
+    }
     out->by_seq = b->stage[at] == SL_STAGE_VERIFY && self->verify_select == TIDAL_VERIFY_SHARED;
     out->kind = TIDAL_SELECT;
     if (role->kind == TIDAL_SELECT || last - first != rows->n - 1)
@@ -289,17 +329,30 @@ static sl_status attend(sl_instance *self, const sl_attend *args) {
     SL_TRY(decide(self, args->layer, args->rows, &what));
     if (what.kind != TIDAL_SELECT)
         return self->ops->attend(self->host, args); /* through the view's slots where there are lists */
+    if (self->calibrator.on) {
+        SL_TRY(tidal_attend_select(self, args, args->layer, 0));
+        const sl_batch *b = args->rows->batch;
+        tidal_calibrate_add(&self->calibrator, args->layer, &self->lists, b->step,
+                            b->token_index[tidal_row(args->rows, 0)]);
+        return SL_OK;
+    }
     if (self->roles[args->layer].kind == TIDAL_SPARSE)
         tidal_count(self, "layers_promoted", 1);
     return tidal_attend_select(self, args, self->roles[args->layer].owner, what.by_seq);
 }
 
-static const sl_attention attention = {
-    .struct_size = SL_SIZE(sl_attention), .caps = caps, .select = select_rows, .attend = attend};
-
+static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention),
+                                       .caps = caps,
+                                       .select = select_rows,
+                                       .attend = attend,
+                                       .commit = tidal_commit,
+                                       .work = tidal_work};
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_ATTENTION_ID) == 0 ? &attention : NULL;
+    return strcmp(id, SL_ATTENTION_ID) == 0      ? (const void *)&attention
+           : strcmp(id, SL_ATTENTION_KV_ID) == 0 ? (const void *)&tidal_kv
+           : strcmp(id, SL_CALIBRATE_ID) == 0    ? (const void *)&tidal_calibrate
+                                                 : NULL;
 }
 
 /* ---- the plugin ------------------------------------------------------------------------------------------------ */
@@ -309,6 +362,7 @@ static const void *query(sl_instance *self, const char *id) {
 
 static const char *const head_modes[] = {"query", "kv_group", "layer", NULL};
 static const char *const reductions[] = {"max", "sum_prob", NULL};
+static const char *const score_types[] = {"f16", "f32", NULL};
 static const char *const verify_modes[] = {"row", "shared", NULL};
 PARAM(token_budget, SL_PARAM_INT, "256", NULL, 32, 1 << 24, 0, "positions of a list, the current token included");
 PARAM(sparse_layer_start, SL_PARAM_INT, "2", NULL, 1, 1 << 16, 0, "dense layers below; this layer selects first");
@@ -330,11 +384,30 @@ PARAM(min_context, SL_PARAM_INT, NULL, NULL, 1, 1 << 30, 0,
       "up to this many tokens all layers are dense; unset: token_budget");
 PARAM(verify_select, SL_PARAM_ENUM, "row", verify_modes, 1, 0, 0,
       "draft trees: lists of each row, as step by step; or shared by the rows of a sequence, which changes the output");
-static const sl_param_def *const params[] = {&token_budget, &sparse_layer_start, &reselect_layers, &calibration,
-                                             &select_heads, &group_reduce,       &force_current,   &n_sink,
-                                             &middle_ratio, &min_context,        &verify_select,   NULL};
+PARAM(score_dtype, SL_PARAM_ENUM, "f32", score_types, 1, 0, SL_PARAM_EXPERT,
+      "type to which scores are rounded before they compete; f16: that of the paper's kernels");
+PARAM(correction_period, SL_PARAM_INT, "0", NULL, 0, 1 << 30, 0,
+      "decode steps after which sparsely decoded rows are computed again, densely; 0: never, else at least 256");
+PARAM(correction_chunk, SL_PARAM_INT, "512", NULL, 1, 1 << 16, SL_PARAM_EXPERT, "rows of one piece of a correction");
+static const sl_param_def *const params[] = {&token_budget,
+                                             &sparse_layer_start,
+                                             &reselect_layers,
+                                             &calibration,
+                                             &select_heads,
+                                             &group_reduce,
+                                             &force_current,
+                                             &n_sink,
+                                             &middle_ratio,
+                                             &min_context,
+                                             &verify_select,
+                                             &score_dtype,
+                                             &correction_period,
+                                             &correction_chunk,
+                                             NULL};
 static const char *const roles[] = {"attention", NULL};
-static const char *const needs[] = {SL_OPS_ID, SL_MEM_ID, SL_SCRATCH_ID, SL_THREADS_ID, "sl.kv.rows/1", NULL};
+static const char *const needs[] = {
+    SL_OPS_ID,          SL_MEM_ID,         SL_SCRATCH_ID,     SL_THREADS_ID,    "sl.kv.rows/1",
+    SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
 static const char *const wants[] = {SL_METRICS_ID, SL_ARTIFACT_ID, NULL};
 static const char *const provides[] = {NULL};
 

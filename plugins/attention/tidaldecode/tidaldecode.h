@@ -5,6 +5,8 @@
 #include "sluice/attention.h"
 #include "sluice/ops.h"
 
+#include "tidal_calibrate.h"
+#include "tidal_correct.h"
 #include "tidal_lists.h"
 #include "tidal_roles.h"
 #include "tidal_select.h"
@@ -22,7 +24,9 @@ struct sl_instance {
     const sl_model_info *model;
     tidal_rule rule;
     int group_reduce, verify_select;
-    tidal_role *roles; /* [n_layers] */
+    int half_scores;                             /* score_dtype = f16 */
+    int64_t correction_period, correction_chunk; /* period 0: off */
+    tidal_role *roles;                           /* [n_layers] */
 
     /* From activate on. Keys of units: rows of the batch, then places of sequences behind them. */
     tidal_lists lists;
@@ -31,6 +35,9 @@ struct sl_instance {
     sl_rowset rowset;      /* the last answer of select */
     int64_t max_rows, max_keys, max_groups;
     int64_t score_floats; /* room for the scores of one block of rows */
+    tidal_corrector corrector;
+    tidal_calibrator calibrator;
+    int64_t start; /* sparse_layer_start */
 };
 
 /* Query heads and KV heads of a layer; lists of one unit in it. */
@@ -55,6 +62,13 @@ void tidal_scratch_need(const struct sl_instance *self, int64_t *bytes, int64_t 
 /* Attends densely to the rows of one stage (decode or verify) and makes the lists that layer `owner` stands for.
  * by_seq: one list a sequence and head, else one a row and head. [step] */
 sl_status tidal_attend_select(struct sl_instance *self, const sl_attend *args, int32_t owner, int by_seq);
+
+/* Tables and functions of tidal_beside.c. */
+extern const sl_attention_kv tidal_kv;
+extern const sl_calibrate tidal_calibrate;
+sl_status tidal_commit(struct sl_instance *self, const sl_commit *commit);
+sl_status tidal_work(struct sl_instance *self, const sl_work_result *const *results, int32_t n_results,
+                     const sl_work *const **works, int32_t *n_works);
 
 void tidal_count(const struct sl_instance *self, const char *name, int64_t n);
 

@@ -276,7 +276,7 @@ static sl_status quote(sl_instance *self, sl_kv_quote *io) {
 static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     (void)layer;
     out->kinds = SL_SEGMENT_ROWS;
-    out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD;
+    out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD | SL_KV_OVERWRITES;
     out->key_state = SL_KEYS_ROTATED;
     out->dtype = self->dtype;
     return SL_OK;
@@ -499,7 +499,7 @@ static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {NULL};
 static const char *const provides[] = {
-    "sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1", "sl.kv.perhead/1", NULL};
+    "sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1", "sl.kv.perhead/1", "sl.kv.overwrite/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),

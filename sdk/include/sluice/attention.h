@@ -14,10 +14,13 @@ enum {
     SL_ATTN_NOTES_ROWS = 1u << 0,   /* note_rows is called for its layers in every stage */
     SL_ATTN_NOTES_RAW = 1u << 1,    /* ... with q and k before RoPE too */
     SL_ATTN_SELECT_VIEW = 1u << 2,  /* select gets the whole view */
-    SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced */
+    SL_ATTN_NEEDS_ORDER = 1u << 3,  /* layers must run in order and none may be skipped unannounced:
+                                       sl_batch.attn_layers announces it, from plan on */
     SL_ATTN_TREE = 1u << 4,         /* takes draft trees */
     SL_ATTN_EXACT = 1u << 5,        /* equals softmax attention over everything visible */
-    SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so */
+    SL_ATTN_CHUNKED = 1u << 6,      /* its result depends on where a prompt is cut into chunks; reports say so. With
+                                       sl_limits.deterministic chunks end at multiples of engine.prefill_chunk,
+                                       whatever else is in the batch ("sl.chunk.align/1") */
     SL_ATTN_ANY_MASK = 1u << 7,     /* honours intervals, spans and a FULL base; without it only causal prompts are
                                        served */
     SL_ATTN_OWN_POSITIONS = 1u << 8, /* rotates for itself: no check against max_position */
@@ -31,7 +34,7 @@ typedef struct sl_attn_caps {
     uint32_t key_states;    /* bit SL_KEYS_ROTATED, bit SL_KEYS_RAW: 1u << state */
     uint32_t wants;         /* set of SL_WANT_* it needs when somebody else attends; see `seen` ("sl.stats.seen/1") */
     int64_t row_block;      /* most new rows of one sequence at once; 0: no limit */
-    int64_t chunk_align;    /* prompts are cut at multiples of this many tokens; 0: anywhere */
+    int64_t chunk_align;    /* prompts are cut at multiples of this many tokens ("sl.chunk.align/1"); 0: anywhere */
     const sl_rope *rope;    /* replaces the layer's rotary table, before the first token ("sl.rope/1"); NULL: the
                                model's. [session] */
 } sl_attn_caps;
@@ -89,6 +92,27 @@ typedef struct sl_attention {
     sl_status (*seen)(sl_instance *self, const sl_attend *args);
 } sl_attention;
 SL_ABI_STRUCT(sl_attention, seen);
+
+/* "sl.attention.kv/1" - an attention plugin that keeps something of its own beside the cache (bounds of pages, summaries)
+ * may answer it: told what the stores keep, and when sequences begin, grow, are cut and end. Sequence ids are those of
+ * the batch, scratch forks of work items included (events name sessions only). List the id in `needs` or `wants`: it is
+ * the host that calls. All functions are optional. */
+#define SL_ATTENTION_KV_ID "sl.attention.kv/1"
+typedef struct sl_attention_kv {
+    uint64_t struct_size;
+    /* What the store of a layer keeps; once for each layer of the scope, before the first sequence. [setup & active] */
+    sl_status (*layout)(sl_instance *self, int32_t layer, const sl_kv_layout *layout, sl_error *err);
+    /* seq begins, empty (parent -1) or with the first upto tokens of parent. Called when the stores have opened it; an
+     * error closes it again. [setup & active] */
+    sl_status (*open)(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err);
+    /* Nothing happens where seq is not open. */
+    void (*close)(sl_instance *self, int32_t seq);
+    /* Takes what it needs so that seq can grow to n_tokens, staged rows included: as sl_kv_store.grow. [setup & active] */
+    sl_status (*grow)(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err);
+    /* seq was cut to n tokens; takes no memory. [setup & active] */
+    void (*truncate)(sl_instance *self, int32_t seq, int64_t n);
+} sl_attention_kv;
+SL_ABI_STRUCT(sl_attention_kv, truncate);
 
 SL_END
 #endif

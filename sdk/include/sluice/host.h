@@ -95,9 +95,27 @@ typedef struct sl_model {
 } sl_model;
 SL_ABI_STRUCT(sl_model, info);
 
+/* "sl.head/1" - the output head as this engine serves it, whichever quantiser packed it: for drafters whose heads share
+ * it. always */
+#define SL_HEAD_ID "sl.head/1"
+typedef struct sl_head {
+    uint64_t struct_size;
+    /* Raw logits [n, vocab] of n rows x [n, hidden] as SL_TAP_FINAL_NORM gives them; both f32 in host memory. model: 0
+     * the target, 1 the draft; SL_E_NOT_FOUND: there is none. A row's logits do not depend on the others. Not out of a
+     * forward pass: from propose, accept and observe. It may use sl.scratch/1. [step & active] */
+    sl_status (*logits)(const sl_host *host, int32_t model, const float *x, int64_t n, float *logits);
+} sl_head;
+SL_ABI_STRUCT(sl_head, logits);
+
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 
-enum { SL_MEM_PLUGIN = 0, SL_MEM_KV = 1, SL_MEM_WEIGHTS = 2, SL_MEM_SCRATCH = 3 };
+enum {
+    SL_MEM_PLUGIN = 0,
+    SL_MEM_KV = 1,
+    SL_MEM_WEIGHTS = 2,
+    SL_MEM_SCRATCH = 3,
+    SL_MEM_KV_HOST = 4 /* the second tier of a KV store (sl_kv_quote.bytes_host): not held against the cache's limit */
+};
 
 /* "sl.mem/1" - all lasting memory comes from here, so that reports and budgets are true. always */
 #define SL_MEM_ID "sl.mem/1"

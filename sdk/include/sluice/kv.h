@@ -154,8 +154,10 @@ typedef struct sl_attend {
     const float *colsum_weight; /* [n] factor of each row in colsum: 0 leaves a row out ("sl.stats/1"); NULL: 1 */
     int32_t colsum_heads;       /* H: colsum keeps query heads apart, [.., H, score_stride] ("sl.stats/1"); 0: K */
     uint32_t colsum_per_row;    /* 1: colsum is [n, heads, score_stride], a row each ("sl.stats/1") */
+    const sl_mask *const *head_masks; /* [K] the rule of each KV head's query heads, in the place of `mask`
+                                         ("sl.mask.heads/1"); NULL: mask is everybody's */
 } sl_attend;
-SL_ABI_STRUCT(sl_attend, colsum_per_row);
+SL_ABI_STRUCT(sl_attend, head_masks);
 
 /* ---- stores ------------------------------------------------------------------------------------------------------ */
 
@@ -169,7 +171,8 @@ enum {
     SL_KV_EDITS = 1u << 6,
     SL_KV_EXPORTS = 1u << 7,     /* copy_rows works */
     SL_KV_OWN_POSITIONS = 1u << 8, /* keys are raw and get positions when read: no check against max_position */
-    SL_KV_LAYER_GAPS = 1u << 9   /* rows may be missing in some layers (skipped layers): lengths differ by layer */
+    SL_KV_LAYER_GAPS = 1u << 9,  /* rows may be missing in some layers (skipped layers): lengths differ by layer */
+    SL_KV_OVERWRITES = 1u << 10  /* append takes rows with `overwrite` */
 };
 
 typedef struct sl_kv_layout {
@@ -295,7 +298,9 @@ typedef struct sl_kv_store {
     sl_status (*attend)(sl_instance *self, const sl_attend *args);
     /* After the layer's attention. Optional. [step & active] */
     sl_status (*settle)(sl_instance *self, const sl_kv_side *side);
-    /* Keeps the accepted rows of every layer, drops the others, compacts. Once a step. [step & active] */
+    /* Keeps the accepted rows of every layer, drops the others, compacts. Once a step. Of a prompt's chunk all rows are
+     * kept but perhaps the last one, so a store of bounded length may let old rows go before commit, once a layer's
+     * rows of such a sequence are attended to (settle); of decoding and draft rows it may not. [step & active] */
     sl_status (*commit)(sl_instance *self, const sl_lane *lane, const sl_commit *commit, sl_error *err);
     /* Cuts a sequence to n tokens. Returns SL_OK, or SL_E_RANGE with *minimum = the shortest length it can be cut to
      * (then the core re-computes or restores a snapshot). minimum may be NULL. [setup] */

@@ -8,6 +8,7 @@
 
 #include "exec.h"
 #include "kv.h"
+#include "work.h"
 
 SL_BEGIN
 
@@ -126,6 +127,17 @@ typedef struct sl_op_colsum {
 } sl_op_colsum;
 SL_ABI_STRUCT(sl_op_colsum, heads);
 
+/* Applies a map to rows, in place. */
+typedef struct sl_op_map {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_map *map;
+    sl_tensor *x; /* [T, W] or [T, H, D], contiguous */
+    uint32_t backwards; /* 1: the inverse of the map; not ROUND */
+    uint32_t reserved0;
+} sl_op_map;
+SL_ABI_STRUCT(sl_op_map, reserved0);
+
 /* "sl.ops/1" - always. Entries are NULL where a later minor will fill them. [step & active] [capture] */
 #define SL_OPS_ID "sl.ops/1"
 typedef struct sl_ops {
@@ -148,8 +160,9 @@ typedef struct sl_ops {
     /* n elements from one dtype to another; nearest even. [any] */
     sl_status (*convert)(void *dst, sl_dtype dst_dtype, const void *src, sl_dtype src_dtype, int64_t n);
     sl_status (*colsum)(const sl_host *host, const sl_op_colsum *args);
+    sl_status (*map)(const sl_host *host, const sl_op_map *args);
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, colsum);
+SL_ABI_STRUCT(sl_ops, map);
 
 SL_END
 #endif

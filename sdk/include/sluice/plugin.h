@@ -87,8 +87,10 @@ typedef struct sl_scope {
     uint32_t device;              /* SL_DEVICE_CPU or SL_DEVICE_CUDA */
     const char *role;             /* the family and role it is created for: "attention", "kvcache.store" ... */
     const char *section;          /* INI section, for messages */
+    const struct sl_scope *also;  /* scope of the next role that this object answers too (a method named in two
+                                     sections); NULL: none ("sl.scope.also/1") */
 } sl_scope;
-SL_ABI_STRUCT(sl_scope, section);
+SL_ABI_STRUCT(sl_scope, also);
 
 typedef struct sl_create_args {
     uint64_t struct_size;
@@ -121,7 +123,8 @@ enum {
     SL_EVENT_TRUNCATE = 4,       /* seq was cut to n tokens */
     SL_EVENT_PREEMPT = 5,        /* seq lost its cache and will be recomputed */
     SL_EVENT_FINISH = 6,         /* seq ends; drop its state */
-    SL_EVENT_LAYERS_SKIPPED = 7, /* layers [first, first + n) were not executed for seq in this step */
+    SL_EVENT_LAYERS_SKIPPED = 7, /* retired: sl_batch.attn_layers and ffn_layers say it, sub-layer by sub-layer, before
+                                    the step runs */
     SL_EVENT_BEGIN = 8,          /* seq begins, empty */
     SL_EVENT_COMMIT = 9          /* rows of a decode or verify step were committed; seq now has n tokens
                                     ("sl.event.commit/1") */
@@ -132,7 +135,7 @@ typedef struct sl_event {
     uint32_t kind;  /* SL_EVENT_* ; unknown kinds are ignored */
     int32_t seq;    /* sequence id, 0 .. max_seqs - 1; reused after FINISH */
     int32_t other;  /* FORK: the parent; else -1 */
-    int32_t first;  /* LAYERS_SKIPPED */
+    int32_t first;  /* retired with LAYERS_SKIPPED: 0 */
     int64_t n;
 } sl_event;
 SL_ABI_STRUCT(sl_event, n);

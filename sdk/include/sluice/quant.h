@@ -87,25 +87,12 @@ typedef struct sl_quant_matmul {
 } sl_quant_matmul;
 SL_ABI_STRUCT(sl_quant_matmul, act);
 
-/* Matrices rewritten before anything is packed: folded norms, rotated residual. [session] */
-typedef struct sl_quant_rewrite {
-    uint64_t struct_size;
-    const char *const *name;         /* [n] tensors that were replaced */
-    const sl_tensor *const *tensor;  /* [n] */
-    const sl_map *residual_basis;    /* NULL: unchanged */
-    int32_t n;
-    uint32_t reserved0;
-} sl_quant_rewrite;
-SL_ABI_STRUCT(sl_quant_rewrite, reserved0);
-
 /* "sl.quant/1" */
 #define SL_QUANT_ID "sl.quant/1"
 typedef struct sl_quant {
     uint64_t struct_size;
     /* SL_OK, or an error whose text says which shape does not fit. [setup] */
     sl_status (*claim)(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err);
-    /* Optional ("sl.rewrite/1"). [setup & !active] */
-    sl_status (*rewrite)(sl_instance *self, const sl_quant_rewrite **out, sl_error *err);
     /* Bytes of the packed group; 0: the checkpoint's own tensors are used in place. [setup] */
     sl_status (*pack_size)(sl_instance *self, const sl_linear_group *group, int64_t *bytes, sl_error *err);
     /* Writes the blob: position-independent, 64-byte aligned, the same bytes for the same weights. [setup] */
@@ -114,8 +101,6 @@ typedef struct sl_quant {
     sl_status (*bind)(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
                       sl_error *err);
     void (*unbind)(sl_instance *self, sl_quant_handle *handle);
-    /* Maps that must act on the group's input or on q and k; NULL-terminated. Optional ("sl.maps/1"). [setup] */
-    const sl_map *const *(*maps)(sl_instance *self, const sl_linear_group *group);
     /* Work on an input that all linears of the group share (quantising it, rotating it). Optional. [step] [capture] */
     sl_status (*prepare)(sl_quant_handle *handle, const sl_quant_input *in, const sl_quant_prepared **out);
     /* y = epilogue(W x). [step] [capture] */
@@ -130,6 +115,43 @@ typedef struct sl_quant {
     sl_status (*rebind)(sl_quant_handle *handle, const void *blob);
 } sl_quant;
 SL_ABI_STRUCT(sl_quant, rebind);
+
+/* ---- role quant.rewrite ------------------------------------------------------------------------------------------ */
+
+/* One tensor of the model on its way to whoever packs it. Asked for each weight, bias and norm of the model, layer by layer.
+ * A tied head comes as a tensor of its own. [borrowed] */
+typedef struct sl_rewrite {
+    uint64_t struct_size;
+    const char *name;  /* in the checkpoint */
+    const char *role;  /* "embed" "q" "k" "v" "o" "gate" "up" "down" "head"; "q.bias" ... "down.bias"; "norm.attn"
+                          "norm.ffn" "norm.final" */
+    float *values;     /* [rows, cols] in and out; vectors: [1, cols] */
+    const float *norm; /* q, k, v, gate, up, head: [cols] weights of the norm in front, as the checkpoint has them; else
+                          NULL */
+    int64_t rows, cols;
+    int32_t layer;     /* -1: embed, head, norm.final */
+    uint32_t changed;  /* out: 1: values are to be used instead of the checkpoint's */
+    sl_dtype dtype;    /* out: in which to keep them where nobody packs them; 0: as the checkpoint does */
+    uint32_t reserved0;
+} sl_rewrite;
+SL_ABI_STRUCT(sl_rewrite, reserved0);
+
+/* "sl.quant.rewrite/1" - a model computed in another basis: tensors rewritten before anything is packed, and maps that act
+ * on activations, which together leave the network's function as it was. Whatever [quant] chose packs the rewritten
+ * tensors. */
+#define SL_QUANT_REWRITE_ID "sl.quant.rewrite/1"
+typedef struct sl_quant_rewrite {
+    uint64_t struct_size;
+    /* The map that takes a residual row to the basis in which the layers run; NULL: unchanged. With a basis, norms carry no
+     * weights of their own (they were folded). The host undoes it where plugins meet residual rows: taps and work items. The
+     * map is orthogonal. [setup & active] */
+    const sl_map *(*basis)(sl_instance *self);
+    /* Rewrites one tensor. [setup & active] */
+    sl_status (*tensor)(sl_instance *self, sl_rewrite *tensor, sl_error *err);
+    /* Maps of a layer, NULL-terminated and applied in this order; NULL: none. [setup & active] */
+    const sl_map *const *(*maps)(sl_instance *self, int32_t layer);
+} sl_quant_rewrite;
+SL_ABI_STRUCT(sl_quant_rewrite, maps);
 
 SL_END
 #endif

@@ -12,7 +12,8 @@ SL_BEGIN
 
 typedef struct sl_spec_caps {
     uint64_t struct_size;
-    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants ("sl.taps/1"); NULL */
+    const sl_tap *const *taps; /* [n_taps] hidden rows that observe wants ("sl.taps/1"); NULL. Live until destroy. Today's
+                                  points: EMBED, LAYER_IN, ATTN_IN, FFN_IN, LAYER_OUT, FINAL_NORM */
     int32_t n_taps;
     int32_t max_nodes;         /* largest tree, root included */
     int32_t topk;              /* observe wants the k best ids of every verified row, rejected ones included; 0: none */
@@ -22,8 +23,12 @@ typedef struct sl_spec_caps {
     uint32_t plans_rows;       /* 1: plan_rows is there */
     uint32_t topk_prompt;      /* 1: topk of every prompt row, too; the head then runs for all of them
                                   ("sl.topk.prompt/1") */
+    int32_t scratch_rows;      /* rows of the largest SL_WORK_KV_SCRATCH item on the target: the host keeps room for one
+                                  ready, so that the store takes no memory inside a step ("sl.work.draft/1"); 0: none
+                                  is asked for, or the step may take it */
+    uint32_t reserved0;
 } sl_spec_caps;
-SL_ABI_STRUCT(sl_spec_caps, topk_prompt);
+SL_ABI_STRUCT(sl_spec_caps, reserved0);
 
 /* One sequence as a drafter sees it. [borrowed] */
 typedef struct sl_spec_seq {
@@ -77,7 +82,8 @@ typedef struct sl_observe {
     const int32_t *topk;                  /* [n_rows, caps.topk] ids, best first, of raw logits; -1: the row has none,
                                              as all rows of a prompt but the last; NULL unless wanted */
     const float *topk_logit;              /* likewise */
-    const sl_tap_rows *const *taps;       /* [n_taps] */
+    const sl_tap_rows *const *taps;       /* [n_taps] one for each tap and sequence that has such rows in this step, tap
+                                             by tap, sequences in batch order; f32 */
     double draft_ms, verify_ms;
     int32_t n_seqs, n_taps;
     const float *topk_lse;                /* [n_rows] log-sum-exp of the raw logits: makes topk_logit probabilities;
@@ -85,6 +91,8 @@ typedef struct sl_observe {
 } sl_observe;
 SL_ABI_STRUCT(sl_observe, topk_lse);
 
+/* Asked wherever a token is decided, the first one behind a prompt included; where nothing was drafted, the tree is the
+ * last committed token alone. Penalties and the like are in `sl_sample.distribution`, not in `logits`. */
 typedef struct sl_accept {
     uint64_t struct_size;
     const sl_spec_seq *seq;

@@ -57,8 +57,14 @@ typedef struct sl_batch {
     const sl_span *const *spans; /* [n_spans] modality spans of the step's sequences */
     int32_t n_spans;
     uint32_t reserved0;
+    /* Layer plan of the step: [n_layers] 1: the attention (FFN) of that layer runs, 0: it is skipped for all rows, the
+     * identity on the residual. NULL: all run. A layer whose attention is skipped is given no rows of this step - no
+     * append, no view, no select - but reserve and commit speak of them as of any others: what the layer then holds in
+     * their places is undefined, and never looked at (they are drafts of a fork). A store that cannot do with less than
+     * all layers answers reserve with SL_E_UNIMPLEMENTED. */
+    const uint32_t *attn_layers, *ffn_layers;
 } sl_batch;
-SL_ABI_STRUCT(sl_batch, reserved0);
+SL_ABI_STRUCT(sl_batch, ffn_layers);
 
 /* Which rows of the step are active in this layer. Carries layer skipping, shrinking between layers and mid-depth entry.
  * On a device the true count and index live in device memory and n is only an upper bound. */

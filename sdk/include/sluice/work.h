@@ -31,6 +31,8 @@ enum {
     SL_TAP_MID = 14        /* residual between attention and FFN [rows, hidden] */
 };
 
+/* Of a sequence's rows in a step. LAST: the last one that stays, of a prompt's chunk as of a tree's accepted path; ALL:
+ * every row, refused ones included; ACCEPTED: all that stay. */
 enum { SL_TAP_ROWS_LAST = 0, SL_TAP_ROWS_ALL = 1, SL_TAP_ROWS_ACCEPTED = 2 };
 
 typedef struct sl_tap {
@@ -58,11 +60,14 @@ SL_ABI_STRUCT(sl_tap_rows, reserved0);
 
 enum {
     SL_MAP_NONE = 0,
-    SL_MAP_DIAGONAL = 1,  /* y_i = d_i x_i */
-    SL_MAP_HADAMARD = 2,  /* orthonormal, of size n = p 2^k; signs optional */
+    SL_MAP_DIAGONAL = 1,  /* y_i = a_i x_i */
+    SL_MAP_HADAMARD = 2,  /* orthonormal: kron(A_1, .., A_r, S) / sqrt(n), S the Sylvester matrix of what is left of n;
+                             x is multiplied by `signs` first */
     SL_MAP_KRONECKER = 3, /* (A kron B) x */
     SL_MAP_DENSE = 4,
-    SL_MAP_PER_HEAD = 5   /* one dense map a head */
+    SL_MAP_PER_HEAD = 5,  /* one dense map a stretch */
+    SL_MAP_ROUND = 6      /* each row rounded to integers of `bits` bits with one scale, and back: what a quantised
+                             product would see (simulated) */
 };
 
 /* Named points at which a map may act. */
@@ -74,22 +79,30 @@ enum {
     SL_MAP_AT_DOWN_IN = 5,
     SL_MAP_AT_RESIDUAL = 6,    /* the basis of the residual stream */
     SL_MAP_AT_Q_POST_ROPE = 7, /* on q alone: maps that are not orthogonal need another one there than on k */
-    SL_MAP_AT_K_POST_ROPE = 8
+    SL_MAP_AT_K_POST_ROPE = 8,
+    SL_MAP_AT_V = 9            /* told, not applied: v and the attention's output come out in this basis, by their weights */
 };
 
-/* A transform that any fused kernel can apply. [session] */
+/* A transform that any fused kernel can apply to rows. A row of width W is seen as [W / (n * stride), n, stride] and the
+ * map acts on the middle axis: stride 1 acts on each stretch of n neighbours (a head, a block, the whole row), stride =
+ * head width with n = heads acts across heads. ROUND takes the whole row. [session] */
 typedef struct sl_map {
     uint64_t struct_size;
-    sl_tensor a, b;   /* DIAGONAL [n]; KRONECKER A [p, p], B [q, q]; DENSE [n, n]; PER_HEAD [heads, n, n]; HADAMARD: a is
-                         the small base matrix [p, p] or empty */
-    sl_tensor signs;  /* HADAMARD: [n] of +1 and -1, or empty */
+    sl_tensor a, b;   /* f32. DIAGONAL [n]; KRONECKER A [p, p], B [q, q]; DENSE [n, n]; PER_HEAD [stretches, n, n];
+                         HADAMARD: a holds the A_i of +1 and -1, one behind the other, or is empty */
+    sl_tensor signs;  /* HADAMARD: f32 [n] of +1 and -1, or empty */
+    const int32_t *orders; /* HADAMARD: orders of the A_i, ended by 0; NULL: none */
     int64_t n;
+    int64_t stride;   /* at least 1 */
+    double clip;      /* ROUND: factor on a row's largest magnitude (symmetric) or on its minimum and maximum */
     uint32_t kind;    /* SL_MAP_* */
     uint32_t at;      /* SL_MAP_AT_* */
-    int32_t layer;    /* -1: all */
-    uint32_t inverse; /* 1: apply the inverse (for orthogonal maps, the transpose) */
+    uint32_t inverse; /* 1: the inverse; HADAMARD, KRONECKER, DENSE and PER_HEAD: the transpose, maps are orthogonal then */
+    uint32_t bits;    /* ROUND: 2 .. 8 */
+    uint32_t asymmetric; /* ROUND: 1: from minimum to maximum */
+    uint32_t reserved0;
 } sl_map;
-SL_ABI_STRUCT(sl_map, inverse);
+SL_ABI_STRUCT(sl_map, reserved0);
 
 /* ---- work items -------------------------------------------------------------------------------------------------- */
 
@@ -98,16 +111,25 @@ enum { SL_WORK_IDS = 0, SL_WORK_EMBEDDINGS = 1, SL_WORK_HIDDEN = 2 };
 enum {
     SL_WORK_KV_OWN = 0,      /* the sequence's rows of that model, cut to `begin` first; kept afterwards */
     SL_WORK_KV_SCRATCH = 1,  /* a fork at `begin` that is dropped when the work ends */
-    SL_WORK_KV_OVERWRITE = 2, /* rows [begin, begin + n_rows) are computed again and replaced (cache correction); they
-                                 run in the prefill stage, however few they are ("sl.overwrite/1") */
+    SL_WORK_KV_OVERWRITE = 2, /* committed rows [begin, begin + n_rows) of the target are computed again from the tokens
+                                 that they stand for (ids, all layers, no logits) and replaced (cache correction); they
+                                 run in the prefill stage, however few they are, a chunk at a time. In the steps of the
+                                 batch n_past is begin and the rows are staged, though later rows exist; commit keeps
+                                 those. Rows cut away before their turn are left out; SL_E_STATE: all of them were
+                                 ("sl.overwrite/1", over stores that say SL_KV_OVERWRITES) */
     SL_WORK_KV_FOREIGN = 3,   /* a scratch fork of the target's rows, read by another model of the same geometry;
                                  dropped when the work ends ("sl.work.foreign/1") */
-    SL_WORK_KV_DRAFT = 4,     /* a scratch fork of the committed rows that lives until the step's verification: items of
-                                 later rounds continue it, cut to `begin` first ("sl.work.draft/1") */
+    SL_WORK_KV_DRAFT = 4,     /* target: a scratch fork of the committed rows that lives until the step's verification:
+                                 items of later rounds continue it, cut to `begin` first. SL_E_INVALID: the item runs
+                                 the attention of a layer that rows of the fork before `begin` had skipped
+                                 ("sl.work.draft/1") */
     SL_WORK_KV_FILL = 5       /* layers enter_layer .. exit_layer get the rows they lack, other layers stay
                                  ("sl.work.fill/1") */
 };
 
+/* BACKGROUND ("sl.background/1"): for work sources; behind each step of the engine runs one chunk of an overwriting item,
+ * or one other item, so that sequences in flight wait no longer than for a prompt's chunk. Items of one source run in
+ * order. */
 enum { SL_WORK_IN_STEP = 0, SL_WORK_BACKGROUND = 1 };
 
 /* Where the last layer of an item with exit_layer > 0 ends: behind it, or ("sl.work.taps/1") when its q, k and v are
@@ -125,8 +147,9 @@ typedef struct sl_work {
     const sl_tensor *embeddings;  /* EMBEDDINGS, HIDDEN: [n_rows, hidden] */
     const float *position;        /* [n_rows] or NULL: begin + i, or as positions of the sequence go on (sl_prompt) */
     const int32_t *parent;        /* [n_rows] tree among the rows, -1: the context; NULL: a chain */
-    const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping */
-    const uint32_t *ffn_layers;   /* [n_layers] likewise */
+    const uint32_t *attn_layers;  /* [n_layers] 1: the attention of that layer runs; NULL: all. Layer skipping; plugins
+                                     see it as sl_batch.attn_layers */
+    const uint32_t *ffn_layers;   /* [n_layers] likewise. Items whose masks are the same arrays can share a batch */
     const sl_tap *const *taps;    /* [n_taps] points of the layers that run ("sl.work.taps/1"): LAST is the item's last
                                      row, ACCEPTED is ALL; stages: 0 is any. FINAL_NORM and LOGITS are not among them */
     int64_t begin;                /* token index of the first row */
@@ -153,7 +176,8 @@ typedef struct sl_work_result {
     const sl_work *work;
     const float *logits;              /* [1 or n_rows, vocab], raw; NULL if none were asked for */
     const sl_tap_rows *const *taps;   /* [work->n_taps] f32; of an item cut into chunks, handed over whole */
-    sl_status status;                 /* < 0: it could not be run; the item is dropped */
+    sl_status status;                 /* < 0: it could not be run; the item is dropped. SL_E_RANGE of a fork: the store
+                                         cannot share its rows at `begin` (a policy dropped some) */
     uint32_t reserved0;
     const float *hidden;              /* [n_rows, hidden] residual rows behind the last layer that ran, when the item ends in
                                          front of the head (exit_layer) with EXIT_RESIDUAL; else NULL */
@@ -166,8 +190,9 @@ SL_ABI_STRUCT(sl_work_result, hidden);
 #define SL_WORK_SOURCE_ID "sl.work.source/1"
 typedef struct sl_work_source {
     uint64_t struct_size;
-    /* results: of the works returned last time. *works lives until their results came; *n_works = 0: nothing to do.
-     * [setup & active] */
+    /* results: of the works returned last time, all of them, in their order. *works lives until their results came;
+     * *n_works = 0: nothing to do. Asked again behind each step as soon as nothing is outstanding, and at once when
+     * items IN_STEP have been run. Sequences that ended or were cut meanwhile: status SL_E_STATE. [setup & active] */
     sl_status (*work)(sl_instance *self, const sl_work_result *const *results, int32_t n_results,
                       const sl_work *const **works, int32_t *n_works);
 } sl_work_source;

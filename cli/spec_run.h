@@ -1,0 +1,46 @@
+/* spec_run.h - generating behind prompts and counting what the steps gave. */
+#ifndef SLUICE_CLI_SPEC_RUN_H
+#define SLUICE_CLI_SPEC_RUN_H
+
+#include "libsluice.h"
+#include "spec_prompts.h"
+
+typedef struct spec_how {
+    double temperature;
+    uint64_t seed; /* of the first prompt; the others follow */
+    int32_t max_tokens, batch, warm_up;
+} spec_how;
+
+/* What was generated behind one prompt. */
+typedef struct spec_output {
+    int32_t *token;
+    int64_t n;
+    int too_long; /* prompt and output do not fit the context: it was left out */
+} spec_output;
+
+enum { SPEC_FRESH = 0, SPEC_LOOPING = 1 };
+
+/* Counts of a category. A step counts once for each sequence that it decided tokens for; its tokens are looping when
+ * the first of them is. The token that the prompt's own pass decides belongs to no step. */
+typedef struct spec_tally {
+    int64_t prompts, too_long, tokens, looping_tokens;
+    int64_t steps[2], emitted[2]; /* SPEC_FRESH, SPEC_LOOPING */
+    int64_t drafted, accepted, drafted_by_depth[SLUICE_MAX_DEPTH], accepted_by_depth[SLUICE_MAX_DEPTH];
+    double rates; /* sum of tokens a second, by batch */
+    int64_t n_rates;
+    int64_t identical, compared;   /* outputs equal to plain decoding's */
+    int64_t odd_prompt, odd_token; /* the first one that is not, counted over all prompts; -1 */
+} spec_tally;
+
+/* Runs all prompts, `batch` of one category together. output: [prompts->n], zeroed, freed by spec_outputs_free; tally:
+ * [n_categories], zeroed. */
+int spec_run(sluice_engine *e, const spec_prompts *prompts, const spec_how *how, spec_output *output, spec_tally *tally,
+             sluice_error *err);
+void spec_outputs_free(spec_output *output, int n);
+
+/* Notes in the tallies which outputs equal those of plain decoding. */
+void spec_compare(const spec_prompts *prompts, const spec_output *plain, const spec_output *output, spec_tally *tally);
+/* Adds b to a. */
+void spec_add(spec_tally *a, const spec_tally *b);
+
+#endif
