@@ -111,6 +111,22 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
     return SL_OK;
 }
 
+static void unpack(sli_group *g) {
+    if (g->handle != NULL)
+        g->quantizer->api->unbind(g->quantizer->self, g->handle);
+    sli_free(g->blob);
+    sli_ledger_note(SLI_TAG_WEIGHTS, g->released_bytes);
+    g->handle = NULL;
+    g->blob = NULL;
+    g->released_bytes = 0;
+}
+
+sl_status sli_network_rebind(sli_network *net, sli_group *g, const sli_quantizer *quantizer, sl_error *err) {
+    unpack(g);
+    g->quantizer = quantizer;
+    return pack(net, g, err);
+}
+
 /* Groups of the given linears: one for each quantizer among them. */
 static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, int32_t layer, const char *name,
                               const sli_weight_role *roles, int n, sli_slot *slots, sl_error *err) {
@@ -284,10 +300,7 @@ void sli_network_destroy(sli_network *net) {
     net->sums = NULL;
     for (int32_t i = 0; net->groups != NULL && i < net->n_groups; i++) {
         sli_group *g = &net->groups[i];
-        if (g->handle != NULL)
-            g->quantizer->api->unbind(g->quantizer->self, g->handle);
-        sli_free(g->blob);
-        sli_ledger_note(SLI_TAG_WEIGHTS, g->released_bytes);
+        unpack(g);
         for (int j = 0; j < 3; j++)
             sli_free(g->bias[j].data);
     }

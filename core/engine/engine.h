@@ -101,11 +101,16 @@ struct sluice_engine {
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
+    struct sli_quantize *quantizing; /* NULL: it serves */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */
 };
+
+/* sluice_open; quantizing: for a run that packs with data, else NULL. */
+sl_status sli_engine_open(const sluice_options *options, struct sli_quantize *quantizing, sluice_engine **out,
+                          sl_error *err);
 
 /* One step over the sessions that have a request or pending prompt tokens. *n_active = 0: nothing to do.
  * fn is told about every token. */

@@ -13,7 +13,7 @@ static const char *const host_offers[] = {
     "sl.model.draft/1",  "sl.model/1",  "sl.mem/1",  "sl.scratch/1",     "sl.threads/1",
     "sl.cpu/1",          "sl.exec/1",   "sl.ops/1",  "sl.artifact/1",    "sl.rng/1",
     "sl.metrics/1",      "sl.sample/1", "sl.work/1", "sl.topk.prompt/1", "sl.stats/1",
-    "sl.event.commit/1", NULL};
+    "sl.event.commit/1", "sl.calibration/1", NULL};
 /* Provided by at most one plugin a layer and stage. */
 static const char *const exclusive[] = {"sl.select/1", NULL};
 
