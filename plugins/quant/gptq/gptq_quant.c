@@ -1,0 +1,333 @@
+/* GPTQ, arXiv 2210.17323, algorithm 1, with act-order and static groups of the reference implementation. Where it differs:
+ * groups are fitted on weights that hold all feedback so far, scales are rounded to f16 before codes are chosen, and a
+ * symmetric range is symmetric even if no weight of the group is negative. */
+#include "gptq.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sl_error.h"
+#include "sl_factor.h"
+#include "sl_half.h"
+#include "sl_obs.h"
+
+/* ---- the quantiser of a group -------------------------------------------------------------------------------------- */
+
+static double clamp(double x, double top) { return x < 0 ? 0 : x > top ? top : x; }
+
+static int set_scale(double range, double top, double *scale) {
+    uint16_t h = sl_f16_of_f32((float)(range / top));
+    *scale = sl_f32_of_f16(h == 0 ? 1 : h);
+    return isfinite(*scale);
+}
+
+static double error_of(const gptq_settings *s, const double *w, int64_t n, double scale, double zero) {
+    double top = (1 << s->bits) - 1, sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += pow(fabs(scale * (clamp(rint(w[i] / scale) + zero, top) - zero) - w[i]), s->mse_norm);
+    return sum;
+}
+
+int gptq_fit(const gptq_settings *s, const double *w, int64_t n, double *scale, double *zero) {
+    double low = 0, high = 0, top = (1 << s->bits) - 1;
+    for (int64_t i = 0; i < n; i++) {
+        low = w[i] < low ? w[i] : low;
+        high = w[i] > high ? w[i] : high;
+    }
+    if (s->sym) {
+        high = -low > high ? -low : high;
+        low = -high;
+    }
+    if (high == low)
+        low = -1, high = 1;
+    /* the range as it is, and, with mse, smaller ones, of which the best stays */
+    int64_t tries = s->mse ? (int64_t)(s->mse_shrink * (double)s->mse_grid) : 1;
+    double best = INFINITY;
+    for (int64_t i = 0; i < tries || i < 1; i++) {
+        double p = 1 - (double)i / (double)s->mse_grid, sc, z, e = 0;
+        if (!set_scale(p * (high - low), top, &sc))
+            return 0;
+        z = s->sym ? (top + 1) / 2 : clamp(rint(-p * low / sc), top);
+        if (tries > 1)
+            e = error_of(s, w, n, sc, z);
+        if (e < best)
+            best = e, *scale = sc, *zero = z;
+    }
+    return 1;
+}
+
+/* ---- one matrix: tiles of rows, each on its own -------------------------------------------------------------------- */
+
+typedef struct matrix {
+    const gptq_env *env;
+    const gptq_settings *s;
+    const sl_tensor *weight;
+    const uint8_t *dead;    /* [k] by input */
+    const uint32_t *place;  /* [k] input at each place of the walk; NULL: i */
+    const double *u;
+    gptq_linear *out;
+    double *room; /* of each worker: room_size */
+    int64_t room_size;
+    double *loss; /* [tiles] */
+    int *failed;  /* [tiles] 1: not a number, 2: out of range */
+} matrix;
+
+typedef struct tile {
+    const matrix *m;
+    int64_t row0;
+    int rows, failed;
+    double scale[SL_OBS_ROWS], zero[SL_OBS_ROWS];
+    double *group; /* [group] weights of one row, side by side */
+} tile;
+
+static int64_t input_at(const matrix *m, int64_t i) { return m->place != NULL ? m->place[i] : i; }
+
+/* Keeps the quantiser of group g for the file. */
+static void keep(tile *t, int r, int64_t g) {
+    gptq_linear *o = t->m->out;
+    int64_t at = (t->row0 + r) * o->n_groups + g;
+    o->scale[at] = sl_f16_of_f32((float)t->scale[r]);
+    o->zero[at] = (uint8_t)t->zero[r];
+}
+
+static void fit_rows(tile *t, const double *w, int64_t ld, int64_t j, int64_t len, int64_t g) {
+    for (int r = 0; r < t->rows; r++) {
+        if (!gptq_fit(t->m->s, w + r * ld + j, len, &t->scale[r], &t->zero[r])) {
+            t->failed = 2;
+            t->scale[r] = 1;
+        }
+        keep(t, r, g);
+    }
+}
+
+static void fit(void *user, const double *w, int64_t j, int64_t len) {
+    tile *t = user;
+    fit_rows(t, w, t->m->out->k, j, len, j / t->m->out->group);
+}
+
+static void column(void *user, const double *w, int64_t j, double *value) {
+    tile *t = user;
+    gptq_linear *o = t->m->out;
+    int64_t i = input_at(t->m, j), k = o->k, at = o->order != NULL ? j : i; /* static groups stay in the old order */
+    double top = (1 << o->bits) - 1;
+    for (int r = 0; r < t->rows; r++) {
+        if (t->m->s->static_groups) {
+            int64_t g = (t->row0 + r) * o->n_groups + i / o->group;
+            t->scale[r] = sl_f32_of_f16(o->scale[g]);
+            t->zero[r] = o->zero[g];
+        }
+        double q = clamp(rint(w[r * k + j] / t->scale[r]) + t->zero[r], top);
+        o->code[(t->row0 + r) * k + at] = (uint8_t)q;
+        value[r] = t->scale[r] * (q - t->zero[r]);
+    }
+}
+
+/* A row as f32, in the order of inputs. 0: NaN or Inf. */
+static int read_row(const matrix *m, int64_t row, float *to) {
+    const sl_tensor *w = m->weight;
+    int64_t bytes = w->dtype == SL_F32 ? 4 : 2;
+    m->env->ops->convert(to, SL_F32, (const char *)w->data + row * w->stride[0] * bytes, w->dtype, w->shape[1]);
+    for (int64_t i = 0; i < w->shape[1]; i++)
+        if (!isfinite(to[i]))
+            return 0;
+    return 1;
+}
+
+static void run_tile(const matrix *m, int64_t index, double *room) {
+    const gptq_linear *o = m->out;
+    int64_t k = o->k;
+    double *w = room, *error = w + SL_OBS_ROWS * k, *row64 = error + SL_OBS_ROWS * m->s->block_size;
+    float *row = (float *)(row64 + k);
+    tile t = {.m = m, .row0 = index * SL_OBS_ROWS};
+    t.rows = (int)(o->n - t.row0 < SL_OBS_ROWS ? o->n - t.row0 : SL_OBS_ROWS);
+    int whole = m->s->group_size < 0;
+    for (int r = 0; r < t.rows; r++) {
+        if (!read_row(m, t.row0 + r, row)) {
+            m->failed[index] = 1;
+            return;
+        }
+        for (int64_t i = 0; i < k; i++)
+            row64[i] = row[i];
+        if (whole) { /* from the original weights, dead inputs included */
+            if (!gptq_fit(m->s, row64, k, &t.scale[r], &t.zero[r]))
+                t.failed = 2, t.scale[r] = 1;
+            keep(&t, r, 0);
+        }
+        for (int64_t i = 0; i < k; i++)
+            row64[i] = m->dead[i] ? 0 : row64[i];
+        for (int64_t g = 0; m->s->static_groups && !whole && g < o->n_groups; g++) {
+            tile one = {.m = m, .row0 = t.row0 + r, .rows = 1};
+            int64_t j = g * o->group, len = o->group < k - j ? o->group : k - j;
+            fit_rows(&one, row64, k, j, len, g);
+            t.failed = one.failed ? one.failed : t.failed;
+        }
+        for (int64_t i = 0; i < k; i++)
+            w[r * k + i] = row64[input_at(m, i)];
+    }
+    sl_obs obs = {.u = m->u,
+                  .n = k,
+                  .block = m->s->block_size,
+                  .group = whole || m->s->static_groups ? 0 : o->group,
+                  .fit = fit,
+                  .column = column,
+                  .user = &t,
+                  .rows = t.rows};
+    m->loss[index] = sl_obs_run(&obs, w, error);
+    m->failed[index] = t.failed;
+}
+
+static void run_tiles(void *user, int64_t begin, int64_t end, int32_t worker) {
+    const matrix *m = user;
+    for (int64_t i = begin; i < end; i++)
+        run_tile(m, i, m->room + worker * m->room_size);
+}
+
+static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl_error *err) {
+    const gptq_env *env = m->env;
+    int64_t tiles = (m->out->n + SL_OBS_ROWS - 1) / SL_OBS_ROWS, k = m->out->k;
+    m->room_size = SL_OBS_ROWS * (k + m->s->block_size) + 2 * k;
+    m->room = gptq_alloc(env, env->threads->n_workers(env->host) * m->room_size * (int64_t)sizeof *m->room);
+    m->loss = gptq_alloc(env, tiles * (int64_t)sizeof *m->loss);
+    m->failed = gptq_alloc(env, tiles * (int64_t)sizeof *m->failed);
+    sl_status s = SL_OK;
+    if (m->room == NULL || m->loss == NULL || m->failed == NULL)
+        s = sl_fail(err, SL_E_NO_MEMORY, "%s: no memory to quantise it", linear->name);
+    else
+        env->threads->parallel_for(env->host, tiles, 1, run_tiles, m);
+    for (int64_t i = 0; s >= 0 && i < tiles; i++) {
+        *loss += m->loss[i];
+        if (m->failed[i])
+            s = sl_fail(err, m->failed[i] == 1 ? SL_E_DATA : SL_E_RANGE, "%s, rows from %lld: %s", linear->name,
+                        (long long)i * SL_OBS_ROWS,
+                        m->failed[i] == 1 ? "a weight is not a finite number" : "a range is too large for an f16 scale");
+    }
+    gptq_release(env, m->room);
+    gptq_release(env, m->loss);
+    gptq_release(env, m->failed);
+    return s;
+}
+
+/* ---- the Hessian --------------------------------------------------------------------------------------------------- */
+
+typedef struct ranked {
+    double weight;
+    uint32_t index;
+} ranked;
+
+static int by_weight(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight ? 1 : -1) : x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* Inputs by falling diagonal, ties by index. */
+static sl_status rank(const gptq_env *env, const double *h, int64_t k, uint32_t *order) {
+    ranked *list = gptq_alloc(env, k * (int64_t)sizeof *list);
+    if (list == NULL)
+        return SL_E_NO_MEMORY;
+    for (int64_t i = 0; i < k; i++)
+        list[i] = (ranked){h[i * k + i], (uint32_t)i};
+    qsort(list, (size_t)k, sizeof *list, by_weight);
+    for (int64_t i = 0; i < k; i++)
+        order[i] = list[i].index;
+    gptq_release(env, list);
+    return SL_OK;
+}
+
+/* h <- h[order][order]; rows are moved along the cycles of the permutation. row: [k], moved: [k] zeros. */
+static void reorder(double *h, int64_t k, const uint32_t *order, double *row, uint8_t *moved) {
+    size_t bytes = sizeof *h * (size_t)k;
+    for (int64_t first = 0; first < k; first++) {
+        if (moved[first])
+            continue;
+        int64_t to = first;
+        memcpy(row, h + first * k, bytes);
+        while (order[to] != first) {
+            memcpy(h + to * k, h + order[to] * k, bytes);
+            moved[to] = 1;
+            to = order[to];
+        }
+        memcpy(h + to * k, row, bytes);
+        moved[to] = 1;
+    }
+    for (int64_t i = 0; i < k; i++) {
+        memcpy(row, h + i * k, bytes);
+        for (int64_t j = 0; j < k; j++)
+            h[i * k + j] = row[order[j]];
+    }
+}
+
+/* Dead inputs, order, damping, factor: h becomes U. */
+static sl_status prepare(const gptq_env *env, const gptq_settings *s, double *h, int64_t k, uint8_t *dead,
+                         uint32_t *order, sl_error *err) {
+    double mean = 0;
+    for (int64_t i = 0; i < k; i++)
+        if (h[i * k + i] == 0)
+            dead[i] = 1, h[i * k + i] = 1;
+    for (int64_t i = 0; i < k; i++)
+        mean += h[i * k + i] / (double)k;
+    double *work = gptq_alloc(env, SL_FACTOR_PANEL * k * (int64_t)sizeof *work);
+    uint8_t *moved = gptq_alloc(env, k);
+    sl_status status = work != NULL && moved != NULL ? SL_OK : SL_E_NO_MEMORY;
+    if (status >= 0 && s->desc_act && (status = rank(env, h, k, order)) >= 0)
+        reorder(h, k, order, work, moved);
+    for (int64_t i = 0; i < k; i++)
+        h[i * k + i] += s->damp_percent * mean;
+    if (status >= 0)
+        status = sl_inverse_factor(h, k, work, env->host, env->threads);
+    gptq_release(env, work);
+    gptq_release(env, moved);
+    return status == SL_E_DATA
+               ? sl_fail(err, status, "the Hessian of %lld inputs is not positive definite: more samples or a larger "
+                         "damp_percent are needed", (long long)k)
+           : status < 0 ? sl_fail(err, status, "no memory for the Hessian's factor")
+                        : SL_OK;
+}
+
+/* ---- a group ------------------------------------------------------------------------------------------------------- */
+
+static sl_status make_linear(const gptq_env *env, const gptq_settings *s, const sl_linear *linear,
+                             const uint32_t *order, gptq_linear *out) {
+    int64_t n = linear->weight.shape[0], k = linear->weight.shape[1];
+    int64_t group = s->group_size < 0 || s->group_size > k ? k : s->group_size;
+    *out = (gptq_linear){.n = n, .k = k, .group = group, .n_groups = (k + group - 1) / group, .bits = s->bits,
+                         .asym = !s->sym};
+    out->code = gptq_alloc(env, n * k);
+    out->scale = gptq_alloc(env, n * out->n_groups * (int64_t)sizeof *out->scale);
+    out->zero = gptq_alloc(env, n * out->n_groups);
+    out->order = order != NULL ? gptq_alloc(env, k * (int64_t)sizeof *order) : NULL;
+    if (out->code == NULL || out->scale == NULL || out->zero == NULL || (order != NULL && out->order == NULL))
+        return SL_E_NO_MEMORY;
+    if (order != NULL)
+        memcpy(out->order, order, sizeof *order * (size_t)k);
+    return SL_OK;
+}
+
+sl_status gptq_quantize(const gptq_env *env, const gptq_settings *s, const sl_linear_group *group,
+                        const sl_calibration *data, gptq_linear *out, double *loss, sl_error *err) {
+    int64_t k = group->in;
+    uint8_t *dead = gptq_alloc(env, k);
+    uint32_t *order = gptq_alloc(env, k * (int64_t)sizeof *order);
+    sl_status status = dead != NULL && order != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory");
+    if (status >= 0)
+        status = prepare(env, s, data->hessian, k, dead, order, err);
+    *loss = 0;
+    /* with one group a row, or groups that were fitted before, codes go back to where their inputs are */
+    int stays = s->desc_act && !s->static_groups && s->group_size > 0 && s->group_size < k;
+    for (int32_t i = 0; status >= 0 && i < group->n; i++) {
+        matrix m = {.env = env,
+                    .s = s,
+                    .weight = &group->linears[i]->weight,
+                    .dead = dead,
+                    .place = s->desc_act ? order : NULL,
+                    .u = data->hessian,
+                    .out = &out[i]};
+        if (make_linear(env, s, group->linears[i], stays ? order : NULL, &out[i]) < 0)
+            status = sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for its codes", group->linears[i]->name);
+        else
+            status = run_matrix(&m, group->linears[i], loss, err);
+    }
+    gptq_release(env, dead);
+    gptq_release(env, order);
+    return status;
+}
