@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-enum { SL_OBS_ROWS = 16 }; /* rows that a call takes at most */
+enum { SL_OBS_ROWS = 64 }; /* rows that a call takes at most */
 
 typedef struct sl_obs {
     const double *u; /* [n, n]: sl_inverse_factor of the (damped) Hessian */

@@ -81,11 +81,15 @@ static sl_status find(const sl_packed_file *f, const char *name, sl_tensor *out)
 
 static const char *place(const sl_packed_file *f) { return f->path != NULL ? f->path : "the checkpoint"; }
 
-int sl_packed_file_has(const sl_packed_file *f, const char *linear, const char *suffix) {
+sl_status sl_packed_file_find(const sl_packed_file *f, const char *linear, const char *suffix, sl_tensor *out) {
     char name[SL_PACKED_NAME_BYTES];
-    sl_tensor t;
     sl_packed_name(name, linear, suffix);
-    return find(f, name, &t) >= 0;
+    return find(f, name, out);
+}
+
+int sl_packed_file_has(const sl_packed_file *f, const char *linear, const char *suffix) {
+    sl_tensor t;
+    return sl_packed_file_find(f, linear, suffix, &t) >= 0;
 }
 
 static void write_shape(char *text, size_t size, uint32_t ndim, const int64_t *shape) {

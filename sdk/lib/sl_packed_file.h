@@ -23,7 +23,9 @@ enum { SL_PACKED_NAME_BYTES = 256 };
 /* "model.layers.0.mlp.up_proj" + ".qweight" for the linear "model.layers.0.mlp.up_proj.weight". */
 void sl_packed_name(char out[SL_PACKED_NAME_BYTES], const char *linear, const char *suffix);
 
-/* Is there "<linear><suffix>"? */
+/* The tensor "<linear><suffix>", unchecked; SL_E_NOT_FOUND. */
+sl_status sl_packed_file_find(const sl_packed_file *f, const char *linear, const char *suffix, sl_tensor *out);
+/* Is it there? */
 int sl_packed_file_has(const sl_packed_file *f, const char *linear, const char *suffix);
 /* The tensor; SL_E_NOT_FOUND, SL_E_DATA with name, what was expected and what was found. shape [ndim], -1: any. */
 sl_status sl_packed_file_get(const sl_packed_file *f, const char *linear, const char *suffix, sl_dtype dtype,

@@ -17,7 +17,7 @@
 enum { MAX_LINEARS = 3 };
 
 struct sl_instance {
-    gptq_env env;
+    sl_pack_env env;
     gptq_settings settings;
     sl_decoder decoder;
     sl_packed_file file;
@@ -46,17 +46,11 @@ struct sl_quant_handle {
     bound linear[MAX_LINEARS];
 };
 
-void *gptq_alloc(const gptq_env *env, int64_t bytes) {
-    return env->mem->alloc(env->host, SL_DEVICE_CPU, bytes, 64, SL_MEM_SCRATCH);
-}
-
-void gptq_release(const gptq_env *env, void *p) { env->mem->release(env->host, SL_DEVICE_CPU, p); }
-
-void gptq_linear_free(const gptq_env *env, gptq_linear *l) {
-    gptq_release(env, l->code);
-    gptq_release(env, l->scale);
-    gptq_release(env, l->zero);
-    gptq_release(env, l->order);
+void gptq_linear_free(const sl_pack_env *env, gptq_linear *l) {
+    sl_pack_release(env, l->code);
+    sl_pack_release(env, l->scale);
+    sl_pack_release(env, l->zero);
+    sl_pack_release(env, l->order);
     *l = (gptq_linear){0};
 }
 
@@ -155,7 +149,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 
 static void drop_tensors(sl_instance *self) {
     for (int i = 0; i < MAX_LINEARS * GPTQ_TENSORS; i++) {
-        gptq_release(&self->env, self->tensor[i].tensor.data);
+        sl_pack_release(&self->env, self->tensor[i].tensor.data);
         self->tensor[i] = (sl_pack_tensor){0};
     }
 }

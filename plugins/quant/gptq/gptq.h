@@ -7,6 +7,7 @@
 #include "sluice/quant.h"
 
 #include "sl_decoded.h"
+#include "sl_hessian.h"
 #include "sl_packed_file.h"
 
 typedef struct gptq_settings {
@@ -16,17 +17,6 @@ typedef struct gptq_settings {
     double damp_percent, mse_norm, mse_shrink;
     int64_t block_size, mse_grid;
 } gptq_settings;
-
-/* What every function needs of the host. */
-typedef struct gptq_env {
-    const sl_host *host;
-    const sl_ops *ops;
-    const sl_mem *mem;
-    const sl_threads *threads;
-} gptq_env;
-
-void *gptq_alloc(const gptq_env *env, int64_t bytes); /* scratch memory; NULL: none */
-void gptq_release(const gptq_env *env, void *p);
 
 /* A quantised matrix: w[row, order[i]] = scale[row, i / group] (code[row, i] - zero[row, i / group]). */
 typedef struct gptq_linear {
@@ -38,13 +28,13 @@ typedef struct gptq_linear {
     uint32_t *order; /* [k]: place i holds input order[i]; NULL: i */
 } gptq_linear;
 
-void gptq_linear_free(const gptq_env *env, gptq_linear *l);
+void gptq_linear_free(const sl_pack_env *env, gptq_linear *l);
 
 /* ---- gptq_quant.c: the algorithm */
 
 /* Quantises the matrices of a group; out [group->n] is to be freed whatever comes back. *loss: error weighted with the
  * Hessian, summed over the matrices. Overwrites data->hessian. SL_E_DATA, SL_E_RANGE, SL_E_NO_MEMORY. */
-sl_status gptq_quantize(const gptq_env *env, const gptq_settings *s, const sl_linear_group *group,
+sl_status gptq_quantize(const sl_pack_env *env, const gptq_settings *s, const sl_linear_group *group,
                         const sl_calibration *data, gptq_linear *out, double *loss, sl_error *err);
 
 /* Range of a group of n weights -> scale (an f16 value) and zero. 0: the scale is not a number of f16. */
@@ -53,12 +43,12 @@ int gptq_fit(const gptq_settings *s, const double *w, int64_t n, double *scale, 
 /* ---- gptq_file.c: the layout of AutoGPTQ checkpoints */
 
 /* Description (everything but codes, scales and zeros) or, with_codes, the whole matrix. */
-sl_status gptq_read(const gptq_env *env, const gptq_settings *s, const sl_packed_file *file, const sl_linear *linear,
+sl_status gptq_read(const sl_pack_env *env, const gptq_settings *s, const sl_packed_file *file, const sl_linear *linear,
                     int with_codes, gptq_linear *out, sl_error *err);
 
 enum { GPTQ_TENSORS = 5 };
 /* The tensors of one matrix, data taken from the environment's memory. */
-sl_status gptq_write(const gptq_env *env, const gptq_settings *s, const sl_linear *linear, const gptq_linear *l,
+sl_status gptq_write(const sl_pack_env *env, const gptq_settings *s, const sl_linear *linear, const gptq_linear *l,
                      sl_pack_tensor out[GPTQ_TENSORS], char names[GPTQ_TENSORS][SL_PACKED_NAME_BYTES], sl_error *err);
 
 /* ---- gptq_blob.c: how a matrix lies in memory */
@@ -71,8 +61,8 @@ typedef struct gptq_header {
 } gptq_header;
 
 /* Bytes of the matrix' data; fills the header but for the places. */
-int64_t gptq_data_bytes(const gptq_env *env, const gptq_linear *l, gptq_header *h);
-sl_status gptq_data_write(const gptq_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err);
+int64_t gptq_data_bytes(const sl_pack_env *env, const gptq_linear *l, gptq_header *h);
+sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err);
 sl_q_format gptq_q_format(const gptq_header *h);
 /* Row of a matrix that no shared kernel knows, as sl_decoded.row. */
 typedef struct gptq_rows {

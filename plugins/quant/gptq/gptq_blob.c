@@ -16,7 +16,7 @@ static int64_t row_bytes(const gptq_header *h) {
     return (groups * (h->asym ? 3 : 2) + sl_bits_bytes(h->k, (int)h->bits) + 1) / 2 * 2;
 }
 
-int64_t gptq_data_bytes(const gptq_env *env, const gptq_linear *l, gptq_header *h) {
+int64_t gptq_data_bytes(const sl_pack_env *env, const gptq_linear *l, gptq_header *h) {
     *h = (gptq_header){.n = l->n, .k = l->k, .group = l->group, .bits = (uint32_t)l->bits, .asym = (uint32_t)l->asym};
     sl_q_format f = gptq_q_format(h);
     int64_t bytes = env->ops->q_bytes(&f);
@@ -24,7 +24,7 @@ int64_t gptq_data_bytes(const gptq_env *env, const gptq_linear *l, gptq_header *
     return bytes > 0 ? bytes : l->n * row_bytes(h);
 }
 
-sl_status gptq_data_write(const gptq_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err) {
+sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err) {
     if (!h->is_decoded) {
         sl_q_format f = gptq_q_format(h);
         return env->ops->q_pack_codes(env->host, &f, l->code, l->scale, l->asym ? l->zero : NULL, data, err);

@@ -69,7 +69,7 @@ static sl_status find_parts(const sl_packed_file *f, const gptq_settings *s, con
 
 /* The order in which groups follow each other: a stable sort by g_idx. The flag desc_act of a checkpoint says nothing:
  * static groups have it and are in order all the same. */
-static sl_status find_order(const gptq_env *env, const parts *p, const sl_linear *linear, gptq_linear *l,
+static sl_status find_order(const sl_pack_env *env, const parts *p, const sl_linear *linear, gptq_linear *l,
                             sl_error *err) {
     int64_t monotone = 1, k = l->k;
     for (int64_t i = 0; i < k; i++) {
@@ -81,8 +81,8 @@ static sl_status find_order(const gptq_env *env, const parts *p, const sl_linear
     }
     if (monotone)
         return SL_OK;
-    l->order = gptq_alloc(env, k * (int64_t)sizeof *l->order);
-    int64_t *next = gptq_alloc(env, l->n_groups * (int64_t)sizeof *next);
+    l->order = sl_pack_alloc(env, k * (int64_t)sizeof *l->order);
+    int64_t *next = sl_pack_alloc(env, l->n_groups * (int64_t)sizeof *next);
     sl_status s = l->order != NULL && next != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "%s: no memory", linear->name);
     for (int64_t g = 0; s >= 0 && g < l->n_groups; g++)
         next[g] = g * l->group;
@@ -94,7 +94,7 @@ static sl_status find_order(const gptq_env *env, const parts *p, const sl_linear
         else
             l->order[next[g]++] = (uint32_t)i;
     }
-    gptq_release(env, next);
+    sl_pack_release(env, next);
     return s;
 }
 
@@ -108,12 +108,12 @@ static int is_asymmetric(const parts *p, const gptq_linear *l, int v2) {
     return 0;
 }
 
-static sl_status read_codes(const gptq_env *env, const gptq_settings *s, const parts *p, const sl_linear *linear,
+static sl_status read_codes(const sl_pack_env *env, const gptq_settings *s, const parts *p, const sl_linear *linear,
                             gptq_linear *l, sl_error *err) {
     int64_t n = l->n, k = l->k, G = l->n_groups, width = p->qzeros.shape[1];
-    l->code = gptq_alloc(env, n * k);
-    l->scale = gptq_alloc(env, n * G * (int64_t)sizeof *l->scale);
-    l->zero = gptq_alloc(env, n * G);
+    l->code = sl_pack_alloc(env, n * k);
+    l->scale = sl_pack_alloc(env, n * G * (int64_t)sizeof *l->scale);
+    l->zero = sl_pack_alloc(env, n * G);
     if (l->code == NULL || l->scale == NULL || l->zero == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for its codes", linear->name);
     for (int64_t r = 0; r < n; r++) {
@@ -133,7 +133,7 @@ static sl_status read_codes(const gptq_env *env, const gptq_settings *s, const p
     return SL_OK;
 }
 
-sl_status gptq_read(const gptq_env *env, const gptq_settings *s, const sl_packed_file *file, const sl_linear *linear,
+sl_status gptq_read(const sl_pack_env *env, const gptq_settings *s, const sl_packed_file *file, const sl_linear *linear,
                     int with_codes, gptq_linear *out, sl_error *err) {
     parts p = {0};
     *out = (gptq_linear){.n = linear->weight.shape[0], .k = linear->weight.shape[1], .bits = s->bits};
@@ -152,7 +152,7 @@ sl_status gptq_read(const gptq_env *env, const gptq_settings *s, const sl_packed
 
 /* ---- writing ------------------------------------------------------------------------------------------------------- */
 
-sl_status gptq_write(const gptq_env *env, const gptq_settings *s, const sl_linear *linear, const gptq_linear *l,
+sl_status gptq_write(const sl_pack_env *env, const gptq_settings *s, const sl_linear *linear, const gptq_linear *l,
                      sl_pack_tensor out[GPTQ_TENSORS], char names[GPTQ_TENSORS][SL_PACKED_NAME_BYTES], sl_error *err) {
     const struct {
         const char *suffix;
@@ -168,7 +168,7 @@ sl_status gptq_write(const gptq_env *env, const gptq_settings *s, const sl_linea
         int64_t bytes = sl_dtype_bits(rows[i].dtype) / 8;
         for (uint32_t d = 0; d < rows[i].ndim; d++)
             bytes *= rows[i].shape[d];
-        void *data = gptq_alloc(env, bytes);
+        void *data = sl_pack_alloc(env, bytes);
         if (data == NULL)
             return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory to write it", linear->name);
         sl_packed_name(names[i], linear->name, rows[i].suffix);

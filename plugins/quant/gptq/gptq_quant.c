@@ -8,9 +8,10 @@
 #include <string.h>
 
 #include "sl_error.h"
-#include "sl_factor.h"
 #include "sl_half.h"
 #include "sl_obs.h"
+
+enum { TILE = 16 }; /* rows that are walked together */
 
 /* ---- the quantiser of a group -------------------------------------------------------------------------------------- */
 
@@ -60,7 +61,7 @@ int gptq_fit(const gptq_settings *s, const double *w, int64_t n, double *scale, 
 /* ---- one matrix: tiles of rows, each on its own -------------------------------------------------------------------- */
 
 typedef struct matrix {
-    const gptq_env *env;
+    const sl_pack_env *env;
     const gptq_settings *s;
     const sl_tensor *weight;
     const uint8_t *dead;    /* [k] by input */
@@ -77,7 +78,7 @@ typedef struct tile {
     const matrix *m;
     int64_t row0;
     int rows, failed;
-    double scale[SL_OBS_ROWS], zero[SL_OBS_ROWS];
+    double scale[TILE], zero[TILE];
     double *group; /* [group] weights of one row, side by side */
 } tile;
 
@@ -123,27 +124,16 @@ static void column(void *user, const double *w, int64_t j, double *value) {
     }
 }
 
-/* A row as f32, in the order of inputs. 0: NaN or Inf. */
-static int read_row(const matrix *m, int64_t row, float *to) {
-    const sl_tensor *w = m->weight;
-    int64_t bytes = w->dtype == SL_F32 ? 4 : 2;
-    m->env->ops->convert(to, SL_F32, (const char *)w->data + row * w->stride[0] * bytes, w->dtype, w->shape[1]);
-    for (int64_t i = 0; i < w->shape[1]; i++)
-        if (!isfinite(to[i]))
-            return 0;
-    return 1;
-}
-
 static void run_tile(const matrix *m, int64_t index, double *room) {
     const gptq_linear *o = m->out;
     int64_t k = o->k;
-    double *w = room, *error = w + SL_OBS_ROWS * k, *row64 = error + SL_OBS_ROWS * m->s->block_size;
+    double *w = room, *error = w + TILE * k, *row64 = error + TILE * m->s->block_size;
     float *row = (float *)(row64 + k);
-    tile t = {.m = m, .row0 = index * SL_OBS_ROWS};
-    t.rows = (int)(o->n - t.row0 < SL_OBS_ROWS ? o->n - t.row0 : SL_OBS_ROWS);
+    tile t = {.m = m, .row0 = index * TILE};
+    t.rows = (int)(o->n - t.row0 < TILE ? o->n - t.row0 : TILE);
     int whole = m->s->group_size < 0;
     for (int r = 0; r < t.rows; r++) {
-        if (!read_row(m, t.row0 + r, row)) {
+        if (!sl_pack_row(m->env, m->weight, t.row0 + r, row)) {
             m->failed[index] = 1;
             return;
         }
@@ -184,12 +174,12 @@ static void run_tiles(void *user, int64_t begin, int64_t end, int32_t worker) {
 }
 
 static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl_error *err) {
-    const gptq_env *env = m->env;
-    int64_t tiles = (m->out->n + SL_OBS_ROWS - 1) / SL_OBS_ROWS, k = m->out->k;
-    m->room_size = SL_OBS_ROWS * (k + m->s->block_size) + 2 * k;
-    m->room = gptq_alloc(env, env->threads->n_workers(env->host) * m->room_size * (int64_t)sizeof *m->room);
-    m->loss = gptq_alloc(env, tiles * (int64_t)sizeof *m->loss);
-    m->failed = gptq_alloc(env, tiles * (int64_t)sizeof *m->failed);
+    const sl_pack_env *env = m->env;
+    int64_t tiles = (m->out->n + TILE - 1) / TILE, k = m->out->k;
+    m->room_size = TILE * (k + m->s->block_size) + 2 * k;
+    m->room = sl_pack_alloc(env, env->threads->n_workers(env->host) * m->room_size * (int64_t)sizeof *m->room);
+    m->loss = sl_pack_alloc(env, tiles * (int64_t)sizeof *m->loss);
+    m->failed = sl_pack_alloc(env, tiles * (int64_t)sizeof *m->failed);
     sl_status s = SL_OK;
     if (m->room == NULL || m->loss == NULL || m->failed == NULL)
         s = sl_fail(err, SL_E_NO_MEMORY, "%s: no memory to quantise it", linear->name);
@@ -199,103 +189,27 @@ static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl
         *loss += m->loss[i];
         if (m->failed[i])
             s = sl_fail(err, m->failed[i] == 1 ? SL_E_DATA : SL_E_RANGE, "%s, rows from %lld: %s", linear->name,
-                        (long long)i * SL_OBS_ROWS,
+                        (long long)i * TILE,
                         m->failed[i] == 1 ? "a weight is not a finite number" : "a range is too large for an f16 scale");
     }
-    gptq_release(env, m->room);
-    gptq_release(env, m->loss);
-    gptq_release(env, m->failed);
+    sl_pack_release(env, m->room);
+    sl_pack_release(env, m->loss);
+    sl_pack_release(env, m->failed);
     return s;
-}
-
-/* ---- the Hessian --------------------------------------------------------------------------------------------------- */
-
-typedef struct ranked {
-    double weight;
-    uint32_t index;
-} ranked;
-
-static int by_weight(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    return x->weight != y->weight ? (x->weight < y->weight ? 1 : -1) : x->index < y->index ? -1 : x->index > y->index;
-}
-
-/* Inputs by falling diagonal, ties by index. */
-static sl_status rank(const gptq_env *env, const double *h, int64_t k, uint32_t *order) {
-    ranked *list = gptq_alloc(env, k * (int64_t)sizeof *list);
-    if (list == NULL)
-        return SL_E_NO_MEMORY;
-    for (int64_t i = 0; i < k; i++)
-        list[i] = (ranked){h[i * k + i], (uint32_t)i};
-    qsort(list, (size_t)k, sizeof *list, by_weight);
-    for (int64_t i = 0; i < k; i++)
-        order[i] = list[i].index;
-    gptq_release(env, list);
-    return SL_OK;
-}
-
-/* h <- h[order][order]; rows are moved along the cycles of the permutation. row: [k], moved: [k] zeros. */
-static void reorder(double *h, int64_t k, const uint32_t *order, double *row, uint8_t *moved) {
-    size_t bytes = sizeof *h * (size_t)k;
-    for (int64_t first = 0; first < k; first++) {
-        if (moved[first])
-            continue;
-        int64_t to = first;
-        memcpy(row, h + first * k, bytes);
-        while (order[to] != first) {
-            memcpy(h + to * k, h + order[to] * k, bytes);
-            moved[to] = 1;
-            to = order[to];
-        }
-        memcpy(h + to * k, row, bytes);
-        moved[to] = 1;
-    }
-    for (int64_t i = 0; i < k; i++) {
-        memcpy(row, h + i * k, bytes);
-        for (int64_t j = 0; j < k; j++)
-            h[i * k + j] = row[order[j]];
-    }
-}
-
-/* Dead inputs, order, damping, factor: h becomes U. */
-static sl_status prepare(const gptq_env *env, const gptq_settings *s, double *h, int64_t k, uint8_t *dead,
-                         uint32_t *order, sl_error *err) {
-    double mean = 0;
-    for (int64_t i = 0; i < k; i++)
-        if (h[i * k + i] == 0)
-            dead[i] = 1, h[i * k + i] = 1;
-    for (int64_t i = 0; i < k; i++)
-        mean += h[i * k + i] / (double)k;
-    double *work = gptq_alloc(env, SL_FACTOR_PANEL * k * (int64_t)sizeof *work);
-    uint8_t *moved = gptq_alloc(env, k);
-    sl_status status = work != NULL && moved != NULL ? SL_OK : SL_E_NO_MEMORY;
-    if (status >= 0 && s->desc_act && (status = rank(env, h, k, order)) >= 0)
-        reorder(h, k, order, work, moved);
-    for (int64_t i = 0; i < k; i++)
-        h[i * k + i] += s->damp_percent * mean;
-    if (status >= 0)
-        status = sl_inverse_factor(h, k, work, env->host, env->threads);
-    gptq_release(env, work);
-    gptq_release(env, moved);
-    return status == SL_E_DATA
-               ? sl_fail(err, status, "the Hessian of %lld inputs is not positive definite: more samples or a larger "
-                         "damp_percent are needed", (long long)k)
-           : status < 0 ? sl_fail(err, status, "no memory for the Hessian's factor")
-                        : SL_OK;
 }
 
 /* ---- a group ------------------------------------------------------------------------------------------------------- */
 
-static sl_status make_linear(const gptq_env *env, const gptq_settings *s, const sl_linear *linear,
+static sl_status make_linear(const sl_pack_env *env, const gptq_settings *s, const sl_linear *linear,
                              const uint32_t *order, gptq_linear *out) {
     int64_t n = linear->weight.shape[0], k = linear->weight.shape[1];
     int64_t group = s->group_size < 0 || s->group_size > k ? k : s->group_size;
     *out = (gptq_linear){.n = n, .k = k, .group = group, .n_groups = (k + group - 1) / group, .bits = s->bits,
                          .asym = !s->sym};
-    out->code = gptq_alloc(env, n * k);
-    out->scale = gptq_alloc(env, n * out->n_groups * (int64_t)sizeof *out->scale);
-    out->zero = gptq_alloc(env, n * out->n_groups);
-    out->order = order != NULL ? gptq_alloc(env, k * (int64_t)sizeof *order) : NULL;
+    out->code = sl_pack_alloc(env, n * k);
+    out->scale = sl_pack_alloc(env, n * out->n_groups * (int64_t)sizeof *out->scale);
+    out->zero = sl_pack_alloc(env, n * out->n_groups);
+    out->order = order != NULL ? sl_pack_alloc(env, k * (int64_t)sizeof *order) : NULL;
     if (out->code == NULL || out->scale == NULL || out->zero == NULL || (order != NULL && out->order == NULL))
         return SL_E_NO_MEMORY;
     if (order != NULL)
@@ -303,14 +217,15 @@ static sl_status make_linear(const gptq_env *env, const gptq_settings *s, const 
     return SL_OK;
 }
 
-sl_status gptq_quantize(const gptq_env *env, const gptq_settings *s, const sl_linear_group *group,
+sl_status gptq_quantize(const sl_pack_env *env, const gptq_settings *s, const sl_linear_group *group,
                         const sl_calibration *data, gptq_linear *out, double *loss, sl_error *err) {
     int64_t k = group->in;
-    uint8_t *dead = gptq_alloc(env, k);
-    uint32_t *order = gptq_alloc(env, k * (int64_t)sizeof *order);
+    uint8_t *dead = sl_pack_alloc(env, k);
+    uint32_t *order = sl_pack_alloc(env, k * (int64_t)sizeof *order);
     sl_status status = dead != NULL && order != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory");
     if (status >= 0)
-        status = prepare(env, s, data->hessian, k, dead, order, err);
+        status = sl_hessian_factor(env, &(sl_hessian_plan){s->damp_percent, s->desc_act, 0}, data->hessian, k, dead,
+                                   order, err);
     *loss = 0;
     /* with one group a row, or groups that were fitted before, codes go back to where their inputs are */
     int stays = s->desc_act && !s->static_groups && s->group_size > 0 && s->group_size < k;
@@ -327,7 +242,7 @@ sl_status gptq_quantize(const gptq_env *env, const gptq_settings *s, const sl_li
         else
             status = run_matrix(&m, group->linears[i], loss, err);
     }
-    gptq_release(env, dead);
-    gptq_release(env, order);
+    sl_pack_release(env, dead);
+    sl_pack_release(env, order);
     return status;
 }
