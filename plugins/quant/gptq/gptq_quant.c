@@ -65,7 +65,8 @@ typedef struct matrix {
     const gptq_settings *s;
     const sl_tensor *weight;
     const uint8_t *dead;    /* [k] by input */
-    const uint32_t *place;  /* [k] input at each place of the walk; NULL: i */
+    const uint32_t *walk;   /* [k] input at each step of the walk */
+    const uint32_t *target; /* [k] place of its code */
     const double *u;
     gptq_linear *out;
     double *room; /* of each worker: room_size */
@@ -81,8 +82,6 @@ typedef struct tile {
     double scale[TILE], zero[TILE];
     double *group; /* [group] weights of one row, side by side */
 } tile;
-
-static int64_t input_at(const matrix *m, int64_t i) { return m->place != NULL ? m->place[i] : i; }
 
 /* Keeps the quantiser of group g for the file. */
 static void keep(tile *t, int r, int64_t g) {
@@ -110,7 +109,7 @@ static void fit(void *user, const double *w, int64_t j, int64_t len) {
 static void column(void *user, const double *w, int64_t j, double *value) {
     tile *t = user;
     gptq_linear *o = t->m->out;
-    int64_t i = input_at(t->m, j), k = o->k, at = o->order != NULL ? j : i; /* static groups stay in the old order */
+    int64_t i = t->m->walk[j], k = o->k, at = t->m->target[j];
     double top = (1 << o->bits) - 1;
     for (int r = 0; r < t->rows; r++) {
         if (t->m->s->static_groups) {
@@ -153,7 +152,7 @@ static void run_tile(const matrix *m, int64_t index, double *room) {
             t.failed = one.failed ? one.failed : t.failed;
         }
         for (int64_t i = 0; i < k; i++)
-            w[r * k + i] = row64[input_at(m, i)];
+            w[r * k + i] = row64[m->walk[i]];
     }
     sl_obs obs = {.u = m->u,
                   .n = k,
@@ -200,6 +199,28 @@ static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl
 
 /* ---- a group ------------------------------------------------------------------------------------------------------- */
 
+static int by_index(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Where codes go. With groups along the walk (sorted): the order of groups, and inside a group that of inputs, which is all
+ * that a file tells. Else, static groups and whole rows: the inputs' own places. */
+static void find_targets(const uint32_t *walk, int64_t k, int64_t group, uint32_t *sorted, uint32_t *target) {
+    for (int64_t i = 0; i < k; i++)
+        target[i] = walk[i];
+    if (sorted == NULL)
+        return;
+    memcpy(sorted, walk, sizeof *sorted * (size_t)k);
+    for (int64_t g = 0; g < k; g += group) {
+        int64_t n = k - g < group ? k - g : group;
+        qsort(sorted + g, (size_t)n, sizeof *sorted, by_index);
+        for (int64_t i = g; i < g + n; i++)
+            target[i] = (uint32_t)(g + ((uint32_t *)bsearch(&walk[i], sorted + g, (size_t)n, sizeof *sorted, by_index) -
+                                        (sorted + g)));
+    }
+}
+
 static sl_status make_linear(const sl_pack_env *env, const gptq_settings *s, const sl_linear *linear,
                              const uint32_t *order, gptq_linear *out) {
     int64_t n = linear->weight.shape[0], k = linear->weight.shape[1];
@@ -220,29 +241,37 @@ static sl_status make_linear(const sl_pack_env *env, const gptq_settings *s, con
 sl_status gptq_quantize(const sl_pack_env *env, const gptq_settings *s, const sl_linear_group *group,
                         const sl_calibration *data, gptq_linear *out, double *loss, sl_error *err) {
     int64_t k = group->in;
+    int sorts = s->desc_act && !s->static_groups && s->group_size > 0 && s->group_size < k;
     uint8_t *dead = sl_pack_alloc(env, k);
-    uint32_t *order = sl_pack_alloc(env, k * (int64_t)sizeof *order);
-    sl_status status = dead != NULL && order != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no memory");
-    if (status >= 0)
-        status = sl_hessian_factor(env, &(sl_hessian_plan){s->damp_percent, s->desc_act, 0}, data->hessian, k, dead,
-                                   order, err);
+    uint32_t *walk = sl_pack_alloc(env, k * (int64_t)sizeof *walk);
+    uint32_t *target = sl_pack_alloc(env, k * (int64_t)sizeof *target);
+    uint32_t *sorted = sorts ? sl_pack_alloc(env, k * (int64_t)sizeof *sorted) : NULL;
+    sl_status status = dead != NULL && walk != NULL && target != NULL && (!sorts || sorted != NULL)
+                           ? SL_OK
+                           : sl_fail(err, SL_E_NO_MEMORY, "no memory for the order of %lld inputs", (long long)k);
     *loss = 0;
-    /* with one group a row, or groups that were fitted before, codes go back to where their inputs are */
-    int stays = s->desc_act && !s->static_groups && s->group_size > 0 && s->group_size < k;
+    if (status >= 0)
+        status = sl_hessian_factor(env, &(sl_hessian_plan){s->damp_percent, s->desc_act, 0}, data->hessian, k, dead, walk,
+                                   err);
+    if (status >= 0)
+        find_targets(walk, k, s->group_size, sorted, target);
     for (int32_t i = 0; status >= 0 && i < group->n; i++) {
         matrix m = {.env = env,
                     .s = s,
                     .weight = &group->linears[i]->weight,
                     .dead = dead,
-                    .place = s->desc_act ? order : NULL,
+                    .walk = walk,
+                    .target = target,
                     .u = data->hessian,
                     .out = &out[i]};
-        if (make_linear(env, s, group->linears[i], stays ? order : NULL, &out[i]) < 0)
+        if (make_linear(env, s, group->linears[i], sorted, &out[i]) < 0)
             status = sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for its codes", group->linears[i]->name);
         else
             status = run_matrix(&m, group->linears[i], loss, err);
     }
     sl_pack_release(env, dead);
-    sl_pack_release(env, order);
+    sl_pack_release(env, walk);
+    sl_pack_release(env, target);
+    sl_pack_release(env, sorted);
     return status;
 }

@@ -15,18 +15,18 @@
 
 enum { SIDE = 16, MAX_COLUMNS = 32768 };
 
-static float h(float x) { return sl_f32_of_f16(sl_f16_of_f32(x)); } /* one step of f16 arithmetic */
+static float rounded(float x) { return sl_f32_of_f16(sl_f16_of_f32(x)); } /* one step of f16 arithmetic */
 
 /* The base of a row as the official decoder computes it. */
 static void decode_f16(const spqr_matrix *m, int64_t row, float *w) {
     for (int64_t g = 0; g < m->groups; g++) {
         const uint16_t *second = m->second + 4 * (row / SIDE * m->groups + g);
         uint8_t stat = m->stat[row * m->groups + g];
-        float s = h(sl_f32_of_f16(second[0]) * h((float)(stat & 15) - sl_f32_of_f16(second[1])));
-        float z = h(sl_f32_of_f16(second[2]) * h((float)(stat >> 4) - sl_f32_of_f16(second[3])));
+        float s = rounded(sl_f32_of_f16(second[0]) * rounded((float)(stat & 15) - sl_f32_of_f16(second[1])));
+        float z = rounded(sl_f32_of_f16(second[2]) * rounded((float)(stat >> 4) - sl_f32_of_f16(second[3])));
         const uint8_t *codes = m->codes + (row * m->groups + g) * (SIDE * m->bits / 8);
         for (int64_t i = 0; i < SIDE; i++)
-            w[g * SIDE + i] = h(s * h((float)sl_bits_get(codes, i, m->bits) - z));
+            w[g * SIDE + i] = rounded(s * rounded((float)sl_bits_get(codes, i, m->bits) - z));
     }
 }
 
