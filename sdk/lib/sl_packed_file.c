@@ -59,9 +59,18 @@ sl_status sl_packed_file_open(sl_packed_file *f, const sl_host *host, const char
     return s;
 }
 
-void sl_packed_file_close(sl_packed_file *f) {
+void sl_packed_file_rest(sl_packed_file *f) {
     if (f->artifact != NULL)
         f->api->close(f->host, f->artifact);
+    f->artifact = NULL;
+}
+
+sl_status sl_packed_file_wake(sl_packed_file *f, sl_error *err) {
+    return f->path == NULL || f->artifact != NULL ? SL_OK : f->api->open(f->host, f->path, &f->artifact, err);
+}
+
+void sl_packed_file_close(sl_packed_file *f) {
+    sl_packed_file_rest(f);
     *f = (sl_packed_file){0};
 }
 
@@ -75,8 +84,9 @@ void sl_packed_name(char out[SL_PACKED_NAME_BYTES], const char *linear, const ch
 }
 
 static sl_status find(const sl_packed_file *f, const char *name, sl_tensor *out) {
-    return f->artifact != NULL ? f->api->tensor(f->host, f->artifact, name, out)
-                               : f->model->tensor(f->host, name, out);
+    if (f->path == NULL)
+        return f->model->tensor(f->host, name, out);
+    return f->artifact != NULL ? f->api->tensor(f->host, f->artifact, name, out) : SL_E_NOT_FOUND;
 }
 
 static const char *place(const sl_packed_file *f) { return f->path != NULL ? f->path : "the checkpoint"; }

@@ -7,9 +7,9 @@
 typedef struct sl_packed_file {
     const sl_host *host;
     const sl_artifacts *api;
-    sl_artifact *artifact; /* NULL: none; tensors are those of the model's own checkpoint */
+    sl_artifact *artifact; /* NULL: at rest */
     const sl_model *model;
-    const char *path;
+    const char *path;      /* NULL: tensors are those of the model's own checkpoint */
     int is_ours; /* `sluice quantize` wrote it, and it says for what; else another tool's */
 } sl_packed_file;
 
@@ -17,6 +17,10 @@ typedef struct sl_packed_file {
  * "key=value key=value ...") or for another model. path is borrowed until close. [setup] */
 sl_status sl_packed_file_open(sl_packed_file *f, const sl_host *host, const char *plugin, const char *parameters,
                               const sl_model_info *model, const char *path, sl_error *err);
+/* A mapped file counts as memory, so it is open only while something is packed out of it: rest ends the life of its
+ * tensors, wake opens it again. Both are legal in either state. [setup] */
+void sl_packed_file_rest(sl_packed_file *f);
+sl_status sl_packed_file_wake(sl_packed_file *f, sl_error *err);
 void sl_packed_file_close(sl_packed_file *f); /* all-zero is legal */
 
 enum { SL_PACKED_NAME_BYTES = 256 };

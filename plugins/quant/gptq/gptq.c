@@ -120,7 +120,9 @@ static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *
     self->calibrates = host->query(host, SL_CALIBRATION_ID) != NULL;
     SL_TRY(sl_packed_file_open(&self->file, host, "gptq", self->parameters, args->model,
                                self->calibrates ? NULL : sl_param_text(args->params, "artifact"), err));
-    return need_weights(self, err);
+    SL_TRY(need_weights(self, err));
+    sl_packed_file_rest(&self->file);
+    return SL_OK;
 }
 
 static void destroy(sl_instance *self) {
@@ -220,6 +222,7 @@ static sl_status get_list(sl_instance *self, const sl_linear_group *group, int w
         return sl_fail(err, SL_E_INVALID, "gptq: a group of %d linears", group->n);
     if (self->calibrates && self->quantized != group)
         return sl_fail(err, SL_E_INVALID, "%s is not quantised yet", group->name);
+    SL_TRY(sl_packed_file_wake(&self->file, err));
     for (int32_t i = 0; i < group->n; i++) {
         if (self->calibrates) {
             list[i] = self->result[i];
@@ -330,6 +333,7 @@ static sl_status bind(sl_instance *self, const sl_linear_group *group, const voi
             return sl_fail(err, SL_E_NO_MEMORY, "gptq: no memory for %lld reordered inputs", (long long)group->in);
         }
     }
+    sl_packed_file_rest(&self->file);
     *out = h;
     return SL_OK;
 }

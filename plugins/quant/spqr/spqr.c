@@ -121,7 +121,9 @@ static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *
     self->calibrates = host->query(host, SL_CALIBRATION_ID) != NULL;
     SL_TRY(sl_packed_file_open(&self->file, host, "spqr", self->parameters, args->model,
                                self->calibrates ? NULL : sl_param_text(args->params, "artifact"), err));
-    return need_weights(self, err);
+    SL_TRY(need_weights(self, err));
+    sl_packed_file_rest(&self->file);
+    return SL_OK;
 }
 
 static void destroy(sl_instance *self) {
@@ -229,6 +231,7 @@ static sl_status load(sl_instance *self, const sl_linear_group *group, sl_error 
     if (group->n > MAX_LINEARS)
         return sl_fail(err, SL_E_INVALID, "spqr: a group of %d linears", group->n);
     drop(self);
+    SL_TRY(sl_packed_file_wake(&self->file, err));
     for (int32_t i = 0; i < group->n; i++)
         SL_TRY(spqr_read(&self->env, &self->settings, &self->file, group->linears[i], &self->matrix[i], err));
     self->current = group;
@@ -341,6 +344,7 @@ static sl_status bind(sl_instance *self, const sl_linear_group *group, const voi
     }
     if (!self->calibrates) /* the blob has all of it; a calibration still writes the file */
         drop(self);
+    sl_packed_file_rest(&self->file);
     *out = h;
     return SL_OK;
 }
