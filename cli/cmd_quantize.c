@@ -29,11 +29,10 @@ static int quantize(const common *c, const sluice_quantize_options *how) {
     options.progress = isatty(STDERR_FILENO) ? show_layers : NULL;
     if (sluice_quantize(&options, how, &r, &err) < 0)
         return fail(&err);
-    json_t *report =
-        json_pack("{s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:f}", "output", how->output, "files", (json_int_t)r.n_files,
-                  "groups", (json_int_t)r.n_groups, "weights", (json_int_t)r.weights, "bits_per_weight",
-                  r.bits_per_weight, "file_bytes", (json_int_t)r.file_bytes, "peak_bytes", (json_int_t)r.peak_bytes,
-                  "seconds", r.seconds);
+    json_t *report = json_pack("{s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:f}", "output", how->output, "files",
+                               (json_int_t)r.n_files, "groups", (json_int_t)r.n_groups, "weights",
+                               (json_int_t)r.weights, "bits_per_weight", r.bits_per_weight, "file_bytes",
+                               (json_int_t)r.file_bytes, "peak_bytes", (json_int_t)r.peak_bytes, "seconds", r.seconds);
     json_dumpf(report, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     putchar('\n');
     json_decref(report);

@@ -74,6 +74,8 @@ static void release_pages(sli_group *g) {
     int64_t page = sysconf(_SC_PAGESIZE);
     for (int32_t i = 0; i < g->desc.n; i++) {
         int64_t bytes;
+        if (g->linear[i].weight.data == NULL) /* it is there in another form */
+            continue;
         sl_tensor_bytes(&g->linear[i].weight, &bytes);
         uintptr_t begin =
             ((uintptr_t)g->linear[i].weight.data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;

@@ -362,8 +362,7 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     return SL_OK;
 }
 
-sl_status sli_engine_open(const sluice_options *options, sli_quantize *quantizing, sluice_engine **out,
-                          sl_error *err) {
+sl_status sli_engine_open(const sluice_options *options, sli_quantize *quantizing, sluice_engine **out, sl_error *err) {
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
     if (e == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "out of memory");

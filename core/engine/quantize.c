@@ -272,9 +272,9 @@ static sl_status run(sli_quantize *q, const sluice_options *options, sli_st_writ
 int sluice_quantize(const sluice_options *options, const sluice_quantize_options *how, sluice_quantize_report *report,
                     sluice_error *error) {
     SLI_API(err, error);
-    sli_quantize q = {.options = how,
-                      .service = {SL_SIZE(sl_calibration_run), how->text_name, how->n_samples, how->sample_length,
-                                  how->seed}};
+    sli_quantize q = {
+        .options = how,
+        .service = {SL_SIZE(sl_calibration_run), how->text_name, how->n_samples, how->sample_length, how->seed}};
     double begin = sli_now();
     sl_status s = sli_engine_open(options, &q, &q.engine, &err);
     sli_st_writer **files = s >= 0 ? sli_calloc(SLI_TAG_MISC, (size_t)q.net->n_quantizers, sizeof(void *)) : NULL;

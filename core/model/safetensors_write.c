@@ -1,5 +1,6 @@
-/* See safetensors_write.h. Format: https://github.com/huggingface/safetensors, README, "Format": u64 length of the header,
- * JSON, the tensors' bytes without gaps. Tensors of wide elements come first, so that all are aligned to their element. */
+/* See safetensors_write.h. Format: https://github.com/huggingface/safetensors, README, "Format": u64 length of the
+ * header, JSON, the tensors' bytes without gaps. Tensors of wide elements come first, so that all are aligned to their
+ * element. */
 #include "safetensors_write.h"
 
 #include <errno.h>
@@ -109,11 +110,8 @@ sl_status sli_st_writer_add(sli_st_writer *w, const char *name, const sl_tensor 
     if (bytes > 0 && fwrite(t->data, 1, (size_t)bytes, w->data) != (size_t)bytes)
         return failed(w->data_path, err);
     entry *e = &w->list[w->n];
-    *e = (entry){.name = sli_strdup(SLI_TAG_MISC, name),
-                 .from = w->n_bytes,
-                 .bytes = bytes,
-                 .dtype = t->dtype,
-                 .ndim = t->ndim};
+    *e = (entry){
+        .name = sli_strdup(SLI_TAG_MISC, name), .from = w->n_bytes, .bytes = bytes, .dtype = t->dtype, .ndim = t->ndim};
     if (e->name == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for a name", w->path);
     memcpy(e->shape, t->shape, sizeof e->shape);

@@ -1,5 +1,5 @@
-/* Writes a safetensors file tensor by tensor: bytes go to a temporary file beside it, the header is made at the end, and
- * the finished file takes the name in one act. Memory is that of the names. */
+/* Writes a safetensors file tensor by tensor: bytes go to a temporary file beside it, the header is made at the end,
+ * and the finished file takes the name in one act. Memory is that of the names. */
 #ifndef SLUICE_CORE_SAFETENSORS_WRITE_H
 #define SLUICE_CORE_SAFETENSORS_WRITE_H
 

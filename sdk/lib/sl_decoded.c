@@ -29,7 +29,8 @@ sl_status sl_decoder_activate(sl_decoder *d, const sl_model_info *model, const s
 sl_status sl_decoder_widen(sl_decoder *d, int64_t width) {
     if (width <= d->width)
         return SL_OK;
-    float *wider = d->mem->alloc(d->host, SL_DEVICE_CPU, d->max_rows * width * (int64_t)sizeof(float), 64, SL_MEM_SCRATCH);
+    float *wider =
+        d->mem->alloc(d->host, SL_DEVICE_CPU, d->max_rows * width * (int64_t)sizeof(float), 64, SL_MEM_SCRATCH);
     if (wider == NULL)
         return SL_E_NO_MEMORY;
     d->mem->release(d->host, SL_DEVICE_CPU, d->ordered);
@@ -66,7 +67,8 @@ sl_tensor sl_decoder_order(sl_decoder *d, const sl_tensor *x, const uint32_t *or
     return y;
 }
 
-/* ---- the product --------------------------------------------------------------------------------------------------- */
+/* ---- the product ---------------------------------------------------------------------------------------------------
+ */
 
 typedef struct job {
     const sl_decoder *d;

@@ -1,5 +1,5 @@
-/* Products with matrices whose rows are decoded on the way, in plain C, for packed formats that no shared kernel knows; and
- * inputs in another order (act_order), made once for all linears of a group. */
+/* Products with matrices whose rows are decoded on the way, in plain C, for packed formats that no shared kernel knows;
+ * and inputs in another order (act_order), made once for all linears of a group. */
 #ifndef SLUICE_LIB_DECODED_H
 #define SLUICE_LIB_DECODED_H
 
@@ -11,7 +11,7 @@ typedef struct sl_decoder {
     const sl_threads *threads;
     const sl_scratch *scratch;
     const sl_mem *mem;
-    float *ordered;      /* [max_rows, width] inputs in another order; made when the first such group is bound */
+    float *ordered; /* [max_rows, width] inputs in another order; made when the first such group is bound */
     int64_t max_rows, width;
     const uint32_t *order; /* whose inputs `ordered` holds in this step */
     const void *source;    /* and of which rows they are */
@@ -26,8 +26,8 @@ sl_status sl_decoder_activate(sl_decoder *d, const sl_model_info *model, const s
 sl_status sl_decoder_widen(sl_decoder *d, int64_t width);
 void sl_decoder_deactivate(sl_decoder *d);
 
-/* x' [T, in] with x'[t, i] = x[t, order[i]]. Made anew unless it is what was made last for these rows; `fresh`: the rows
- * may have new values (prepare), the last ones are not used again. order NULL: x itself. [step] */
+/* x' [T, in] with x'[t, i] = x[t, order[i]]. Made anew unless it is what was made last for these rows; `fresh`: the
+ * rows may have new values (prepare), the last ones are not used again. order NULL: x itself. [step] */
 sl_tensor sl_decoder_order(sl_decoder *d, const sl_tensor *x, const uint32_t *order, int fresh);
 
 /* A matrix [n, k] of decodable rows. */
@@ -37,8 +37,8 @@ typedef struct sl_decoded {
     const void *user;
 } sl_decoded;
 
-/* y = epilogue(x W^T), as sl_quant.matmul says. Sums are f32 in a fixed order that does not depend on the number of rows or
- * on workers. SL_E_INVALID: shapes that do not fit. [step] */
+/* y = epilogue(x W^T), as sl_quant.matmul says. Sums are f32 in a fixed order that does not depend on the number of
+ * rows or on workers. SL_E_INVALID: shapes that do not fit. [step] */
 sl_status sl_decoded_matmul(const sl_decoder *d, const sl_decoded *m, const sl_quant_matmul *args, const sl_tensor *x);
 
 #endif

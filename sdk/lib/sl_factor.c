@@ -1,5 +1,5 @@
-/* See sl_factor.h. With J the reversal of rows: J H J = R^T R (Cholesky) gives H = (J R^T J)(J R J), hence U = J R^-T J, so
- * one decomposition and one triangular inverse do, and H^-1 is never formed. */
+/* See sl_factor.h. With J the reversal of rows: J H J = R^T R (Cholesky) gives H = (J R^T J)(J R J), hence U = J R^-T
+ * J, so one decomposition and one triangular inverse do, and H^-1 is never formed. */
 #include "sl_factor.h"
 
 #include <math.h>
@@ -22,7 +22,8 @@ static void subtract(double *y, double factor, const double *x, int64_t n) {
         y[i] -= factor * x[i];
 }
 
-/* ---- R: upper half of a, a = R^T R -------------------------------------------------------------------------------- */
+/* ---- R: upper half of a, a = R^T R --------------------------------------------------------------------------------
+ */
 
 /* Rows behind the panel lose what the panel explains. */
 static void update_rows(void *user, int64_t first, int64_t last, int32_t worker) {
@@ -52,10 +53,11 @@ static int decompose(job *j, const sl_host *host, const sl_threads *threads) {
     return 1;
 }
 
-/* ---- R^-1, in its place -------------------------------------------------------------------------------------------- */
+/* ---- R^-1, in its place --------------------------------------------------------------------------------------------
+ */
 
-/* Columns [begin + first, begin + last) of the panel's rows of the inverse; rows below are done. work holds the panel of
- * R. */
+/* Columns [begin + first, begin + last) of the panel's rows of the inverse; rows below are done. work holds the panel
+ * of R. */
 static void invert_columns(void *user, int64_t first, int64_t last, int32_t worker) {
     (void)worker;
     const job *j = user;

@@ -25,8 +25,8 @@ static inline uint16_t sl_f16_of_f32(float x) {
         return (uint16_t)(sign | 0x7c00);
     if (a < 0x1p-14f) /* subnormal: a multiple of 2^-24; 1024 of them are the smallest normal number */
         return (uint16_t)(sign | (uint16_t)rintf(ldexpf(a, 24)));
-    frexpf(a, &exponent);                                         /* a = m 2^exponent, 0.5 <= m < 1 */
-    uint32_t m = (uint32_t)rintf(ldexpf(a, 11 - exponent));       /* 1024 .. 2048 */
+    frexpf(a, &exponent);                                                    /* a = m 2^exponent, 0.5 <= m < 1 */
+    uint32_t m = (uint32_t)rintf(ldexpf(a, 11 - exponent));                  /* 1024 .. 2048 */
     return (uint16_t)(sign | ((uint32_t)(exponent + 14) * 1024 + m - 1024)); /* m = 2048 carries into the exponent */
 }
 

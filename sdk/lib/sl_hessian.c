@@ -93,7 +93,8 @@ sl_status sl_hessian_factor(const sl_pack_env *env, const sl_hessian_plan *plan,
         damp(plan, h, k, dead, order);
         s = sl_inverse_factor(h, k, work, env->host, env->threads);
         if (s < 0)
-            sl_fail(err, s, "the Hessian of %lld inputs is not positive definite: more samples or more damping are needed",
+            sl_fail(err, s,
+                    "the Hessian of %lld inputs is not positive definite: more samples or more damping are needed",
                     (long long)k);
     }
     sl_pack_release(env, work);

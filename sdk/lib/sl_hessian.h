@@ -22,10 +22,10 @@ static inline void sl_pack_release(const sl_pack_env *env, void *p) { env->mem->
 int sl_pack_row(const sl_pack_env *env, const sl_tensor *w, int64_t row, float *to);
 
 typedef struct sl_hessian_plan {
-    double damp;      /* this part of the mean diagonal is added to the diagonal */
-    int by_weight;    /* inputs of large diagonal first; ties: lower index first */
-    int damps_dead;   /* 0: dead inputs (diagonal 0) get 1, then all are damped (GPTQ); 1: all are damped by the mean before
-                         that, dead ones get 1 at last (SpQR) */
+    double damp;    /* this part of the mean diagonal is added to the diagonal */
+    int by_weight;  /* inputs of large diagonal first; ties: lower index first */
+    int damps_dead; /* 0: dead inputs (diagonal 0) get 1, then all are damped (GPTQ); 1: all are damped by the mean
+                       before that, dead ones get 1 at last (SpQR) */
 } sl_hessian_plan;
 
 /* Turns h [k, k] into U of sl_factor.h, after reordering and damping. dead [k], by input: 1 where the input never was

@@ -1,5 +1,6 @@
 /* Quantising with error feedback (OBS, as in GPTQ, arXiv 2210.17323, algorithm 1): column by column, the error of each
- * is made up for by the columns that are still to come. Shared by quantisers that differ in how a column becomes codes. */
+ * is made up for by the columns that are still to come. Shared by quantisers that differ in how a column becomes codes.
+ */
 #ifndef SLUICE_LIB_OBS_H
 #define SLUICE_LIB_OBS_H
 
@@ -21,8 +22,8 @@ typedef struct sl_obs {
     int rows;
 } sl_obs;
 
-/* w [rows, n] becomes what the codes stand for. error: [rows, block], scratch. Returns the sum of ((w - value) / U_jj)^2,
- * which is the quantisation error weighted with the Hessian: sum of d H d^T over the rows' differences d. */
+/* w [rows, n] becomes what the codes stand for. error: [rows, block], scratch. Returns the sum of ((w - value) /
+ * U_jj)^2, which is the quantisation error weighted with the Hessian: sum of d H d^T over the rows' differences d. */
 double sl_obs_run(const sl_obs *o, double *w, double *error);
 
 #endif

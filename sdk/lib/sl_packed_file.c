@@ -9,7 +9,8 @@
 #include "sl_host_util.h"
 #include "sl_tensor.h"
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------------------------------
+ */
 
 /* Names the first parameter that differs. Both texts list the same keys in the same order, unless versions differ. */
 static sl_status same_parameters(const char *path, const char *file, const char *ours, sl_error *err) {
@@ -74,7 +75,8 @@ void sl_packed_file_close(sl_packed_file *f) {
     *f = (sl_packed_file){0};
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------- */
+/* ---- tensors -------------------------------------------------------------------------------------------------------
+ */
 
 void sl_packed_name(char out[SL_PACKED_NAME_BYTES], const char *linear, const char *suffix) {
     size_t n = strlen(linear), tail = strlen(".weight");
@@ -128,7 +130,8 @@ sl_status sl_packed_file_get(const sl_packed_file *f, const char *linear, const 
                    sl_dtype_name(dtype), want, sl_dtype_name(out->dtype), got);
 }
 
-/* ---- source -------------------------------------------------------------------------------------------------------- */
+/* ---- source --------------------------------------------------------------------------------------------------------
+ */
 
 uint64_t sl_packed_source(const sl_tensor *w) {
     int64_t count = 1, bytes = sl_dtype_bits(w->dtype) / 8;
@@ -150,7 +153,9 @@ sl_status sl_packed_file_check_source(const sl_packed_file *f, const sl_linear *
     uint64_t ours = sl_packed_source(&linear->weight), theirs;
     memcpy(&theirs, t.data, sizeof theirs);
     if (ours != theirs)
-        return sl_fail(err, SL_E_DATA, "%s was made from other weights of %s than the model has (fine-tuned since, or "
-                       "rewritten by other plugins)", f->path, linear->name);
+        return sl_fail(err, SL_E_DATA,
+                       "%s was made from other weights of %s than the model has (fine-tuned since, or "
+                       "rewritten by other plugins)",
+                       f->path, linear->name);
     return SL_OK;
 }

@@ -1,4 +1,5 @@
-/* Files of packed weights: is this one made for this plugin, these parameters, this model? And tensors of it, checked. */
+/* Files of packed weights: is this one made for this plugin, these parameters, this model? And tensors of it, checked.
+ */
 #ifndef SLUICE_LIB_PACKED_FILE_H
 #define SLUICE_LIB_PACKED_FILE_H
 
@@ -9,8 +10,8 @@ typedef struct sl_packed_file {
     const sl_artifacts *api;
     sl_artifact *artifact; /* NULL: at rest */
     const sl_model *model;
-    const char *path;      /* NULL: tensors are those of the model's own checkpoint */
-    int is_ours; /* `sluice quantize` wrote it, and it says for what; else another tool's */
+    const char *path; /* NULL: tensors are those of the model's own checkpoint */
+    int is_ours;      /* `sluice quantize` wrote it, and it says for what; else another tool's */
 } sl_packed_file;
 
 /* path NULL: reads from the checkpoint. Refuses, with the reason, a file of another plugin, of other parameters (a text
@@ -35,7 +36,8 @@ int sl_packed_file_has(const sl_packed_file *f, const char *linear, const char *
 sl_status sl_packed_file_get(const sl_packed_file *f, const char *linear, const char *suffix, sl_dtype dtype,
                              uint32_t ndim, const int64_t *shape, sl_tensor *out, sl_error *err);
 
-/* A number of some thousand elements all over a matrix (f32, f16, bf16 alike): tells weights apart, also rotated ones. */
+/* A number of some thousand elements all over a matrix (f32, f16, bf16 alike): tells weights apart, also rotated ones.
+ */
 uint64_t sl_packed_source(const sl_tensor *weight);
 /* Compares it with the file's "<linear>.source" (I64 [1]). SL_OK for files of other tools; SL_E_DATA. */
 sl_status sl_packed_file_check_source(const sl_packed_file *f, const sl_linear *linear, sl_error *err);

@@ -1,5 +1,5 @@
-/* Packing with data, end to end on the embedded model: what quantisers are told, files that are made, loaded and refused,
- * memory that is what was claimed, tokens. */
+/* Packing with data, end to end on the embedded model: what quantisers are told, files that are made, loaded and
+ * refused, memory that is what was claimed, tokens. */
 #include "cli.h"
 #include "e2e.h"
 #include "st_file.h"
@@ -42,7 +42,8 @@ static void refused(const char *const *sets, const char *output, int64_t samples
         fail_msg("\"%s\" does not mention %s", err.text, word);
 }
 
-/* ---- the stream ------------------------------------------------------------------------------------------------------ */
+/* ---- the stream
+ * ------------------------------------------------------------------------------------------------------ */
 
 static const float *rows_of(const st_file *f, const char *name, int64_t width) {
     int64_t n;
@@ -51,8 +52,8 @@ static const float *rows_of(const st_file *f, const char *name, int64_t width) {
     return rows;
 }
 
-/* The plugin has checked the statistics against the rows; here the rows are looked at. Layer 0 is multiplied as zero once
- * it is "quantised": the next layer must see that, and with in_order its own o must, too. */
+/* The plugin has checked the statistics against the rows; here the rows are looked at. Layer 0 is multiplied as zero
+ * once it is "quantised": the next layer must see that, and with in_order its own o must, too. */
 static void test_stream(void **state) {
     (void)state;
     char where[4096];
@@ -60,8 +61,9 @@ static void test_stream(void **state) {
     snprintf(where, sizeof where, "plugins.path=%s", e2e_built("tests/probe"));
     /* a chunk is less than a sample, so that samples go in pieces */
     st_read(pack_as("a.safetensors", SETS(where, "quant.plugin=probe"), 1, NULL), &plain);
-    st_read(pack_as("b.safetensors", SETS(where, "quant.plugin=probe", "quant.zero=0", "engine.prefill_chunk=24"), 1, NULL),
-            &zero);
+    st_read(
+        pack_as("b.safetensors", SETS(where, "quant.plugin=probe", "quant.zero=0", "engine.prefill_chunk=24"), 1, NULL),
+        &zero);
     st_read(pack_as("c.safetensors", SETS(where, "quant.plugin=probe", "quant.zero=0", "quant.in_order=yes"), 1, NULL),
             &ordered);
     static const struct {
@@ -69,12 +71,13 @@ static void test_stream(void **state) {
         int64_t width;
         int zero_equals, ordered_equals; /* rows of the plain run? */
     } cases[] = {
-        {"layer0.attn.qkv", 256, 1, 1},  {"layer0.attn.o", 256, 1, 0},  {"layer0.ffn.gate_up", 256, 1, 0},
-        {"layer0.ffn.down", 640, 1, 0},  {"layer1.attn.qkv", 256, 0, 0}, {"layer5.ffn.down", 640, 0, 0},
+        {"layer0.attn.qkv", 256, 1, 1}, {"layer0.attn.o", 256, 1, 0},   {"layer0.ffn.gate_up", 256, 1, 0},
+        {"layer0.ffn.down", 640, 1, 0}, {"layer1.attn.qkv", 256, 0, 0}, {"layer5.ffn.down", 640, 0, 0},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         int64_t n = SAMPLES * LENGTH * cases[c].width;
-        const float *a = rows_of(&plain, cases[c].name, cases[c].width), *b = rows_of(&zero, cases[c].name, cases[c].width),
+        const float *a = rows_of(&plain, cases[c].name, cases[c].width),
+                    *b = rows_of(&zero, cases[c].name, cases[c].width),
                     *o = rows_of(&ordered, cases[c].name, cases[c].width);
         int same_b = memcmp(a, b, sizeof *a * (size_t)n) == 0, same_o = memcmp(a, o, sizeof *a * (size_t)n) == 0;
         if (same_b != cases[c].zero_equals || same_o != cases[c].ordered_equals)
@@ -90,7 +93,8 @@ static void test_stream(void **state) {
     st_free(&plain), st_free(&zero), st_free(&ordered);
 }
 
-/* ---- files ----------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void test_same_seed_same_file(void **state) {
     (void)state;
@@ -167,9 +171,11 @@ static void test_format(void **state) {
     sluice_close(exact);
     sluice_engine *engine = e2e_open("models/tiny", sets);
     sluice_get_stats(engine, &stats[1]);
-    double packed = (double)(stats[1].bytes_weights - stats[0].bytes_weights) + 2.0 * (double)report.weights; /* from bf16 */
+    double packed =
+        (double)(stats[1].bytes_weights - stats[0].bytes_weights) + 2.0 * (double)report.weights; /* from bf16 */
     double claimed = report.bits_per_weight / 8 * (double)report.weights;
-    print_message("# %s: %.3f bits a weight, %.0f bytes, claimed %.0f\n", f->name, report.bits_per_weight, packed, claimed);
+    print_message("# %s: %.3f bits a weight, %.0f bytes, claimed %.0f\n", f->name, report.bits_per_weight, packed,
+                  claimed);
     if (!(fabs(packed - claimed) < 0.02 * claimed))
         fail_msg("%s: the ledger has %.0f bytes, the claim says %.0f", f->name, packed, claimed);
 
@@ -201,23 +207,123 @@ static void test_sections(void **state) {
     (void)state;
     sluice_quantize_report report;
     char a[4096], b[4096];
-    const char *folder =
-        pack_as("sections",
-                SETS("quant.plugin=none", "quant.match model.layers.*.mlp.*.plugin=gptq",
-                     "quant.match model.layers.*.mlp.*.group_size=64", "quant.match model.layers.1.self_attn.?_proj.weight.plugin=spqr"),
-                3, &report);
+    const char *folder = pack_as("sections",
+                                 SETS("quant.plugin=none", "quant.match model.layers.*.mlp.*.plugin=gptq",
+                                      "quant.match model.layers.*.mlp.*.group_size=64",
+                                      "quant.match model.layers.1.self_attn.?_proj.weight.plugin=spqr"),
+                                 3, &report);
     assert_true(report.n_files == 2 && report.n_groups == 2 * 6 + 2);
-    snprintf(a, sizeof a, "quant.match model.layers.*.mlp.*.artifact=%s/quant.match_model.layers._.mlp._.safetensors", folder);
-    snprintf(b, sizeof b, "quant.match model.layers.1.self_attn.?_proj.weight.artifact=%s/quant.match_model.layers.1.self_attn.__proj.weight.safetensors", folder);
+    snprintf(a, sizeof a, "quant.match model.layers.*.mlp.*.artifact=%s/quant.match_model.layers._.mlp._.safetensors",
+             folder);
+    snprintf(b, sizeof b,
+             "quant.match "
+             "model.layers.1.self_attn.?_proj.weight.artifact=%s/"
+             "quant.match_model.layers.1.self_attn.__proj.weight.safetensors",
+             folder);
     sluice_engine *engine =
-        e2e_open("models/tiny",
-                 SETS("quant.plugin=none", "quant.match model.layers.*.mlp.*.plugin=gptq",
-                      "quant.match model.layers.*.mlp.*.group_size=64", a,
-                      "quant.match model.layers.1.self_attn.?_proj.weight.plugin=spqr", b));
+        e2e_open("models/tiny", SETS("quant.plugin=none", "quant.match model.layers.*.mlp.*.plugin=gptq",
+                                     "quant.match model.layers.*.mlp.*.group_size=64", a,
+                                     "quant.match model.layers.1.self_attn.?_proj.weight.plugin=spqr", b));
     sluice_close(engine);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------------------------------- */
+/* ---- checkpoints that are packed themselves
+ * -------------------------------------------------------------------------- */
+
+static int is_layer_weight(const char *name) {
+    size_t n = strlen(name);
+    return n > 7 && strcmp(name + n - 7, ".weight") == 0 && strstr(name, "_proj") != NULL;
+}
+
+/* Tensors of `from` behind those of `to`; of the model all but its linears, of the artifact all but what others do not
+ * write. */
+static void append(st_file *to, const st_file *from) {
+    const char *name;
+    json_t *entry;
+    json_object_foreach(from->header, name, entry) {
+        size_t n = strlen(name);
+        if (strcmp(name, "__metadata__") == 0 || is_layer_weight(name) ||
+            (n > 7 && strcmp(name + n - 7, ".source") == 0))
+            continue;
+        json_t *offsets = json_object_get(entry, "data_offsets"), *copy = json_deep_copy(entry);
+        size_t begin = (size_t)json_integer_value(json_array_get(offsets, 0));
+        size_t bytes = (size_t)json_integer_value(json_array_get(offsets, 1)) - begin;
+        to->data = realloc(to->data, to->bytes + bytes + 1);
+        assert_non_null(to->data);
+        memcpy(to->data + to->bytes, from->data + begin, bytes);
+        json_object_set_new(copy, "data_offsets",
+                            json_pack("[I, I]", (json_int_t)to->bytes, (json_int_t)(to->bytes + bytes)));
+        json_object_set_new(to->header, name, copy);
+        to->bytes += bytes;
+    }
+}
+
+/* A checkpoint as AutoGPTQ or SpQR export it, without the weights of its linears, gives the logits of model and file.
+ */
+static void test_packed_checkpoints(void **state) {
+    (void)state;
+    static const struct {
+        const char *method, *sets[5];
+    } cases[] = {
+        {"gptq", {"quant.plugin=gptq", "quant.bits=3", "quant.group_size=64", "quant.desc_act=yes"}},
+        {"spqr", {"quant.plugin=spqr", "quant.layout=official", "quant.sparse_layout=auto"}},
+    };
+    e2e_prompts prompts;
+    e2e_prompts_read("tests/data/tiny/golden.json", &prompts);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        char artifact[4096];
+        const char *sets[7], *dir = e2e_linked_model("models/tiny");
+        sluice_error err;
+        int n = 0;
+        for (; cases[c].sets[n] != NULL && n < 5; n++)
+            sets[n] = cases[c].sets[n];
+        sets[n] = NULL;
+        const char *file = pack_as("p.safetensors", sets, 3, NULL);
+        st_file model, packed, whole = {.header = json_object()};
+        st_read(e2e_path("models/tiny/model.safetensors"), &model);
+        st_read(file, &packed);
+        append(&whole, &model);
+        append(&whole, &packed);
+        json_t *config = e2e_json(e2e_path("models/tiny/config.json"));
+        json_object_set_new(config, "quantization_config", json_pack("{s:s}", "quant_method", cases[c].method));
+        char *config_text = json_dumps(config, 0);
+        e2e_put_text(dir, "config.json", config_text);
+        st_write(&whole, dir, "model.safetensors");
+
+        sluice_engine *one = e2e_open(dir, sets);
+        snprintf(artifact, sizeof artifact, "quant.artifact=%s", file);
+        sets[n++] = artifact;
+        sets[n] = NULL;
+        sluice_engine *two = e2e_open("models/tiny", sets);
+        assert_true(logit_error(two, one, &prompts.prompt[0]) == 0);
+        sluice_close(one);
+        sluice_close(two);
+        e2e_open_refused(dir, SETS("quant.plugin=none"), &err);
+        assert_non_null(strstr(err.text, "packed in the checkpoint"));
+        e2e_open_refused(dir, SETS("quant.plugin=rtn"), &err);
+        assert_non_null(strstr(err.text, "packed in the checkpoint"));
+        e2e_open_refused(dir, SETS(cases[c].method[0] == 'g' ? "quant.plugin=spqr" : "quant.plugin=gptq"), &err);
+        assert_non_null(strstr(err.text, "sluice quantize"));
+        free(config_text);
+        json_decref(config);
+        st_free(&model), st_free(&packed), st_free(&whole);
+    }
+    e2e_prompts_free(&prompts);
+    /* linears in their own form, and a configuration that says otherwise */
+    const char *dir = e2e_linked_model("models/tiny");
+    sluice_error err;
+    json_t *config = e2e_json(e2e_path("models/tiny/config.json"));
+    json_object_set_new(config, "quantization_config", json_pack("{s:s}", "quant_method", "fp8"));
+    char *config_text = json_dumps(config, 0);
+    e2e_put_text(dir, "config.json", config_text);
+    e2e_open_refused(dir, NO_SETS, &err);
+    assert_non_null(strstr(err.text, "quant_method \"fp8\""));
+    free(config_text);
+    json_decref(config);
+}
+
+/* ---- refusals
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void test_refusals(void **state) {
     (void)state;
@@ -254,7 +360,8 @@ static void test_command(void **state) {
                             NULL);
     assert_non_null(strstr(r.out, "\"bits_per_weight\": 2."));
     cli_free(&r);
-    cli_refused(CLI("quantize", "-m", e2e_path("models/tiny"), "--text", prose), (const char *const[]){"-o PATH", NULL});
+    cli_refused(CLI("quantize", "-m", e2e_path("models/tiny"), "--text", prose),
+                (const char *const[]){"-o PATH", NULL});
     r = cli_good(CLI("quantize", "--help"), NULL);
     assert_non_null(strstr(r.out, "--samples"));
     cli_free(&r);
@@ -271,6 +378,7 @@ int main(void) {
         cmocka_unit_test_prestate(test_format, (void *)(uintptr_t)&formats[3]),
         cmocka_unit_test_prestate(test_format, (void *)(uintptr_t)&formats[4]),
         cmocka_unit_test(test_sections),
+        cmocka_unit_test(test_packed_checkpoints),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_command),
     };

@@ -1,4 +1,5 @@
-/* What calibration keeps of inputs: the Hessian is X^T X, sums are sums, rows are evenly spaced - however the rows come. */
+/* What calibration keeps of inputs: the Hessian is X^T X, sums are sums, rows are evenly spaced - however the rows
+ * come. */
 #include "engine/gather.h"
 
 #include "base/ledger.h"
@@ -47,7 +48,8 @@ static void test_statistics(void **state) {
                 sum_abs += fabs((double)x[t * IN + i]);
                 max = fabs((double)x[t * IN + i]) > max ? fabs((double)x[t * IN + i]) : max;
             }
-            assert_true(fabs(v->sum[i] - sum) < 1e-9 && fabs(v->sum_abs[i] - sum_abs) < 1e-9 && v->max_abs[i] == (float)max);
+            assert_true(fabs(v->sum[i] - sum) < 1e-9 && fabs(v->sum_abs[i] - sum_abs) < 1e-9 &&
+                        v->max_abs[i] == (float)max);
             assert_true(fabs(v->sum_sq[i] - v->hessian[i * IN + i]) < 1e-5 * v->sum_sq[i]);
             for (int j = 0; j < IN; j += 7) {
                 double h = 0;

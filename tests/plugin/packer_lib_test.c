@@ -35,8 +35,10 @@ static void test_factor(void **state) {
     static const int64_t sizes[] = {1, 2, 63, 64, 65, 200};
     for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
         int64_t n = sizes[c];
-        double *h = random_hessian(n, 5), *u = malloc(sizeof *u * (size_t)(n * n)), *v = malloc(sizeof *v * (size_t)(n * n));
-        double *work = malloc(sizeof *work * (size_t)(SL_FACTOR_PANEL * n)), *inverse = calloc((size_t)(n * n), sizeof *h);
+        double *h = random_hessian(n, 5), *u = malloc(sizeof *u * (size_t)(n * n)),
+               *v = malloc(sizeof *v * (size_t)(n * n));
+        double *work = malloc(sizeof *work * (size_t)(SL_FACTOR_PANEL * n)),
+               *inverse = calloc((size_t)(n * n), sizeof *h);
         memcpy(u, h, sizeof *u * (size_t)(n * n));
         memcpy(v, h, sizeof *u * (size_t)(n * n));
         assert_int_equal(sl_inverse_factor(u, n, work, NULL, NULL), SL_OK);
@@ -63,7 +65,8 @@ static void test_factor(void **state) {
     assert_int_equal(sl_inverse_factor(nan, 2, work, NULL, NULL), SL_E_DATA);
 }
 
-/* ---- the walk: rounding to whole numbers --------------------------------------------------------------------------- */
+/* ---- the walk: rounding to whole numbers ---------------------------------------------------------------------------
+ */
 
 typedef struct walk {
     int64_t n;
@@ -157,7 +160,10 @@ static void test_half(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_factor), cmocka_unit_test(test_walk), cmocka_unit_test(test_bits), cmocka_unit_test(test_half),
+        cmocka_unit_test(test_factor),
+        cmocka_unit_test(test_walk),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_half),
     };
     return cmocka_run_group_tests_name("packer_lib", tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* A quantiser that looks at calibration data instead of using it: all statistics of a group must agree with the rows that
- * were captured, and the rows go into the file, where the test looks at them. Weights stay as they are, except that one
- * layer may be multiplied as if it were zero, so that the test sees who runs on quantised inputs. */
+/* A quantiser that looks at calibration data instead of using it: all statistics of a group must agree with the rows
+ * that were captured, and the rows go into the file, where the test looks at them. Weights stay as they are, except
+ * that one layer may be multiplied as if it were zero, so that the test sees who runs on quantised inputs. */
 #include "sluice/calibrate.h"
 #include "sluice/ops.h"
 
@@ -70,8 +70,8 @@ static sl_status quantize(sl_instance *self, const sl_linear_group *group, const
             double x = d->rows[t * in + i];
             sum += x, sum_abs += fabs(x), max = fabs(x) > max ? fabs(x) : max;
         }
-        if (!(fabs(sum - d->sum[i]) <= 1e-9 * (sum_abs + 1)) || !(fabs(sum_abs - d->sum_abs[i]) <= 1e-9 * (sum_abs + 1)) ||
-            max != d->max_abs[i])
+        if (!(fabs(sum - d->sum[i]) <= 1e-9 * (sum_abs + 1)) ||
+            !(fabs(sum_abs - d->sum_abs[i]) <= 1e-9 * (sum_abs + 1)) || max != d->max_abs[i])
             return sl_fail(err, SL_E_INTERNAL, "%s of layer %d: sums of input %d", group->name, group->layer, (int)i);
     }
     for (int64_t i = 0; i < in; i += 3)
@@ -103,7 +103,8 @@ static sl_status tensors(sl_instance *self, const sl_linear_group *group, const 
 
 static const char *parameters(sl_instance *self) { return self->parameters; }
 
-/* ---- plain products -------------------------------------------------------------------------------------------------- */
+/* ---- plain products
+ * -------------------------------------------------------------------------------------------------- */
 
 static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err) {
     (void)self, (void)err;
@@ -164,10 +165,10 @@ static const void *query(sl_instance *self, const char *id) {
     return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? &packer : NULL;
 }
 
-static const sl_param_def zero = {SL_SIZE(sl_param_def), "zero", "layer that is multiplied as zero", "-2", NULL, -2, 100,
-                                  SL_PARAM_INT, 0};
+static const sl_param_def zero = {
+    SL_SIZE(sl_param_def), "zero", "layer that is multiplied as zero", "-2", NULL, -2, 100, SL_PARAM_INT, 0};
 static const sl_param_def in_order = {SL_SIZE(sl_param_def), "in_order", "true sequential", "no", NULL, 1, 0,
-                                      SL_PARAM_BOOL, 0};
+                                      SL_PARAM_BOOL,         0};
 static const sl_param_def *const params[] = {&zero, &in_order, NULL};
 static const char *const roles[] = {"quant", NULL};
 static const char *const needs[] = {SL_CALIBRATION_ID, NULL};

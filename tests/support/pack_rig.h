@@ -1,5 +1,5 @@
-/* pack_rig.h - what tests of quantisers with data share: a host with the services they need, a group of matrices, inputs
- * with a Hessian, a file that lives in memory. */
+/* pack_rig.h - what tests of quantisers with data share: a host with the services they need, a group of matrices,
+ * inputs with a Hessian, a file that lives in memory. */
 #ifndef SLUICE_TEST_PACK_RIG_H
 #define SLUICE_TEST_PACK_RIG_H
 
@@ -44,7 +44,7 @@ static inline pack_rig *rig_of(const sl_host *host) { return ((test_host *)host-
 
 static sl_status rig_reserve(const sl_host *h, uint32_t device, int64_t bytes, int64_t worker_bytes) {
     (void)h, (void)device, (void)bytes;
-    return worker_bytes <= (int64_t)sizeof ((pack_rig *)0)->row ? SL_OK : SL_E_NO_MEMORY;
+    return worker_bytes <= (int64_t)sizeof((pack_rig *)0)->row ? SL_OK : SL_E_NO_MEMORY;
 }
 static void *rig_worker(const sl_host *h, int32_t worker) {
     (void)worker;
@@ -119,17 +119,19 @@ static inline void rig_host(pack_rig *r, int calibrates) {
     r->host.ops.qgemm = rig_qgemm;
     r->scratch = (sl_scratch){.struct_size = SL_SIZE(sl_scratch), .reserve = rig_reserve, .worker = rig_worker};
     r->model = (sl_model){.struct_size = SL_SIZE(sl_model), .tensor = rig_model_tensor};
-    r->artifacts = (sl_artifacts){SL_SIZE(sl_artifacts), rig_open_artifact, rig_close_artifact, rig_artifact_tensor,
-                                  rig_metadata};
+    r->artifacts =
+        (sl_artifacts){SL_SIZE(sl_artifacts), rig_open_artifact, rig_close_artifact, rig_artifact_tensor, rig_metadata};
     r->run = (sl_calibration_run){.struct_size = SL_SIZE(sl_calibration_run)};
-    r->info = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .name = "toy", .hidden = RIG_WIDTH, .fingerprint = 7};
+    r->info =
+        (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .name = "toy", .hidden = RIG_WIDTH, .fingerprint = 7};
     r->fingerprint = "0000000000000007";
     r->calibrates = calibrates;
 }
 
 /* n matrices [outs[i], k] and n_inputs rows of correlated inputs with a few large weights; input 5 is always 0. */
 static inline void rig_group(pack_rig *r, int n, const int64_t *outs, int64_t k, int64_t n_inputs, uint64_t seed) {
-    static const char *const names[] = {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight",
+    static const char *const names[] = {"model.layers.0.self_attn.q_proj.weight",
+                                        "model.layers.0.self_attn.k_proj.weight",
                                         "model.layers.0.self_attn.v_proj.weight"};
     for (int i = 0; i < n; i++) {
         r->weight[i] = malloc(sizeof(float) * (size_t)(outs[i] * k));
@@ -148,7 +150,8 @@ static inline void rig_group(pack_rig *r, int n, const int64_t *outs, int64_t k,
     for (int64_t t = 0; t < n_inputs; t++) {
         float common = test_normal(&seed);
         for (int64_t j = 0; j < k; j++)
-            r->inputs[t * k + j] = j == 5 ? 0 : (test_normal(&seed) + common) * (float)(0.2 + (double)(j * 37 % 64) / 32);
+            r->inputs[t * k + j] =
+                j == 5 ? 0 : (test_normal(&seed) + common) * (float)(0.2 + (double)(j * 37 % 64) / 32);
     }
     for (int64_t t = 0; t < n_inputs; t++)
         for (int64_t i = 0; i < k; i++)

@@ -1,8 +1,8 @@
 /* gptq - weights of 2, 3, 4 or 8 bits, chosen column by column so that later columns make up for the error of earlier
  * ones, weighted with the second moments of the inputs. "GPTQ", Frantar et al., arXiv 2210.17323.
  *
- * Packs in a calibration run (`sluice quantize`), serves from its artifact or from a checkpoint of AutoGPTQ's layout. This
- * file is the plugin; the algorithm is in gptq_quant.c, files in gptq_file.c, memory in gptq_blob.c. */
+ * Packs in a calibration run (`sluice quantize`), serves from its artifact or from a checkpoint of AutoGPTQ's layout.
+ * This file is the plugin; the algorithm is in gptq_quant.c, files in gptq_file.c, memory in gptq_blob.c. */
 #include "gptq.h"
 
 #include <stdio.h>
@@ -54,7 +54,8 @@ void gptq_linear_free(const sl_pack_env *env, gptq_linear *l) {
     *l = (gptq_linear){0};
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------------------------------
+ */
 
 static void read_settings(gptq_settings *s, const sl_params *p) {
     static const int widths[] = {2, 3, 4, 8};
@@ -88,8 +89,8 @@ static void write_texts(sl_instance *self) {
              (long long)s->block_size, s->mse ? "yes" : "no", s->v2 ? "gptq_v2" : "gptq");
     size_t used = strlen(self->parameters);
     if (s->mse)
-        snprintf(self->parameters + used, sizeof self->parameters - used, " mse_norm=%.9g mse_shrink=%.9g mse_grid=%lld",
-                 s->mse_norm, s->mse_shrink, (long long)s->mse_grid);
+        snprintf(self->parameters + used, sizeof self->parameters - used,
+                 " mse_norm=%.9g mse_shrink=%.9g mse_grid=%lld", s->mse_norm, s->mse_shrink, (long long)s->mse_grid);
 }
 
 /* Without a file the weights are in the checkpoint, or there are none. */
@@ -97,9 +98,10 @@ static sl_status need_weights(const sl_instance *self, sl_error *err) {
     if (self->calibrates || self->file.path != NULL ||
         sl_packed_file_has(&self->file, "model.layers.0.self_attn.q_proj", ".qweight"))
         return SL_OK;
-    return sl_fail(err, SL_E_INVALID,
-                   "gptq packs with data: set artifact to what `sluice quantize --config THIS --text FILE -o OUT` makes "
-                   "(the checkpoint holds no gptq tensors either)");
+    return sl_fail(
+        err, SL_E_INVALID,
+        "gptq packs with data: set artifact to what `sluice quantize --config THIS --text FILE -o OUT` makes "
+        "(the checkpoint holds no gptq tensors either)");
 }
 
 static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *err) {
@@ -168,7 +170,8 @@ static void deactivate(sl_instance *self) {
     sl_decoder_deactivate(&self->decoder);
 }
 
-/* ---- packing with data --------------------------------------------------------------------------------------------- */
+/* ---- packing with data ---------------------------------------------------------------------------------------------
+ */
 
 static int stays(const sl_linear_group *group) { return strcmp(group->name, "head") == 0; }
 
@@ -212,7 +215,8 @@ static sl_status tensors(sl_instance *self, const sl_linear_group *group, const 
 
 static const char *parameters(sl_instance *self) { return self->parameters; }
 
-/* ---- claiming, packing --------------------------------------------------------------------------------------------- */
+/* ---- claiming, packing ---------------------------------------------------------------------------------------------
+ */
 
 /* Matrices of a group: what quantize made, borrowed, or out of the file. list is freed by drop_list. */
 static sl_status get_list(sl_instance *self, const sl_linear_group *group, int with_codes, gptq_linear *list,
@@ -285,7 +289,9 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
     out->format = stays(group) ? sl_dtype_name(w->dtype) : self->format;
     out->bits_per_weight = sl_dtype_bits(w->dtype);
     if (stays(group))
-        return SL_OK;
+        return w->data != NULL
+                   ? SL_OK
+                   : sl_fail(err, SL_E_UNIMPLEMENTED, "%s: a packed head is not supported", group->linears[0]->name);
     SL_TRY(pack_size(self, group, &bytes, err));
     for (int32_t i = 0; i < group->n; i++)
         weights += group->linears[i]->weight.shape[0] * group->linears[i]->weight.shape[1];
@@ -313,7 +319,8 @@ static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void
     return s;
 }
 
-/* ---- multiplying --------------------------------------------------------------------------------------------------- */
+/* ---- multiplying ---------------------------------------------------------------------------------------------------
+ */
 
 static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
                       sl_error *err) {
@@ -358,8 +365,9 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_instance *self = h->owner;
     sl_tensor y = args->y;
     if (b->data == NULL) {
-        sl_op_gemm op = {SL_SIZE(sl_op_gemm), args->lane,     &args->x, &h->group->linears[args->which]->weight, &y,
-                         args->bias,          args->residual, self->compute, 0};
+        sl_op_gemm op = {
+            SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
+            args->residual,      self->compute, 0};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, b->order, args->prepared == NULL);
@@ -389,7 +397,8 @@ static const void *query(sl_instance *self, const char *id) {
     return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? &packer : NULL;
 }
 
-/* ---- description --------------------------------------------------------------------------------------------------- */
+/* ---- description ---------------------------------------------------------------------------------------------------
+ */
 
 static const char *const widths[] = {"2", "3", "4", "8", NULL};
 static const char *const formats[] = {"gptq", "gptq_v2", NULL};
@@ -418,9 +427,9 @@ PARAM(p_grid, "mse_grid", "steps from the whole range to nothing", "100", NULL, 
       SL_PARAM_EXPERT);
 PARAM(p_format, "checkpoint_format", "how zeros are stored: less one (gptq) or as they are (gptq_v2)", "gptq", formats,
       1, 0, SL_PARAM_ENUM, 0);
-static const sl_param_def *const params[] = {&p_artifact, &p_bits, &p_group, &p_sym,  &p_desc_act, &p_static,
-                                             &p_sequential, &p_damp, &p_block, &p_mse, &p_norm,     &p_shrink,
-                                             &p_grid,     &p_format, NULL};
+static const sl_param_def *const params[] = {&p_artifact, &p_bits,       &p_group, &p_sym,    &p_desc_act,
+                                             &p_static,   &p_sequential, &p_damp,  &p_block,  &p_mse,
+                                             &p_norm,     &p_shrink,     &p_grid,  &p_format, NULL};
 static const char *const roles[] = {"quant", NULL};
 static const char *const needs[] = {SL_OPS_ID, SL_MODEL_ID, SL_ARTIFACT_ID, SL_CALIBRATION_ID, NULL};
 static const char *const nothing[] = {NULL};

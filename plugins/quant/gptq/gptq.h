@@ -62,7 +62,8 @@ typedef struct gptq_header {
 
 /* Bytes of the matrix' data; fills the header but for the places. */
 int64_t gptq_data_bytes(const sl_pack_env *env, const gptq_linear *l, gptq_header *h);
-sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err);
+sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data,
+                          sl_error *err);
 sl_q_format gptq_q_format(const gptq_header *h);
 /* Row of a matrix that no shared kernel knows, as sl_decoded.row. */
 typedef struct gptq_rows {

@@ -24,7 +24,8 @@ int64_t gptq_data_bytes(const sl_pack_env *env, const gptq_linear *l, gptq_heade
     return bytes > 0 ? bytes : l->n * row_bytes(h);
 }
 
-sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data, sl_error *err) {
+sl_status gptq_data_write(const sl_pack_env *env, const gptq_header *h, const gptq_linear *l, void *data,
+                          sl_error *err) {
     if (!h->is_decoded) {
         sl_q_format f = gptq_q_format(h);
         return env->ops->q_pack_codes(env->host, &f, l->code, l->scale, l->asym ? l->zero : NULL, data, err);

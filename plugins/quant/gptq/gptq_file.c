@@ -1,6 +1,7 @@
-/* Matrices as AutoGPTQ's checkpoints hold them: P.qweight [in b / 32, out], P.qzeros [groups, out b / 32] (I32), P.scales
- * [groups, out] (F16), P.g_idx [in] (I32). All widths are one little-endian bit stream: along the inputs of an output in
- * qweight, along the outputs of a group in qzeros. Zeros are stored less one in version 1. Ours add P.source. */
+/* Matrices as AutoGPTQ's checkpoints hold them: P.qweight [in b / 32, out], P.qzeros [groups, out b / 32] (I32),
+ * P.scales [groups, out] (F16), P.g_idx [in] (I32). All widths are one little-endian bit stream: along the inputs of an
+ * output in qweight, along the outputs of a group in qzeros. Zeros are stored less one in version 1. Ours add P.source.
+ */
 #include "gptq.h"
 
 #include <string.h>
@@ -9,7 +10,8 @@
 #include "sl_half.h"
 #include "sl_tensor.h"
 
-/* ---- bit streams of words that lie `stride` apart ------------------------------------------------------------------ */
+/* ---- bit streams of words that lie `stride` apart ------------------------------------------------------------------
+ */
 
 static uint32_t get(const uint32_t *words, int64_t stride, int64_t i, int bits) {
     int64_t at = i * bits;
@@ -34,7 +36,8 @@ static int64_t words_of(int64_t n, int bits) { return (n * bits + 31) / 32; }
 static uint32_t zero_of(uint32_t stored, int v2, int bits) { return (stored + (v2 ? 0 : 1)) & ((1u << bits) - 1); }
 static uint32_t stored_of(uint32_t zero, int v2, int bits) { return (zero - (v2 ? 0 : 1)) & ((1u << bits) - 1); }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct parts {
     sl_tensor qweight, qzeros, scales, g_idx;
@@ -83,7 +86,8 @@ static sl_status find_order(const sl_pack_env *env, const parts *p, const sl_lin
         return SL_OK;
     l->order = sl_pack_alloc(env, k * (int64_t)sizeof *l->order);
     int64_t *next = sl_pack_alloc(env, l->n_groups * (int64_t)sizeof *next);
-    sl_status s = l->order != NULL && next != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "%s: no memory", linear->name);
+    sl_status s =
+        l->order != NULL && next != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "%s: no memory", linear->name);
     for (int64_t g = 0; s >= 0 && g < l->n_groups; g++)
         next[g] = g * l->group;
     for (int64_t i = 0; s >= 0 && i < k; i++) {
@@ -118,8 +122,8 @@ static sl_status read_codes(const sl_pack_env *env, const gptq_settings *s, cons
         return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for its codes", linear->name);
     for (int64_t r = 0; r < n; r++) {
         for (int64_t i = 0; i < k; i++)
-            l->code[r * k + i] = (uint8_t)get((const uint32_t *)p->qweight.data + r, n,
-                                              l->order != NULL ? l->order[i] : i, l->bits);
+            l->code[r * k + i] =
+                (uint8_t)get((const uint32_t *)p->qweight.data + r, n, l->order != NULL ? l->order[i] : i, l->bits);
         for (int64_t g = 0; g < G; g++) {
             uint16_t scale = ((const uint16_t *)p->scales.data)[g * n + r];
             if ((scale & 0x7c00) == 0x7c00)
@@ -150,7 +154,8 @@ sl_status gptq_read(const sl_pack_env *env, const gptq_settings *s, const sl_pac
     return status;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------------------------------
+ */
 
 sl_status gptq_write(const sl_pack_env *env, const gptq_settings *s, const sl_linear *linear, const gptq_linear *l,
                      sl_pack_tensor out[GPTQ_TENSORS], char names[GPTQ_TENSORS][SL_PACKED_NAME_BYTES], sl_error *err) {

@@ -1,5 +1,5 @@
-/* gptq: codes against a reference written from the paper (recipes/golden/make_quant.py), the file layout there and back,
- * products of all formats, the error against rounding, and refusals. */
+/* gptq: codes against a reference written from the paper (recipes/golden/make_quant.py), the file layout there and
+ * back, products of all formats, the error against rounding, and refusals. */
 #include "gptq.c"
 #include "gptq_blob.c"
 #include "gptq_file.c"
@@ -35,7 +35,8 @@ static void run_quantize(pack_rig *r, sl_instance *self) {
     free(data.hessian);
 }
 
-/* ---- against the reference ------------------------------------------------------------------------------------------ */
+/* ---- against the reference ------------------------------------------------------------------------------------------
+ */
 
 static sli_safetensors *golden_file;
 
@@ -65,12 +66,12 @@ static void test_reference(void **state) {
     (void)state;
     static const struct {
         const char *name, *sets[6];
-    } cases[] = {{"gptq.4g16", {"bits=4", "group_size=16", NULL}},
-                 {"gptq.3g32a_act", {"bits=3", "group_size=32", "sym=no", "desc_act=yes", NULL}},
-                 {"gptq.4g32a_static",
-                  {"bits=4", "group_size=32", "sym=no", "desc_act=yes", "static_groups=yes", NULL}},
-                 {"gptq.2row_mse", {"bits=2", "group_size=-1", "sym=no", "mse=yes", NULL}},
-                 {"gptq.8g32_act", {"bits=8", "group_size=32", "desc_act=yes", NULL}}};
+    } cases[] = {
+        {"gptq.4g16", {"bits=4", "group_size=16", NULL}},
+        {"gptq.3g32a_act", {"bits=3", "group_size=32", "sym=no", "desc_act=yes", NULL}},
+        {"gptq.4g32a_static", {"bits=4", "group_size=32", "sym=no", "desc_act=yes", "static_groups=yes", NULL}},
+        {"gptq.2row_mse", {"bits=2", "group_size=-1", "sym=no", "mse=yes", NULL}},
+        {"gptq.8g32_act", {"bits=8", "group_size=32", "desc_act=yes", NULL}}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         pack_rig r = {0};
         rig_host(&r, 1);
@@ -100,7 +101,8 @@ static void test_reference(void **state) {
     }
 }
 
-/* ---- files and products ---------------------------------------------------------------------------------------------- */
+/* ---- files and products
+ * ---------------------------------------------------------------------------------------------- */
 
 static void decode(const gptq_linear *l, float *w) {
     for (int64_t r = 0; r < l->n; r++)
@@ -110,8 +112,8 @@ static void decode(const gptq_linear *l, float *w) {
         }
 }
 
-/* Quantises, stores, loads in a serving instance, multiplies: the matrix of codes, scales and zeros, whatever the number of
- * rows; and error and size are as they should be. */
+/* Quantises, stores, loads in a serving instance, multiplies: the matrix of codes, scales and zeros, whatever the
+ * number of rows; and error and size are as they should be. */
 static void round_trip(const char *const *sets, int64_t k, int64_t block) {
     static const int64_t outs[] = {48, 33, 7};
     pack_rig r = {0};
@@ -226,7 +228,8 @@ static void test_block_size(void **state) {
     free(first);
 }
 
-/* ---- the error ------------------------------------------------------------------------------------------------------- */
+/* ---- the error
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* Weighted with the Hessian, feedback is never worse than rounding with the same groups, and act-order and a search for
  * ranges do what they are for. The loss of the walk is the error that the inputs see. */
@@ -289,7 +292,8 @@ static void test_loss(void **state) {
     rig_free(&r);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------------------------------- */
+/* ---- refusals
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void refused(pack_rig *r, const char *const *sets, const char *word) {
     SL_ERROR(err);
@@ -348,7 +352,8 @@ static void test_refusals(void **state) {
     assert_non_null(self);
     sl_quant_claim claim_out = {.struct_size = SL_SIZE(sl_quant_claim)};
     assert_int_equal(quant.claim(self, &r.group, &claim_out, NULL), SL_OK);
-    /* other weights of the same shape; then a g_idx that points nowhere, a tensor of another shape, one that is missing */
+    /* other weights of the same shape; then a g_idx that points nowhere, a tensor of another shape, one that is missing
+     */
     kept = r.weight[0][0];
     r.weight[0][0] += 1;
     assert_true(quant.claim(self, &r.group, &claim_out, &err) < 0);

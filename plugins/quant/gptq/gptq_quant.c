@@ -1,6 +1,6 @@
-/* GPTQ, arXiv 2210.17323, algorithm 1, with act-order and static groups of the reference implementation. Where it differs:
- * groups are fitted on weights that hold all feedback so far, scales are rounded to f16 before codes are chosen, and a
- * symmetric range is symmetric even if no weight of the group is negative. */
+/* GPTQ, arXiv 2210.17323, algorithm 1, with act-order and static groups of the reference implementation. Where it
+ * differs: groups are fitted on weights that hold all feedback so far, scales are rounded to f16 before codes are
+ * chosen, and a symmetric range is symmetric even if no weight of the group is negative. */
 #include "gptq.h"
 
 #include <math.h>
@@ -13,7 +13,8 @@
 
 enum { TILE = 16 }; /* rows that are walked together */
 
-/* ---- the quantiser of a group -------------------------------------------------------------------------------------- */
+/* ---- the quantiser of a group --------------------------------------------------------------------------------------
+ */
 
 static double clamp(double x, double top) { return x < 0 ? 0 : x > top ? top : x; }
 
@@ -58,7 +59,8 @@ int gptq_fit(const gptq_settings *s, const double *w, int64_t n, double *scale, 
     return 1;
 }
 
-/* ---- one matrix: tiles of rows, each on its own -------------------------------------------------------------------- */
+/* ---- one matrix: tiles of rows, each on its own --------------------------------------------------------------------
+ */
 
 typedef struct matrix {
     const sl_pack_env *env;
@@ -189,7 +191,8 @@ static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl
         if (m->failed[i])
             s = sl_fail(err, m->failed[i] == 1 ? SL_E_DATA : SL_E_RANGE, "%s, rows from %lld: %s", linear->name,
                         (long long)i * TILE,
-                        m->failed[i] == 1 ? "a weight is not a finite number" : "a range is too large for an f16 scale");
+                        m->failed[i] == 1 ? "a weight is not a finite number"
+                                          : "a range is too large for an f16 scale");
     }
     sl_pack_release(env, m->room);
     sl_pack_release(env, m->loss);
@@ -197,15 +200,16 @@ static sl_status run_matrix(matrix *m, const sl_linear *linear, double *loss, sl
     return s;
 }
 
-/* ---- a group ------------------------------------------------------------------------------------------------------- */
+/* ---- a group -------------------------------------------------------------------------------------------------------
+ */
 
 static int by_index(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
-/* Where codes go. With groups along the walk (sorted): the order of groups, and inside a group that of inputs, which is all
- * that a file tells. Else, static groups and whole rows: the inputs' own places. */
+/* Where codes go. With groups along the walk (sorted): the order of groups, and inside a group that of inputs, which is
+ * all that a file tells. Else, static groups and whole rows: the inputs' own places. */
 static void find_targets(const uint32_t *walk, int64_t k, int64_t group, uint32_t *sorted, uint32_t *target) {
     for (int64_t i = 0; i < k; i++)
         target[i] = walk[i];
@@ -225,8 +229,8 @@ static sl_status make_linear(const sl_pack_env *env, const gptq_settings *s, con
                              const uint32_t *order, gptq_linear *out) {
     int64_t n = linear->weight.shape[0], k = linear->weight.shape[1];
     int64_t group = s->group_size < 0 || s->group_size > k ? k : s->group_size;
-    *out = (gptq_linear){.n = n, .k = k, .group = group, .n_groups = (k + group - 1) / group, .bits = s->bits,
-                         .asym = !s->sym};
+    *out = (gptq_linear){
+        .n = n, .k = k, .group = group, .n_groups = (k + group - 1) / group, .bits = s->bits, .asym = !s->sym};
     out->code = sl_pack_alloc(env, n * k);
     out->scale = sl_pack_alloc(env, n * out->n_groups * (int64_t)sizeof *out->scale);
     out->zero = sl_pack_alloc(env, n * out->n_groups);
@@ -251,8 +255,8 @@ sl_status gptq_quantize(const sl_pack_env *env, const gptq_settings *s, const sl
                            : sl_fail(err, SL_E_NO_MEMORY, "no memory for the order of %lld inputs", (long long)k);
     *loss = 0;
     if (status >= 0)
-        status = sl_hessian_factor(env, &(sl_hessian_plan){s->damp_percent, s->desc_act, 0}, data->hessian, k, dead, walk,
-                                   err);
+        status = sl_hessian_factor(env, &(sl_hessian_plan){s->damp_percent, s->desc_act, 0}, data->hessian, k, dead,
+                                   walk, err);
     if (status >= 0)
         find_targets(walk, k, s->group_size, sorted, target);
     for (int32_t i = 0; status >= 0 && i < group->n; i++) {

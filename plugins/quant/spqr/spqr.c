@@ -1,8 +1,8 @@
-/* spqr - weights of 2 to 4 bits in small groups whose scales and zeros are quantised too, and the few weights that would
- * hurt most in f16 beside them. "SpQR", Dettmers et al., arXiv 2306.03078.
+/* spqr - weights of 2 to 4 bits in small groups whose scales and zeros are quantised too, and the few weights that
+ * would hurt most in f16 beside them. "SpQR", Dettmers et al., arXiv 2306.03078.
  *
- * Packs in a calibration run (`sluice quantize`), serves from its artifact or from the official layout. This file is the
- * plugin; the algorithm is in spqr_quant.c, memory in spqr_pack.c, files in spqr_file.c and spqr_official.c. */
+ * Packs in a calibration run (`sluice quantize`), serves from its artifact or from the official layout. This file is
+ * the plugin; the algorithm is in spqr_quant.c, memory in spqr_pack.c, files in spqr_file.c and spqr_official.c. */
 #include "spqr.h"
 
 #include <math.h>
@@ -46,7 +46,8 @@ struct sl_quant_handle {
     spqr_matrix linear[MAX_LINEARS]; /* codes NULL: the checkpoint's own tensor */
 };
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------------------------------
+ */
 
 static int bits_of(const sl_params *p, const char *name) {
     static const int bits[] = {1, 2, 3, 4, 16};
@@ -83,14 +84,18 @@ static void write_texts(sl_instance *self) {
 
 static sl_status check_settings(const spqr_settings *s, sl_error *err) {
     if (s->group % 8 != 0)
-        return sl_fail(err, SL_E_RANGE, "groupsize = %lld: a multiple of 8, so that the codes of a group end with a byte",
+        return sl_fail(err, SL_E_RANGE,
+                       "groupsize = %lld: a multiple of 8, so that the codes of a group end with a byte",
                        (long long)s->group);
     if ((s->scale_bits == 16) != (s->zero_bits == 16))
-        return sl_fail(err, SL_E_INVALID, "qq_scale_bits = %d, qq_zero_bits = %d: 16 switches the second level off, for "
-                       "both", s->scale_bits, s->zero_bits);
+        return sl_fail(err, SL_E_INVALID,
+                       "qq_scale_bits = %d, qq_zero_bits = %d: 16 switches the second level off, for "
+                       "both",
+                       s->scale_bits, s->zero_bits);
     if (s->writes_official &&
         (s->bits != 3 || s->group != 16 || s->tile != 16 || s->scale_bits != 3 || s->zero_bits != 3))
-        return sl_fail(err, SL_E_INVALID, "layout = official holds 3 bits (wbits, qq_scale_bits, qq_zero_bits) in groups "
+        return sl_fail(err, SL_E_INVALID,
+                       "layout = official holds 3 bits (wbits, qq_scale_bits, qq_zero_bits) in groups "
                        "of 16 (groupsize, qq_groupsize) only");
     if (!s->writes_official && s->sparse_layout == SPQR_PTCSR)
         return sl_fail(err, SL_E_INVALID, "sparse_layout = ptcsr is a form of layout = official");
@@ -102,9 +107,10 @@ static sl_status need_weights(const sl_instance *self, sl_error *err) {
     if (self->calibrates || self->file.path != NULL ||
         sl_packed_file_has(&self->file, "model.layers.0.self_attn.q_proj", ".dense_weights"))
         return SL_OK;
-    return sl_fail(err, SL_E_INVALID,
-                   "spqr packs with data: set artifact to what `sluice quantize --config THIS --text FILE -o OUT` makes "
-                   "(the checkpoint holds no spqr tensors either)");
+    return sl_fail(
+        err, SL_E_INVALID,
+        "spqr packs with data: set artifact to what `sluice quantize --config THIS --text FILE -o OUT` makes "
+        "(the checkpoint holds no spqr tensors either)");
 }
 
 static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *err) {
@@ -169,7 +175,8 @@ static void deactivate(sl_instance *self) {
     sl_decoder_deactivate(&self->decoder);
 }
 
-/* ---- packing with data --------------------------------------------------------------------------------------------- */
+/* ---- packing with data ---------------------------------------------------------------------------------------------
+ */
 
 static int stays(const sl_linear_group *group) { return strcmp(group->name, "head") == 0; }
 
@@ -221,7 +228,8 @@ static sl_status tensors(sl_instance *self, const sl_linear_group *group, const 
 
 static const char *parameters(sl_instance *self) { return self->parameters; }
 
-/* ---- claiming, packing --------------------------------------------------------------------------------------------- */
+/* ---- claiming, packing ---------------------------------------------------------------------------------------------
+ */
 
 static sl_status load(sl_instance *self, const sl_linear_group *group, sl_error *err) {
     if (self->current == group)
@@ -249,8 +257,14 @@ static int64_t lay_out(const sl_linear_group *group, spqr_matrix *list, header *
     int64_t at = padded(group->n * (int64_t)sizeof *headers);
     for (int32_t i = 0; i < group->n; i++) {
         spqr_matrix *m = &list[i];
-        headers[i] = (header){.n = m->n, .k = m->k, .group = m->group, .tile = m->tile, .nnz = m->nnz,
-                              .bits = m->bits, .scale_bits = m->scale_bits, .zero_bits = m->zero_bits};
+        headers[i] = (header){.n = m->n,
+                              .k = m->k,
+                              .group = m->group,
+                              .tile = m->tile,
+                              .nnz = m->nnz,
+                              .bits = m->bits,
+                              .scale_bits = m->scale_bits,
+                              .zero_bits = m->zero_bits};
         if (i > 0 && same_order(m, m - 1))
             headers[i].order_at = headers[i - 1].order_at;
         else if (m->order != NULL) {
@@ -281,7 +295,9 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
     out->format = stays(group) ? sl_dtype_name(w->dtype) : self->format;
     out->bits_per_weight = sl_dtype_bits(w->dtype);
     if (stays(group))
-        return SL_OK;
+        return w->data != NULL
+                   ? SL_OK
+                   : sl_fail(err, SL_E_UNIMPLEMENTED, "%s: a packed head is not supported", group->linears[0]->name);
     SL_TRY(pack_size(self, group, &bytes, err));
     for (int32_t i = 0; i < group->n; i++)
         weights += group->linears[i]->weight.shape[0] * group->linears[i]->weight.shape[1];
@@ -317,7 +333,8 @@ static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void
     return SL_OK;
 }
 
-/* ---- multiplying --------------------------------------------------------------------------------------------------- */
+/* ---- multiplying ---------------------------------------------------------------------------------------------------
+ */
 
 static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
                       sl_error *err) {
@@ -331,8 +348,11 @@ static sl_status bind(sl_instance *self, const sl_linear_group *group, const voi
         const char *base = blob;
         spqr_matrix *m = &h->linear[i];
         memcpy(&head, base + i * (int64_t)sizeof head, sizeof head);
-        spqr_settings shape = {.bits = head.bits, .scale_bits = head.scale_bits, .zero_bits = head.zero_bits,
-                               .group = head.group, .tile = head.tile};
+        spqr_settings shape = {.bits = head.bits,
+                               .scale_bits = head.scale_bits,
+                               .zero_bits = head.zero_bits,
+                               .group = head.group,
+                               .tile = head.tile};
         spqr_shape(m, head.n, head.k, &shape);
         m->nnz = head.nnz;
         spqr_place(m, (void *)(uintptr_t)(base + head.parts_at), 0);
@@ -369,8 +389,9 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_instance *self = h->owner;
     if (m->codes == NULL) {
         sl_tensor y = args->y;
-        sl_op_gemm op = {SL_SIZE(sl_op_gemm), args->lane,     &args->x, &h->group->linears[args->which]->weight, &y,
-                         args->bias,          args->residual, self->compute, 0};
+        sl_op_gemm op = {
+            SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
+            args->residual,      self->compute, 0};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, m->order, args->prepared == NULL);
@@ -394,7 +415,8 @@ static const void *query(sl_instance *self, const char *id) {
     return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? &packer : NULL;
 }
 
-/* ---- description --------------------------------------------------------------------------------------------------- */
+/* ---- description ---------------------------------------------------------------------------------------------------
+ */
 
 static const char *const qq_bits[] = {"1", "2", "3", "4", "16", NULL};
 static const char *const permutations[] = {"act_order", "identity", NULL};
@@ -415,8 +437,8 @@ PARAM(p_zero, "qq_zero_bits", "bits of a zero; 16: f16, no second level", "3", q
 PARAM(p_threshold, "outlier_threshold",
       "error above which a weight is kept apart, in parts of the mean variance of a column; inf: none are", "0.2", NULL,
       0, HUGE_VAL, SL_PARAM_FLOAT, 0);
-PARAM(p_order, "permutation", "order of inputs: large second moment first, or as they are", "act_order", permutations, 1,
-      0, SL_PARAM_ENUM, 0);
+PARAM(p_order, "permutation", "order of inputs: large second moment first, or as they are", "act_order", permutations,
+      1, 0, SL_PARAM_ENUM, 0);
 PARAM(p_damp, "percdamp", "part of the mean diagonal that is added to the Hessian's diagonal", "1.0", NULL, 0, 100,
       SL_PARAM_FLOAT, 0);
 PARAM(p_simple, "simplified_outliers", "no leave-one-out test before a group is fitted", "no", NULL, 1, 0,
@@ -430,11 +452,11 @@ PARAM(p_layout, "layout", "tensors that `sluice quantize` writes; both are read"
 PARAM(p_sparse, "sparse_layout", "outliers of the official layout: by rows, by tiles of 16 rows, or the smaller", "csr",
       sparse_layouts, 1, 0, SL_PARAM_ENUM, 0);
 PARAM(p_meaning, "official_outliers",
-      "outliers of an official file are added to the base, as its kernels do, or replace it, as its packer meant", "add",
-      meanings, 1, 0, SL_PARAM_ENUM, SL_PARAM_EXPERT);
-static const sl_param_def *const params[] = {&p_artifact, &p_bits,   &p_group,      &p_tile,  &p_scale,  &p_zero,
-                                             &p_threshold, &p_order, &p_damp,       &p_simple, &p_sequential, &p_block,
-                                             &p_layout,   &p_sparse, &p_meaning,    NULL};
+      "outliers of an official file are added to the base, as its kernels do, or replace it, as its packer meant",
+      "add", meanings, 1, 0, SL_PARAM_ENUM, SL_PARAM_EXPERT);
+static const sl_param_def *const params[] = {&p_artifact,  &p_bits,   &p_group,   &p_tile,   &p_scale,      &p_zero,
+                                             &p_threshold, &p_order,  &p_damp,    &p_simple, &p_sequential, &p_block,
+                                             &p_layout,    &p_sparse, &p_meaning, NULL};
 static const char *const roles[] = {"quant", NULL};
 static const char *const needs[] = {SL_OPS_ID, SL_MODEL_ID, SL_ARTIFACT_ID, SL_CALIBRATION_ID, NULL};
 static const char *const nothing[] = {NULL};

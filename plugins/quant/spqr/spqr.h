@@ -13,9 +13,9 @@
 enum { SPQR_CSR = 0, SPQR_PTCSR = 1, SPQR_AUTO = 2 };
 
 typedef struct spqr_settings {
-    int bits;                       /* 2 .. 4 */
-    int scale_bits, zero_bits;      /* of the second level: 1 .. 4; both 16: there is none */
-    int64_t group, tile;            /* inputs of a group; rows of a second-level group */
+    int bits;                  /* 2 .. 4 */
+    int scale_bits, zero_bits; /* of the second level: 1 .. 4; both 16: there is none */
+    int64_t group, tile;       /* inputs of a group; rows of a second-level group */
     int act_order, simplified, true_sequential, writes_official, sparse_layout, replaces;
     double threshold, percdamp;
     int64_t block;
@@ -87,8 +87,8 @@ typedef struct spqr_tensors {
 } spqr_tensors;
 
 /* Parts are borrowed from the file, or, of an official one, made. */
-sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_packed_file *file,
-                    const sl_linear *linear, spqr_matrix *out, sl_error *err);
+sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_packed_file *file, const sl_linear *linear,
+                    spqr_matrix *out, sl_error *err);
 sl_status spqr_write(const sl_linear *linear, const spqr_matrix *m, spqr_tensors *out, sl_error *err);
 /* Adds one tensor; shape [ndim]. */
 void spqr_add_tensor(spqr_tensors *t, const char *linear, const char *suffix, const void *data, sl_dtype dtype,

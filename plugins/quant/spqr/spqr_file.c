@@ -34,8 +34,8 @@ sl_status spqr_write(const sl_linear *linear, const spqr_matrix *m, spqr_tensors
     return SL_OK;
 }
 
-sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_packed_file *file,
-                    const sl_linear *linear, spqr_matrix *m, sl_error *err) {
+sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_packed_file *file, const sl_linear *linear,
+                    spqr_matrix *m, sl_error *err) {
     const char *name = linear->name;
     sl_tensor codes, stat, second = {0}, rowptr, col, val, order = {0};
     SL_TRY(sl_packed_file_check_source(file, linear, err));
@@ -45,8 +45,8 @@ sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_pac
     int two = m->scale_bits < 16;
     SL_TRY(sl_packed_file_get(file, name, ".codes", SL_U8, 3, (int64_t[]){m->n, m->groups, m->group * m->bits / 8},
                               &codes, err));
-    SL_TRY(sl_packed_file_get(file, name, ".stat", two ? SL_U8 : SL_F16, two ? 2 : 3,
-                              (int64_t[]){m->n, m->groups, 2}, &stat, err));
+    SL_TRY(sl_packed_file_get(file, name, ".stat", two ? SL_U8 : SL_F16, two ? 2 : 3, (int64_t[]){m->n, m->groups, 2},
+                              &stat, err));
     if (two)
         SL_TRY(sl_packed_file_get(file, name, ".second", SL_F16, 3, (int64_t[]){m->tiles, m->groups, 4}, &second, err));
     SL_TRY(sl_packed_file_get(file, name, ".rowptr", SL_U32, 1, (int64_t[]){m->n + 1}, &rowptr, err));

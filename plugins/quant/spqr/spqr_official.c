@@ -1,9 +1,9 @@
 /* The layout of github Vahe1994/SpQR (3 bits, tiles of 16 x 16): dense_weights (I64, a word for each row of a tile),
  * col_vals (I32), row_offsets (I32: CSR, or PTCSR, told apart by its length), in_perm (pairs of u16 in I32).
  *
- * Its decoder rounds each step to f16. Its packer means outliers to replace weights, its kernels add them to a base that
- * is not quite 0: files are read as the kernels see them (or, official_outliers = replace, as the packer meant them), and
- * ours are written so that adding gives the weight. */
+ * Its decoder rounds each step to f16. Its packer means outliers to replace weights, its kernels add them to a base
+ * that is not quite 0: files are read as the kernels see them (or, official_outliers = replace, as the packer meant
+ * them), and ours are written so that adding gives the weight. */
 #include "spqr.h"
 
 #include <string.h>
@@ -33,15 +33,19 @@ static void decode_f16(const spqr_matrix *m, int64_t row, float *w) {
 sl_status spqr_official_fits(const spqr_settings *s, const sl_linear *linear, sl_error *err) {
     int64_t n = linear->weight.shape[0], k = linear->weight.shape[1];
     if (s->bits != 3 || s->group != SIDE || s->tile != SIDE || s->scale_bits != 3 || s->zero_bits != 3)
-        return sl_fail(err, SL_E_INVALID, "the official layout has wbits, qq_scale_bits and qq_zero_bits of 3 and groups "
+        return sl_fail(err, SL_E_INVALID,
+                       "the official layout has wbits, qq_scale_bits and qq_zero_bits of 3 and groups "
                        "of 16, the configuration says others");
     if (n % SIDE != 0 || k % SIDE != 0 || k > MAX_COLUMNS)
-        return sl_fail(err, SL_E_INVALID, "%s is [%lld, %lld]: the official layout holds multiples of 16 rows and columns, "
-                       "at most %d columns", linear->name, (long long)n, (long long)k, (int)MAX_COLUMNS);
+        return sl_fail(err, SL_E_INVALID,
+                       "%s is [%lld, %lld]: the official layout holds multiples of 16 rows and columns, "
+                       "at most %d columns",
+                       linear->name, (long long)n, (long long)k, (int)MAX_COLUMNS);
     return SL_OK;
 }
 
-/* ---- dense part ---------------------------------------------------------------------------------------------------- */
+/* ---- dense part ----------------------------------------------------------------------------------------------------
+ */
 
 static int64_t word_at(const spqr_matrix *m, int64_t row, int64_t g) {
     return (row / SIDE * m->groups + g) * SIDE + row % SIDE;
@@ -83,7 +87,8 @@ static void write_dense(const spqr_matrix *m, uint64_t *words) {
         }
 }
 
-/* ---- sparse part --------------------------------------------------------------------------------------------------- */
+/* ---- sparse part ---------------------------------------------------------------------------------------------------
+ */
 
 typedef struct sparse {
     const uint32_t *words;
@@ -143,7 +148,8 @@ static sl_status find_order(const sl_packed_file *file, const sl_linear *linear,
 }
 
 /* Outliers of a row on the f32 base: added ones move over from the f16 base, replacing ones lose it. rows: 2 [k]. */
-static void read_sparse(const spqr_settings *s, const sparse *from, spqr_matrix *m, int64_t row, int64_t at, float *rows) {
+static void read_sparse(const spqr_settings *s, const sparse *from, spqr_matrix *m, int64_t row, int64_t at,
+                        float *rows) {
     uint16_t *val = (uint16_t *)(uintptr_t)m->val;
     float *base = rows, *theirs16 = rows + m->k;
     spqr_decode_base(m, row, base);
@@ -193,7 +199,8 @@ sl_status spqr_official_read(const sl_pack_env *env, const spqr_settings *s, con
     return status;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------------------------------
+ */
 
 /* The words of a row into to[0], to[step] ...; to NULL: counts. A word of value 0 says nothing and is left out. */
 static int64_t row_words(const spqr_matrix *m, int64_t row, uint32_t *to, int64_t step, float *rows) {

@@ -1,5 +1,5 @@
-/* spqr: against a reference written from the paper (recipes/golden/make_quant.py), the invariants of the method, both file
- * layouts there and back, and refusals. */
+/* spqr: against a reference written from the paper (recipes/golden/make_quant.py), the invariants of the method, both
+ * file layouts there and back, and refusals. */
 #include "spqr.c"
 #include "spqr_file.c"
 #include "spqr_official.c"
@@ -48,7 +48,8 @@ static void decode(const spqr_matrix *m, float *w) {
     free(row);
 }
 
-/* ---- against the reference ------------------------------------------------------------------------------------------- */
+/* ---- against the reference
+ * ------------------------------------------------------------------------------------------- */
 
 static sli_safetensors *golden_file;
 
@@ -121,7 +122,8 @@ static void test_reference(void **state) {
     }
 }
 
-/* ---- invariants -------------------------------------------------------------------------------------------------------- */
+/* ---- invariants
+ * -------------------------------------------------------------------------------------------------------- */
 
 enum { K = 96 };
 
@@ -249,15 +251,17 @@ static void test_error(void **state) {
     double none = error_of((const char *const[]){"outlier_threshold=inf", NULL}, &n_none);
     double some = error_of((const char *const[]){"outlier_threshold=0.5", NULL}, &n_some);
     double many = error_of((const char *const[]){"outlier_threshold=0.05", NULL}, &n_many);
-    print_message("# rounded %.4g; no outliers %.4g, %g of them %.4g, %g of them %.4g\n", rounded_off, none, n_some, some,
-                  n_many, many);
+    print_message("# rounded %.4g; no outliers %.4g, %g of them %.4g, %g of them %.4g\n", rounded_off, none, n_some,
+                  some, n_many, many);
     assert_true(none < 0.9 * rounded_off && some < none && many < some);
     assert_true(n_none == 0 && n_some > 0 && n_many > n_some);
-    double n, two = error_of((const char *const[]){"wbits=2", NULL}, &n), four = error_of((const char *const[]){"wbits=4", NULL}, &n);
+    double n, two = error_of((const char *const[]){"wbits=2", NULL}, &n),
+              four = error_of((const char *const[]){"wbits=4", NULL}, &n);
     assert_true(four < two / 4);
 }
 
-/* What the claim says is what the blob holds, and the formula: bits, statistics, second level, outliers, row pointers. */
+/* What the claim says is what the blob holds, and the formula: bits, statistics, second level, outliers, row pointers.
+ */
 static void test_bits(void **state) {
     (void)state;
     static const int64_t wide[] = {256, 128, 128};
@@ -277,7 +281,8 @@ static void test_bits(void **state) {
         assert_int_equal(quant.claim(self, &r.group, &c, NULL), SL_OK);
         assert_int_equal(quant.pack_size(self, &r.group, &bytes, NULL), SL_OK);
         assert_true(fabs(c.bits_per_weight - 8 * (double)bytes / weights) < 1e-9);
-        double formula = bits + 0.5 + 0.25 + 32 * outliers / weights + 32.0 * 512 / weights + 32.0 * RIG_WIDTH / weights;
+        double formula =
+            bits + 0.5 + 0.25 + 32 * outliers / weights + 32.0 * 512 / weights + 32.0 * RIG_WIDTH / weights;
         print_message("# %d bits: %.3f a weight, the formula says %.3f\n", bits, c.bits_per_weight, formula);
         assert_true(fabs(c.bits_per_weight - formula) < 0.02 * formula);
         unmake(self);
@@ -285,7 +290,8 @@ static void test_bits(void **state) {
     }
 }
 
-/* ---- files and products ------------------------------------------------------------------------------------------------ */
+/* ---- files and products
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Stores what was packed, loads it in a serving instance and multiplies. */
 static void round_trip(const char *const *sets, const int64_t *rows, int64_t k, double tolerance) {
@@ -353,16 +359,18 @@ static void test_round_trips(void **state) {
     static const int64_t odd[] = {48, 33, 7}, even[] = {48, 32, 16};
     round_trip((const char *const[]){"wbits=2", NULL}, odd, 96, 1e-6);
     round_trip((const char *const[]){"wbits=3", "permutation=identity", NULL}, odd, 100, 1e-6);
-    round_trip((const char *const[]){"wbits=4", "qq_scale_bits=4", "qq_zero_bits=2", "groupsize=32", NULL}, odd, 100, 1e-6);
-    round_trip((const char *const[]){"wbits=3", "qq_scale_bits=16", "qq_zero_bits=16", NULL}, odd, 96, 1e-6);
-    round_trip((const char *const[]){"wbits=3", "groupsize=8", "qq_groupsize=64", "outlier_threshold=inf", NULL}, odd, 96,
+    round_trip((const char *const[]){"wbits=4", "qq_scale_bits=4", "qq_zero_bits=2", "groupsize=32", NULL}, odd, 100,
                1e-6);
+    round_trip((const char *const[]){"wbits=3", "qq_scale_bits=16", "qq_zero_bits=16", NULL}, odd, 96, 1e-6);
+    round_trip((const char *const[]){"wbits=3", "groupsize=8", "qq_groupsize=64", "outlier_threshold=inf", NULL}, odd,
+               96, 1e-6);
     /* the official decoder rounds each step to f16 */
     static const char *const forms[] = {"sparse_layout=csr", "sparse_layout=ptcsr", "sparse_layout=auto"};
     for (int i = 0; i < 3; i++) {
         round_trip((const char *const[]){"layout=official", forms[i], NULL}, even, 96, 4e-3);
-        round_trip((const char *const[]){"layout=official", forms[i], "outlier_threshold=inf", "permutation=identity", NULL},
-                   even, 96, 4e-3);
+        round_trip(
+            (const char *const[]){"layout=official", forms[i], "outlier_threshold=inf", "permutation=identity", NULL},
+            even, 96, 4e-3);
     }
 }
 
@@ -437,7 +445,8 @@ static void test_official(void **state) {
     rig_free(&r);
 }
 
-/* ---- refusals ---------------------------------------------------------------------------------------------------------- */
+/* ---- refusals
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void refused(pack_rig *r, const char *const *sets, const char *word) {
     SL_ERROR(err);
@@ -529,9 +538,9 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference),   cmocka_unit_test(test_is_gptq),  cmocka_unit_test(test_all_outliers),
-        cmocka_unit_test(test_error),       cmocka_unit_test(test_bits),     cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_official),    cmocka_unit_test(test_refusals), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_reference), cmocka_unit_test(test_is_gptq),  cmocka_unit_test(test_all_outliers),
+        cmocka_unit_test(test_error),     cmocka_unit_test(test_bits),     cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_official),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_memory),
     };
     int status = cmocka_run_group_tests_name("spqr_plugin", tests, NULL, NULL);
     sli_safetensors_close(golden_file);

@@ -1,6 +1,6 @@
-/* SpQR, arXiv 2306.03078, algorithm 1: the walk of GPTQ over groups of 16 inputs whose scales and zeros are quantised in
- * their turn over 16 rows, and weights that would hurt most kept apart. The test for outliers is that of the official code
- * (leave one out). Where it differs: a range that is one point is widened to 0 instead of to [-1, 1]. */
+/* SpQR, arXiv 2306.03078, algorithm 1: the walk of GPTQ over groups of 16 inputs whose scales and zeros are quantised
+ * in their turn over 16 rows, and weights that would hurt most kept apart. The test for outliers is that of the
+ * official code (leave one out). Where it differs: a range that is one point is widened to 0 instead of to [-1, 1]. */
 #include "spqr.h"
 
 #include <math.h>
@@ -11,7 +11,8 @@
 #include "sl_half.h"
 #include "sl_obs.h"
 
-/* ---- a range -> scale and zero, neither rounded -------------------------------------------------------------------- */
+/* ---- a range -> scale and zero, neither rounded --------------------------------------------------------------------
+ */
 
 typedef struct quantiser {
     double scale, zero, top;
@@ -40,7 +41,8 @@ static double code_of(const quantiser *q, double w) {
 
 static double value_of(const quantiser *q, double code) { return q->scale * (code - q->zero); }
 
-/* ---- one matrix: tiles of rows ------------------------------------------------------------------------------------- */
+/* ---- one matrix: tiles of rows -------------------------------------------------------------------------------------
+ */
 
 typedef struct matrix {
     const sl_pack_env *env;
@@ -179,8 +181,14 @@ static void run_tile(const matrix *m, int64_t index, double *room) {
             m->exact[(t.row0 + r) * k + i] = NAN;
         }
     }
-    sl_obs obs = {.u = m->u, .n = k, .block = m->s->block, .group = m->s->group, .fit = fit, .column = column,
-                  .user = &t, .rows = t.rows};
+    sl_obs obs = {.u = m->u,
+                  .n = k,
+                  .block = m->s->block,
+                  .group = m->s->group,
+                  .fit = fit,
+                  .column = column,
+                  .user = &t,
+                  .rows = t.rows};
     m->loss[index] = sl_obs_run(&obs, w, error);
     m->failed[index] = t.failed;
 }
@@ -191,7 +199,8 @@ static void run_tiles(void *user, int64_t begin, int64_t end, int32_t worker) {
         run_tile(m, i, m->room + worker * m->room_size);
 }
 
-/* ---- threshold, sparse part ---------------------------------------------------------------------------------------- */
+/* ---- threshold, sparse part ----------------------------------------------------------------------------------------
+ */
 
 /* tau: the mean over columns of (variance over rows / U_jj^2), times the setting. */
 static sl_status find_tau(matrix *m, double *tau) {
@@ -221,7 +230,8 @@ static sl_status find_tau(matrix *m, double *tau) {
     return s;
 }
 
-/* Joins what the walk left into the matrix: counts outliers, takes the final block, writes what is added to the base. */
+/* Joins what the walk left into the matrix: counts outliers, takes the final block, writes what is added to the base.
+ */
 static sl_status assemble(matrix *m, sl_error *err) {
     spqr_matrix *o = m->out, base = *o;
     int64_t n = o->n, k = o->k, bytes[SPQR_PARTS];
@@ -290,9 +300,9 @@ static sl_status walk(matrix *m, sl_error *err, double *loss) {
     for (int64_t i = 0; i < o->tiles; i++) {
         *loss += m->loss[i];
         if (m->failed[i])
-            return sl_fail(err, m->failed[i] == 1 ? SL_E_DATA : SL_E_RANGE, "rows from %lld: %s",
-                           (long long)(i * m->s->tile),
-                           m->failed[i] == 1 ? "a weight is not a finite number" : "a scale or zero is out of f16's range");
+            return sl_fail(
+                err, m->failed[i] == 1 ? SL_E_DATA : SL_E_RANGE, "rows from %lld: %s", (long long)(i * m->s->tile),
+                m->failed[i] == 1 ? "a weight is not a finite number" : "a scale or zero is out of f16's range");
     }
     return assemble(m, err);
 }
