@@ -18,6 +18,13 @@ typedef struct gptq_settings {
     int64_t block_size, mse_grid;
 } gptq_settings;
 
+/* ---- gptq_params.c */
+
+extern const sl_param_def *const gptq_params[];
+void gptq_read_settings(gptq_settings *s, const sl_params *p);
+/* The format for reports, and what a file must have been made with. */
+void gptq_write_texts(const gptq_settings *s, char *format, size_t format_size, char *text, size_t text_size);
+
 /* A quantised matrix: w[row, order[i]] = scale[row, i / group] (code[row, i] - zero[row, i / group]). */
 typedef struct gptq_linear {
     int64_t n, k, group, n_groups;

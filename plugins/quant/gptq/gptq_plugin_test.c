@@ -3,6 +3,7 @@
 #include "gptq.c"
 #include "gptq_blob.c"
 #include "gptq_file.c"
+#include "gptq_params.c"
 #include "gptq_quant.c"
 
 #include "pack_rig.h"

@@ -21,6 +21,14 @@ typedef struct spqr_settings {
     int64_t block;
 } spqr_settings;
 
+/* ---- spqr_params.c */
+
+extern const sl_param_def *const spqr_params[];
+void spqr_read_settings(spqr_settings *s, const sl_params *p);
+/* The format for reports, and what a file must have been made with. */
+void spqr_write_texts(const spqr_settings *s, char *format, size_t format_size, char *text, size_t text_size);
+sl_status spqr_check_settings(const spqr_settings *s, sl_error *err); /* do they go together? */
+
 /* A quantised matrix, `spqr_pack` 1, row-major. Rows r, groups g of columns (in the packed order), tiles of rows:
  *     codes  u8  [n, groups, group bits / 8]   a bit stream
  *     stat   u8  [n, groups]                   code of the scale in bits 0-3, of the zero in bits 4-7

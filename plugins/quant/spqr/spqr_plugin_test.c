@@ -4,6 +4,7 @@
 #include "spqr_file.c"
 #include "spqr_official.c"
 #include "spqr_pack.c"
+#include "spqr_params.c"
 #include "spqr_quant.c"
 
 #include "pack_rig.h"
