@@ -39,6 +39,7 @@ static const char *const host_offers[] = {
     "sl.background/1",
     "sl.overwrite/1",
     "sl.work.draft/1",
+    "sl.calibration/1",
     NULL,
 };
 /* Provided by at most one plugin a layer and stage. */

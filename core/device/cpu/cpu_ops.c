@@ -158,6 +158,17 @@ static sl_status op_q_pack(const sl_host *host, const sl_q_format *f, const sl_t
     return s;
 }
 
+static sl_status op_q_pack_codes(const sl_host *host, const sl_q_format *f, const uint8_t *code, const uint16_t *scale,
+                                 const uint8_t *zero, void *blob, sl_error *err) {
+    (void)host;
+    slk_q_format q = format_of(f);
+    if (op_q_bytes(f) == 0)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "no packed format of %u bits in groups of %lld for a matrix [%lld, %lld]", f->bits,
+                       (long long)f->group, (long long)f->n, (long long)f->k);
+    return slk_q_pack_codes(&q, code, scale, f->asymmetric ? zero : NULL, f->n, f->k, blob, err);
+}
+
 static sl_status op_q_unpack(const sl_host *host, const sl_q_format *f, const void *blob, float *w) {
     (void)host;
     slk_q_format q = format_of(f);
@@ -382,6 +393,7 @@ const sl_ops sli_ops_cpu = {
     .q_bytes = op_q_bytes,
     .q_pack = op_q_pack,
     .q_unpack = op_q_unpack,
+    .q_pack_codes = op_q_pack_codes,
     .qgemm = op_qgemm,
     .norm = op_norm,
     .rope = op_rope,
