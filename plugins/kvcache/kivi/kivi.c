@@ -560,7 +560,7 @@ static const char *const own_bit_choices[] = {"same", "2", "4", "8", "16", NULL}
 static const char *const group_choices[] = {"32", "64", "128", NULL};
 static const char *const dtype_choices[] = {"auto", "f32", "f16", "bf16", NULL};
 static const char *const cut_choices[] = {"stored", "exact", NULL};
-static const sl_param_def bits = {
+static const sl_param_def bits_both = {
     SL_SIZE(sl_param_def), "bits", "bits of a number; 16: stays plain", "2", bit_choices, 0, 0, SL_PARAM_ENUM, 0};
 static const sl_param_def bits_k = {
     SL_SIZE(sl_param_def), "bits_k", "bits of keys", "same", own_bit_choices, 0, 0, SL_PARAM_ENUM, 0};
@@ -600,7 +600,7 @@ static const sl_param_def truncate_how = {SL_SIZE(sl_param_def),
 static const sl_param_def dtype = {
     SL_SIZE(sl_param_def), "dtype", "how plain rows are stored; auto: as engine.compute", "auto", dtype_choices, 0, 0,
     SL_PARAM_ENUM,         0};
-static const sl_param_def *const params[] = {&bits,    &bits_k,       &bits_v, &group_size, &residual,
+static const sl_param_def *const params[] = {&bits_both, &bits_k,       &bits_v, &group_size, &residual,
                                              &chunked, &truncate_how, &dtype,  NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};

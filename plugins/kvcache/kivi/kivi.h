@@ -22,7 +22,8 @@
 #include "sl_error.h"
 
 enum { KIVI_MAX_GROUP = 128, KIVI_PLAIN = 16 }; /* bits = 16: that side stays plain */
-enum { KIVI_K, KIVI_KQ, KIVI_V, KIVI_VQ, KIVI_POOLS };
+enum { KEYS, VALUES };                               /* the two sides of a row */
+enum { KIVI_K, KIVI_KQ, KIVI_V, KIVI_VQ, KIVI_POOLS }; /* plain keys, coded keys ... */
 
 /* Sizes of one head's rows and blocks; the pools of all layers with these sizes. */
 typedef struct kivi_shape {

@@ -11,7 +11,7 @@
 
 #include "kivi_quant.h"
 
-enum { K = 0, V = 1, MAX_HEADS = 256 };
+enum { MAX_HEADS = 256 };
 
 /* A row that stays: where it is now. */
 typedef struct source {
@@ -22,40 +22,40 @@ typedef struct source {
 /* ---- one new block ------------------------------------------------------------------------------------------------ */
 
 static char *coded_scale(const kivi_shape *sh, char *base, int64_t row, int minima) {
-    return base + (minima ? sh->minima[V] : sh->scales[V]) + row * sh->scale_row;
+    return base + (minima ? sh->minima[VALUES] : sh->scales[VALUES]) + row * sh->scale_row;
 }
 
 static void copy_value(const kivi_shape *sh, const source *from, kivi_block *to, int64_t row) {
     if (from->row >= from->block->nv) {
-        memcpy(kivi_at(sh, KIVI_V, to->v) + row * sh->plain_row[V],
-               kivi_at(sh, KIVI_V, from->block->v) + from->row * sh->plain_row[V], (size_t)sh->plain_row[V]);
+        memcpy(kivi_at(sh, KIVI_V, to->v) + row * sh->plain_row[VALUES],
+               kivi_at(sh, KIVI_V, from->block->v) + from->row * sh->plain_row[VALUES], (size_t)sh->plain_row[VALUES]);
         return;
     }
     char *a = kivi_at(sh, KIVI_VQ, from->block->vq), *b = kivi_at(sh, KIVI_VQ, to->vq);
-    memcpy(b + row * sh->coded_row[V], a + from->row * sh->coded_row[V], (size_t)sh->coded_row[V]);
+    memcpy(b + row * sh->coded_row[VALUES], a + from->row * sh->coded_row[VALUES], (size_t)sh->coded_row[VALUES]);
     for (int minima = 0; minima < 2; minima++)
         memcpy(coded_scale(sh, b, row, minima), coded_scale(sh, a, from->row, minima), (size_t)sh->scale_row);
 }
 
 static void copy_keys(sl_instance *self, const kivi_shape *sh, const source *from, int64_t n, kivi_block *to) {
     char *b = kivi_at(sh, to->coded ? KIVI_KQ : KIVI_K, to->k);
-    int64_t bytes = to->coded ? sh->coded_row[K] : sh->plain_row[K];
+    int64_t bytes = to->coded ? sh->coded_row[KEYS] : sh->plain_row[KEYS];
     int one_group = 1;
     for (int64_t i = 1; i < n; i++)
         one_group &= from[i].block == from[0].block;
     if (to->coded && !one_group) {
         for (int64_t i = 0; i < n; i++)
-            kivi_block_read(self, sh, from[i].block, K, from[i].row, self->rows + i * sh->d[K]);
-        kivi_quantise_channels(self->rows, n, sh->d[K], self->bits[K], (uint8_t *)b,
-                               (uint16_t *)(void *)(b + sh->scales[K]), (uint16_t *)(void *)(b + sh->minima[K]));
+            kivi_block_read(self, sh, from[i].block, KEYS, from[i].row, self->rows + i * sh->d[KEYS]);
+        kivi_quantise_channels(self->rows, n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)b,
+                               (uint16_t *)(void *)(b + sh->scales[KEYS]), (uint16_t *)(void *)(b + sh->minima[KEYS]));
         return;
     }
     for (int64_t i = 0; i < n; i++)
         memcpy(b + i * bytes, kivi_at(sh, to->coded ? KIVI_KQ : KIVI_K, from[i].block->k) + from[i].row * bytes,
                (size_t)bytes);
     if (to->coded)
-        memcpy(b + sh->scales[K], kivi_at(sh, KIVI_KQ, from[0].block->k) + sh->scales[K],
-               (size_t)(sh->pools[KIVI_KQ].bytes - sh->scales[K]));
+        memcpy(b + sh->scales[KEYS], kivi_at(sh, KIVI_KQ, from[0].block->k) + sh->scales[KEYS],
+               (size_t)(sh->pools[KIVI_KQ].bytes - sh->scales[KEYS]));
 }
 
 /* Rows from[0 .. n) as a block; one that nothing happened to is shared. 0: no memory. */

@@ -5,8 +5,6 @@
 
 #include "kivi_quant.h"
 
-enum { K = 0, V = 1 };
-
 /* ---- blocks ---------------------------------------------------------------------------------------------------- */
 
 void kivi_block_drop(kivi_shape *sh, kivi_block *b) {
@@ -23,18 +21,18 @@ static void drop_side(kivi_shape *sh, int kind, int32_t *id) {
 
 void kivi_block_read(const sl_instance *self, const kivi_shape *sh, const kivi_block *b, int side, int64_t r,
                      float *out) {
-    int is_coded = side == K ? b->coded : r < b->nv;
+    int is_coded = side == KEYS ? b->coded : r < b->nv;
     if (!is_coded) {
-        const char *row = kivi_at(sh, side == K ? KIVI_K : KIVI_V, side == K ? b->k : b->v) + r * sh->plain_row[side];
+        const char *row = kivi_at(sh, side == KEYS ? KIVI_K : KIVI_V, side == KEYS ? b->k : b->v) + r * sh->plain_row[side];
         self->ops->convert(out, SL_F32, row, self->dtype, sh->d[side]);
         return;
     }
-    const char *codes = kivi_at(sh, side == K ? KIVI_KQ : KIVI_VQ, side == K ? b->k : b->vq);
-    int64_t at = side == K ? 0 : r * sh->scale_row;
+    const char *codes = kivi_at(sh, side == KEYS ? KIVI_KQ : KIVI_VQ, side == KEYS ? b->k : b->vq);
+    int64_t at = side == KEYS ? 0 : r * sh->scale_row;
     kivi_values_of_row((const uint8_t *)codes + r * sh->coded_row[side],
                        (const uint16_t *)(const void *)(codes + sh->scales[side] + at),
                        (const uint16_t *)(const void *)(codes + sh->minima[side] + at), sh->d[side],
-                       side == K ? 1 : self->G, self->bits[side], out);
+                       side == KEYS ? 1 : self->G, self->bits[side], out);
 }
 
 /* Makes a block the list's own. 0: there is no memory. */
@@ -60,7 +58,7 @@ void kivi_list_free(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     *l = (kivi_list){0};
 }
 
-static sl_status widen(const sl_instance *self, void **array, int64_t n, int64_t *cap, int64_t wanted, int64_t size) {
+static sl_status widen_list(const sl_instance *self, void **array, int64_t n, int64_t *cap, int64_t wanted, int64_t size) {
     if (*cap >= wanted)
         return SL_OK;
     void *wider = self->mem->alloc(self->host, SL_DEVICE_CPU, wanted * size, 64, SL_MEM_PLUGIN);
@@ -76,9 +74,9 @@ static sl_status widen(const sl_instance *self, void **array, int64_t n, int64_t
 
 sl_status kivi_list_room(sl_instance *self, kivi_list *l, int64_t blocks, int64_t rows) {
     void *b = l->blocks, *t = l->token;
-    sl_status s = widen(self, &b, l->n_blocks, &l->cap_blocks, blocks, sizeof *l->blocks);
+    sl_status s = widen_list(self, &b, l->n_blocks, &l->cap_blocks, blocks, sizeof *l->blocks);
     if (s >= 0 && l->token != NULL)
-        s = widen(self, &t, l->n, &l->cap_tokens, rows, sizeof *l->token);
+        s = widen_list(self, &t, l->n, &l->cap_tokens, rows, sizeof *l->token);
     l->blocks = b;
     l->token = t;
     return s;
@@ -162,21 +160,21 @@ void kivi_list_uncover(const sl_instance *self, kivi_shape *sh, kivi_list *l) {
 /* Where row i of the tail stands. */
 static char *tail_row(const sl_instance *self, const kivi_shape *sh, const kivi_list *l, int64_t i, int side) {
     const kivi_block *b = &l->blocks[l->tail + i / self->G];
-    return kivi_at(sh, side == K ? KIVI_K : KIVI_V, side == K ? b->k : b->v) + i % self->G * sh->plain_row[side];
+    return kivi_at(sh, side == KEYS ? KIVI_K : KIVI_V, side == KEYS ? b->k : b->v) + i % self->G * sh->plain_row[side];
 }
 
 void kivi_list_put(const sl_instance *self, kivi_shape *sh, const kivi_list *l, int64_t i, const float *k,
                    const float *v) {
     int64_t row = l->n - l->n_coded + i;
-    self->ops->convert(tail_row(self, sh, l, row, K), self->dtype, k, SL_F32, sh->d[K]);
-    self->ops->convert(tail_row(self, sh, l, row, V), self->dtype, v, SL_F32, sh->d[V]);
+    self->ops->convert(tail_row(self, sh, l, row, KEYS), self->dtype, k, SL_F32, sh->d[KEYS]);
+    self->ops->convert(tail_row(self, sh, l, row, VALUES), self->dtype, v, SL_F32, sh->d[VALUES]);
 }
 
 void kivi_list_commit(const sl_instance *self, kivi_shape *sh, kivi_list *l, const int32_t *path, int64_t n_path,
                       int64_t token) {
     int64_t first = l->n - l->n_coded;
     for (int64_t i = 0; i < n_path; i++) {
-        for (int side = K; path[i] != i && side <= V; side++) /* sources ascend and lie behind their destination */
+        for (int side = KEYS; path[i] != i && side <= VALUES; side++) /* sources ascend and lie behind their destination */
             memcpy(tail_row(self, sh, l, first + i, side), tail_row(self, sh, l, first + path[i], side),
                    (size_t)sh->plain_row[side]);
         l->blocks[l->tail + (first + i) / self->G].n++;
@@ -196,10 +194,10 @@ static int code_keys(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     if (id < 0)
         return 0;
     for (int64_t r = 0; r < b->n; r++)
-        kivi_block_read(self, sh, b, K, r, self->rows + r * sh->d[K]);
+        kivi_block_read(self, sh, b, KEYS, r, self->rows + r * sh->d[KEYS]);
     char *to = kivi_at(sh, KIVI_KQ, id);
-    kivi_quantise_channels(self->rows, b->n, sh->d[K], self->bits[K], (uint8_t *)to,
-                           (uint16_t *)(void *)(to + sh->scales[K]), (uint16_t *)(void *)(to + sh->minima[K]));
+    kivi_quantise_channels(self->rows, b->n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)to,
+                           (uint16_t *)(void *)(to + sh->scales[KEYS]), (uint16_t *)(void *)(to + sh->minima[KEYS]));
     kivi_pool_drop(&sh->pools[KIVI_K], b->k);
     b->k = id;
     b->coded = 1;
@@ -219,11 +217,11 @@ static int code_values(sl_instance *self, kivi_shape *sh, kivi_list *l, int64_t 
     if (!own(pool, &b->vq))
         return 0;
     int64_t r = b->nv;
-    kivi_block_read(self, sh, b, V, r, self->rows);
+    kivi_block_read(self, sh, b, VALUES, r, self->rows);
     char *to = pool->base[b->vq];
-    kivi_quantise_row(self->rows, sh->d[V], self->G, self->bits[V], (uint8_t *)to + r * sh->coded_row[V],
-                      (uint16_t *)(void *)(to + sh->scales[V] + r * sh->scale_row),
-                      (uint16_t *)(void *)(to + sh->minima[V] + r * sh->scale_row));
+    kivi_quantise_row(self->rows, sh->d[VALUES], self->G, self->bits[VALUES], (uint8_t *)to + r * sh->coded_row[VALUES],
+                      (uint16_t *)(void *)(to + sh->scales[VALUES] + r * sh->scale_row),
+                      (uint16_t *)(void *)(to + sh->minima[VALUES] + r * sh->scale_row));
     b->nv++;
     l->n_coded_v++;
     if (b->nv == b->n)
@@ -232,12 +230,12 @@ static int code_values(sl_instance *self, kivi_shape *sh, kivi_list *l, int64_t 
 }
 
 int kivi_list_flush(sl_instance *self, kivi_shape *sh, kivi_list *l) {
-    int64_t blocks = self->bits[K] < KIVI_PLAIN ? (l->n - l->n_coded) / self->R * (self->R / self->G) : 0;
+    int64_t blocks = self->bits[KEYS] < KIVI_PLAIN ? (l->n - l->n_coded) / self->R * (self->R / self->G) : 0;
     int keys = blocks > 0;
     while (blocks-- > 0)
         if (!code_keys(self, sh, l))
             break;
-    int64_t wanted = self->bits[V] < KIVI_PLAIN ? l->n - self->R : 0, at = l->n_blocks, slot = l->n;
+    int64_t wanted = self->bits[VALUES] < KIVI_PLAIN ? l->n - self->R : 0, at = l->n_blocks, slot = l->n;
     while (slot > l->n_coded_v) /* to the block of the oldest row with plain values */
         slot -= l->blocks[--at].n;
     while (l->n_coded_v < wanted && code_values(self, sh, l, &at)) {
@@ -253,7 +251,10 @@ static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 void kivi_list_need(const sl_instance *self, const kivi_shape *sh, const kivi_list *l, int64_t future, int decoding,
                     int64_t *need) {
     int64_t G = self->G, R = self->R, tail = l->n - l->n_coded;
+    /* plain rows at most at once: those that stay, those of a step, and what nobody has coded yet */
     int64_t burst = decoding ? self->limits.max_tree : self->chunked ? self->limits.max_rows : future;
+    int64_t most_k = (tail < R && burst < future ? R - 1 : tail) + burst, plain_v = l->n - l->n_coded_v,
+            most_v = at_least(plain_v, R) + burst;
     int64_t more = l->tail + kivi_parts(tail + future, G) - l->n_blocks; /* blocks, were none coded on the way */
     more = at_least(more, 0);
     /* plain blocks that are its own come back when they are coded; those that a fork shares may not */
@@ -269,16 +270,16 @@ void kivi_list_need(const sl_instance *self, const kivi_shape *sh, const kivi_li
         }
     }
     int64_t k = more + copy_k, v = more + copy_v;
-    if (self->bits[K] < KIVI_PLAIN) {
-        k = at_most(k, at_least(kivi_parts(at_least(tail, R - 1 + burst), G) - own_k, 0));
+    if (self->bits[KEYS] < KIVI_PLAIN) {
+        k = at_most(k, at_least(kivi_parts(most_k, G) - own_k, 0));
         need[KIVI_KQ] += (tail + future) / R * (R / G);
     }
     need[KIVI_K] += k;
-    if (self->bits[V] == KIVI_PLAIN) {
+    if (self->bits[VALUES] == KIVI_PLAIN) {
         need[KIVI_V] += v;
         return;
     }
-    need[KIVI_V] += at_most(v, at_least(kivi_parts(G - 1 + R + burst, G) + parts - own_v, 0));
+    need[KIVI_V] += at_most(v, at_least(kivi_parts(G - 1 + most_v, G) + parts - own_v, 0));
     int64_t end = l->n + future - R, slot = l->n, coded = 0; /* rows [0, end) will have coded values */
     if (end <= l->n_coded_v)
         return;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { K = 0, V = 1, PAGES, SCALES, MINIMA, POINTERS = 3 };
+enum { POINTERS = 3 };
 
 /* What the last view points into. A block makes one entry of each array of pointers, the one in which coded values end
  * two; segments begin where a block is not full or its form is another one. */
@@ -34,7 +34,7 @@ void kivi_tables_free(sl_instance *self) {
     self->tables = NULL;
 }
 
-static int widen(void *array, int64_t n, size_t size) {
+static int widen_table(void *array, int64_t n, size_t size) {
     void *wider = realloc(*(void **)array, (size_t)n * size);
     if (wider != NULL)
         *(void **)array = wider;
@@ -62,11 +62,11 @@ sl_status kivi_tables_grow(sl_instance *self) {
     }
     if (wanted <= t->cap)
         return SL_OK;
-    int ok = widen(&t->segments, wanted, sizeof *t->segments) &&
-             widen(&t->segment_ptrs, wanted, sizeof *t->segment_ptrs) &&
-             widen(&t->quants, 2 * wanted, sizeof *t->quants);
+    int ok = widen_table(&t->segments, wanted, sizeof *t->segments) &&
+             widen_table(&t->segment_ptrs, wanted, sizeof *t->segment_ptrs) &&
+             widen_table(&t->quants, 2 * wanted, sizeof *t->quants);
     for (int i = 0; i < 2 * POINTERS; i++)
-        ok = ok && widen(&t->pointer[i / POINTERS][i % POINTERS], wanted, sizeof(void *));
+        ok = ok && widen_table(&t->pointer[i / POINTERS][i % POINTERS], wanted, sizeof(void *));
     if (!ok)
         return SL_E_NO_MEMORY;
     t->cap = wanted;
@@ -86,10 +86,10 @@ static void point(const sl_instance *self, const kivi_shape *sh, kivi_tables *t,
     static const int kinds[2][2] = {{KIVI_K, KIVI_KQ}, {KIVI_V, KIVI_VQ}};
     const kivi_block *b = p->block;
     int is_coded = p->coded[side];
-    const char *base = kivi_at(sh, kinds[side][is_coded], side == K ? b->k : is_coded ? b->vq : b->v);
+    const char *base = kivi_at(sh, kinds[side][is_coded], side == KEYS ? b->k : is_coded ? b->vq : b->v);
     (void)self;
     t->pointer[side][0][t->n] = base + p->begin * (is_coded ? sh->coded_row[side] : sh->plain_row[side]);
-    int64_t at = side == V ? p->begin * sh->scale_row : 0;
+    int64_t at = side == VALUES ? p->begin * sh->scale_row : 0;
     t->pointer[side][1][t->n] = is_coded ? base + sh->scales[side] + at : NULL;
     t->pointer[side][2][t->n] = is_coded ? base + sh->minima[side] + at : NULL;
 }
@@ -99,9 +99,9 @@ static const sl_qrows *describe(const sl_instance *self, const kivi_shape *sh, k
     *q = (sl_qrows){.struct_size = SL_SIZE(sl_qrows),
                     .scale_pages = &t->pointer[side][1][t->n],
                     .zero_pages = &t->pointer[side][2][t->n],
-                    .scale_stride = side == V ? sh->scale_row : 0, /* a block of keys is one group */
+                    .scale_stride = side == VALUES ? sh->scale_row : 0, /* a block of keys is one group */
                     .group = (int32_t)self->G,
-                    .axis = side == K ? SL_QUANT_PER_CHANNEL : SL_QUANT_PER_ROW,
+                    .axis = side == KEYS ? SL_QUANT_PER_CHANNEL : SL_QUANT_PER_ROW,
                     .scale_dtype = SL_F16,
                     .bits = (uint32_t)self->bits[side],
                     .zero_is_min = 1};
@@ -113,20 +113,20 @@ static sl_segment *begin_segment(const sl_instance *self, const kivi_shape *sh, 
     sl_segment *s = &t->segments[t->n_segments];
     *s = (sl_segment){
         .struct_size = SL_SIZE(sl_segment),
-        .k_pages = &t->pointer[K][0][t->n],
-        .v_pages = &t->pointer[V][0][t->n],
+        .k_pages = &t->pointer[KEYS][0][t->n],
+        .v_pages = &t->pointer[VALUES][0][t->n],
         .token_index = l->token != NULL ? l->token + slot : NULL,
-        .k_quant = p->coded[K] ? describe(self, sh, t, K) : NULL,
-        .v_quant = p->coded[V] ? describe(self, sh, t, V) : NULL,
+        .k_quant = p->coded[KEYS] ? describe(self, sh, t, KEYS) : NULL,
+        .v_quant = p->coded[VALUES] ? describe(self, sh, t, VALUES) : NULL,
         .token_base = l->token != NULL ? 0 : slot,
         .page_rows = self->G,
-        .k_row_stride = p->coded[K] ? sh->coded_row[K] : sh->plain_row[K],
-        .v_row_stride = p->coded[V] ? sh->coded_row[V] : sh->plain_row[V],
+        .k_row_stride = p->coded[KEYS] ? sh->coded_row[KEYS] : sh->plain_row[KEYS],
+        .v_row_stride = p->coded[VALUES] ? sh->coded_row[VALUES] : sh->plain_row[VALUES],
         .head_begin = head,
         .n_heads = 1,
-        .k_dtype = p->coded[K] ? SL_U8 : self->dtype,
-        .v_dtype = p->coded[V] ? SL_U8 : self->dtype,
-        .kind = p->coded[K] || p->coded[V] ? SL_SEGMENT_QROWS : SL_SEGMENT_ROWS,
+        .k_dtype = p->coded[KEYS] ? SL_U8 : self->dtype,
+        .v_dtype = p->coded[VALUES] ? SL_U8 : self->dtype,
+        .kind = p->coded[KEYS] || p->coded[VALUES] ? SL_SEGMENT_QROWS : SL_SEGMENT_ROWS,
         .key_state = SL_KEYS_ROTATED,
     };
     t->segment_ptrs[t->n_segments++] = s;
@@ -144,24 +144,24 @@ static int64_t view_list(const sl_instance *self, const kivi_shape *sh, kivi_tab
         int64_t held = i < l->tail ? b->n : all - slot < self->G ? all - slot : self->G;
         for (int64_t begin = 0, end; begin < held; begin = end) {
             end = begin < b->nv ? b->nv : held;
-            part p = {b, begin, end, (end < b->n ? end : b->n) - begin, {b->coded, begin < b->nv}};
-            p.n_committed = p.n_committed > 0 ? p.n_committed : 0;
-            if (s == NULL || begin > 0 || last.begin > 0 || last.end < self->G || last.coded[K] != p.coded[K] ||
-                last.coded[V] != p.coded[V])
+            int64_t committed = (end < b->n ? end : b->n) - begin;
+            part p = {b, begin, end, committed > 0 ? committed : 0, {b->coded, begin < b->nv}};
+            if (s == NULL || begin > 0 || last.begin > 0 || last.end < self->G || last.coded[KEYS] != p.coded[KEYS] ||
+                last.coded[VALUES] != p.coded[VALUES])
                 s = begin_segment(self, sh, t, l, head, slot, &p);
-            point(self, sh, t, &p, K);
-            point(self, sh, t, &p, V);
+            point(self, sh, t, &p, KEYS);
+            point(self, sh, t, &p, VALUES);
             t->n++;
             s->n_committed += p.n_committed;
+            s->n_staged += end - begin - p.n_committed;
             slot += end - begin;
             last = p;
         }
     }
     if (s == NULL) { /* a head without rows */
         part none = {.coded = {0, 0}};
-        s = begin_segment(self, sh, t, l, head, 0, &none);
+        begin_segment(self, sh, t, l, head, 0, &none);
     }
-    s->n_staged = n_staged;
     for (int64_t i = first; i < t->n_segments; i++)
         *kinds |= t->segments[i].kind;
     return all;
@@ -201,7 +201,7 @@ static sl_status export_list(const sl_instance *self, const kivi_shape *sh, cons
     int64_t slot = 0;
     for (int64_t i = 0; i < l->n_blocks; slot += l->blocks[i++].n)
         for (int64_t r = 0; r < l->blocks[i].n; r++)
-            for (int side = K; slot + r >= c->begin && slot + r < c->end && side <= V; side++) {
+            for (int side = KEYS; slot + r >= c->begin && slot + r < c->end && side <= VALUES; side++) {
                 kivi_block_read(self, sh, &l->blocks[i], side, r, self->rows);
                 SL_TRY(self->ops->convert(to[side] + (slot + r - c->begin) * row_bytes[side], c->dtype, self->rows,
                                           SL_F32, sh->d[side]));
@@ -216,11 +216,11 @@ static sl_status import_list(sl_instance *self, kivi_shape *sh, kivi_list *l, co
     kivi_list_cut(self, sh, l, c->begin);
     SL_TRY(kivi_list_room(self, l, l->tail + kivi_parts(l->n - l->n_coded + n, self->G), l->n + n));
     sl_status status = kivi_list_cover(self, sh, l, n);
-    float *k = self->rows, *v = self->rows + sh->d[K];
+    float *k = self->rows, *v = self->rows + sh->d[KEYS];
     for (int64_t i = 0; status >= 0 && i < n; i++) {
-        status = self->ops->convert(k, SL_F32, from[K] + i * row_bytes[K], c->dtype, sh->d[K]);
+        status = self->ops->convert(k, SL_F32, from[KEYS] + i * row_bytes[KEYS], c->dtype, sh->d[KEYS]);
         if (status >= 0)
-            status = self->ops->convert(v, SL_F32, from[V] + i * row_bytes[V], c->dtype, sh->d[V]);
+            status = self->ops->convert(v, SL_F32, from[VALUES] + i * row_bytes[VALUES], c->dtype, sh->d[VALUES]);
         if (status >= 0)
             kivi_list_put(self, sh, l, i, k, v);
     }
@@ -242,20 +242,20 @@ sl_status kivi_copy_rows(sl_instance *self, const sl_kv_copy *c, sl_error *err) 
     const kivi_layer *y = &self->layers[c->layer];
     const kivi_shape *sh = y->shape;
     int64_t n = c->end - c->begin, element = c->dtype == SL_F32 ? 4 : 2, have = s->lists[y->first_list].n;
-    int64_t width[2] = {y->n_heads * sh->d[K] * element, y->n_heads * sh->d[V] * element};
+    int64_t width[2] = {y->n_heads * sh->d[KEYS] * element, y->n_heads * sh->d[VALUES] * element};
     int is_import = c->direction == SL_COPY_IMPORT;
     if (s->n_edited > 0)
         return sl_fail(err, SL_E_RANGE,
                        "kivi: rows of sequence %d were dropped by a policy; what is left is no range of tokens", c->seq);
     if (c->begin < 0 || n < 0 || c->begin > have || (is_import ? c->end < have : c->end > have) ||
-        c->bytes < n * (width[K] + width[V]))
+        c->bytes < n * (width[KEYS] + width[VALUES]))
         return sl_fail(err, SL_E_RANGE, "kivi: rows [%lld, %lld) of the %lld of sequence %d cannot be %s through %lld bytes",
                        (long long)c->begin, (long long)c->end, (long long)have, c->seq,
                        is_import ? "replaced" : "copied", (long long)c->bytes);
     sl_status status = SL_OK;
     for (int32_t h = 0; status >= 0 && h < y->n_heads; h++) {
-        char *at[2] = {(char *)c->buffer + h * sh->d[K] * element,
-                       (char *)c->buffer + n * width[K] + h * sh->d[V] * element};
+        char *at[2] = {(char *)c->buffer + h * sh->d[KEYS] * element,
+                       (char *)c->buffer + n * width[KEYS] + h * sh->d[VALUES] * element};
         kivi_list *l = &s->lists[y->first_list + h];
         status = is_import ? import_list(self, y->shape, l, c, at, width) : export_list(self, sh, l, c, at, width);
     }

@@ -59,8 +59,8 @@ SL_ABI_STRUCT(sl_qrows, reserved0);
  * Slots [0, n_committed) are committed; [n_committed, n_committed + n_staged) hold the step's rows of this sequence, in
  * row order. Values may alias keys (latent caches). Several segments may hold rows of one head (sinks and a ring, codes
  * and a plain tail); their parts are one softmax. When token indices of these segments follow each other (token_base
- * counts on, or token_index are neighbouring parts of one array) and the last one alone has staged rows, their slots
- * count through: row sets, scores and column sums of the head then speak of the slots of all of them, one segment after
+ * counts on, or token_index are neighbouring parts of one array) and staged rows stand behind all committed ones, their
+ * slots count through: row sets, scores and column sums of the head then speak of the slots of all of them, one segment after
  * the other. Else the host refuses those. Equal page addresses of two sequences mean that they share those
  * rows. */
 typedef struct sl_segment {
