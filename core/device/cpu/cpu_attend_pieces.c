@@ -38,9 +38,9 @@ int64_t sli_segments_join(const sl_seq_view *view, int64_t kv_head, int64_t at_m
             continue;
         }
         const int64_t *next = whole->token_index != NULL ? whole->token_index + whole->n_committed : NULL;
-        if (n > at_most || (whole->n_staged > 0 && s->n_committed > 0) || s->visible_to_all || whole->visible_to_all || s->min_distance != 0 ||
-            s->max_distance != 0 || whole->min_distance != 0 || whole->max_distance != 0 || s->token_index != next ||
-            (next == NULL && s->token_base != whole->token_base + whole->n_committed))
+        if (n > at_most || (whole->n_staged > 0 && s->n_committed > 0) || s->visible_to_all || whole->visible_to_all ||
+            s->min_distance != 0 || s->max_distance != 0 || whole->min_distance != 0 || whole->max_distance != 0 ||
+            s->token_index != next || (next == NULL && s->token_base != whole->token_base + whole->n_committed))
             return 0;
         whole->n_committed += s->n_committed;
         whole->n_staged += s->n_staged;

@@ -1,7 +1,7 @@
 /* cpu_attend_pieces.h - from the segments that hold one KV head's rows to what the attention kernel reads.
  *
- * Segments whose token indices follow each other (iota, or neighbouring parts of one array) are one run of slots: scores,
- * column sums and row sets count through them, and their parts are one softmax without a join. */
+ * Segments whose token indices follow each other (iota, or neighbouring parts of one array) are one run of slots:
+ * scores, column sums and row sets count through them, and their parts are one softmax without a join. */
 #ifndef SLUICE_CORE_CPU_ATTEND_PIECES_H
 #define SLUICE_CORE_CPU_ATTEND_PIECES_H
 

@@ -19,7 +19,8 @@ typedef struct source {
     int64_t row;
 } source;
 
-/* ---- one new block ------------------------------------------------------------------------------------------------ */
+/* ---- one new block ------------------------------------------------------------------------------------------------
+ */
 
 static char *coded_scale(const kivi_shape *sh, char *base, int64_t row, int minima) {
     return base + (minima ? sh->minima[VALUES] : sh->scales[VALUES]) + row * sh->scale_row;
@@ -84,7 +85,8 @@ static int make_block(sl_instance *self, kivi_shape *sh, const source *from, int
     return 1;
 }
 
-/* ---- one new list ------------------------------------------------------------------------------------------------- */
+/* ---- one new list -------------------------------------------------------------------------------------------------
+ */
 
 /* How many of the rows from[0 .. n) the next block takes: of coded keys whole groups, as many as fit; of plain ones
  * all that fit. */
@@ -104,10 +106,10 @@ static int64_t next_block(const sl_instance *self, const source *from, int64_t n
 static sl_status build(sl_instance *self, kivi_shape *sh, const kivi_list *old, const int32_t *keep, int64_t n,
                        int64_t future, kivi_list *out) {
     *out = (kivi_list){.cap_blocks = old->cap_blocks, .cap_tokens = n + future + 1};
-    out->blocks = self->mem->alloc(self->host, SL_DEVICE_CPU, out->cap_blocks * (int64_t)sizeof *out->blocks, 64,
-                                   SL_MEM_PLUGIN);
-    out->token = self->mem->alloc(self->host, SL_DEVICE_CPU, out->cap_tokens * (int64_t)sizeof *out->token, 64,
-                                  SL_MEM_PLUGIN);
+    out->blocks =
+        self->mem->alloc(self->host, SL_DEVICE_CPU, out->cap_blocks * (int64_t)sizeof *out->blocks, 64, SL_MEM_PLUGIN);
+    out->token =
+        self->mem->alloc(self->host, SL_DEVICE_CPU, out->cap_tokens * (int64_t)sizeof *out->token, 64, SL_MEM_PLUGIN);
     source *from = malloc(sizeof *from * (size_t)(n + 1));
     sl_status status = out->blocks != NULL && out->token != NULL && from != NULL ? SL_OK : SL_E_NO_MEMORY;
     int64_t slot = 0, block = 0;
@@ -133,7 +135,8 @@ static sl_status build(sl_instance *self, kivi_shape *sh, const kivi_list *old, 
     return status;
 }
 
-/* ---- the function ------------------------------------------------------------------------------------------------- */
+/* ---- the function -------------------------------------------------------------------------------------------------
+ */
 
 /* 0: the lists do not name rows, ascending. */
 static int check(const kivi_list *lists, int32_t n_heads, const sl_kv_edit *e, int *drops) {

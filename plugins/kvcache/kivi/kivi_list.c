@@ -23,7 +23,8 @@ void kivi_block_read(const sl_instance *self, const kivi_shape *sh, const kivi_b
                      float *out) {
     int is_coded = side == KEYS ? b->coded : r < b->nv;
     if (!is_coded) {
-        const char *row = kivi_at(sh, side == KEYS ? KIVI_K : KIVI_V, side == KEYS ? b->k : b->v) + r * sh->plain_row[side];
+        const char *row =
+            kivi_at(sh, side == KEYS ? KIVI_K : KIVI_V, side == KEYS ? b->k : b->v) + r * sh->plain_row[side];
         self->ops->convert(out, SL_F32, row, self->dtype, sh->d[side]);
         return;
     }
@@ -58,7 +59,8 @@ void kivi_list_free(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     *l = (kivi_list){0};
 }
 
-static sl_status widen_list(const sl_instance *self, void **array, int64_t n, int64_t *cap, int64_t wanted, int64_t size) {
+static sl_status widen_list(const sl_instance *self, void **array, int64_t n, int64_t *cap, int64_t wanted,
+                            int64_t size) {
     if (*cap >= wanted)
         return SL_OK;
     void *wider = self->mem->alloc(self->host, SL_DEVICE_CPU, wanted * size, 64, SL_MEM_PLUGIN);
@@ -174,7 +176,8 @@ void kivi_list_commit(const sl_instance *self, kivi_shape *sh, kivi_list *l, con
                       int64_t token) {
     int64_t first = l->n - l->n_coded;
     for (int64_t i = 0; i < n_path; i++) {
-        for (int side = KEYS; path[i] != i && side <= VALUES; side++) /* sources ascend and lie behind their destination */
+        for (int side = KEYS; path[i] != i && side <= VALUES;
+             side++) /* sources ascend and lie behind their destination */
             memcpy(tail_row(self, sh, l, first + i, side), tail_row(self, sh, l, first + path[i], side),
                    (size_t)sh->plain_row[side]);
         l->blocks[l->tail + (first + i) / self->G].n++;

@@ -5,8 +5,10 @@
 #include "kivi_list.c"
 #include "kivi_pool.c"
 #include "kivi_quant.c"
+#include "kivi_seqs.c"
 #include "kivi_view.c"
 
+#include "half.h"
 #include "test_host.h"
 
 enum { LAYERS = 3, LISTS = 6, MAX_SEQS = 5, MAX_CONTEXT = 300, MAX_STAGED = 40, WIDEST = 64, G = 32 };
@@ -14,7 +16,8 @@ enum { LAYERS = 3, LISTS = 6, MAX_SEQS = 5, MAX_CONTEXT = 300, MAX_STAGED = 40, 
 /* Layers of different shapes: KV heads, key size, value size. */
 static const int32_t shapes[LAYERS][3] = {{2, 32, 32}, {1, 64, 32}, {3, 8, 64}};
 
-/* ---- the store under test ------------------------------------------------------------------------------------------ */
+/* ---- the store under test ------------------------------------------------------------------------------------------
+ */
 
 typedef struct row {
     int32_t token, group; /* group of coded keys, 0: plain */
@@ -86,7 +89,8 @@ static void close_rig(rig *r) {
 
 static int64_t draw(rig *r, int64_t n) { return (int64_t)(test_next(&r->seed) % (uint64_t)n); }
 
-/* ---- the rules, once more ------------------------------------------------------------------------------------------ */
+/* ---- the rules, once more ------------------------------------------------------------------------------------------
+ */
 
 static void code_numbers(float *x[], int n, int bits) {
     float low = *x[0], high = *x[0], most = (float)((1 << bits) - 1);
@@ -148,7 +152,8 @@ static void plain_regroup(rig *r, plain_list *l, int32_t d) {
     }
 }
 
-/* ---- looking ------------------------------------------------------------------------------------------------------- */
+/* ---- looking -------------------------------------------------------------------------------------------------------
+ */
 
 /* Channel d of a row of a segment, by the words of kv.h. */
 static float read_value(const sl_segment *s, int side, int64_t slot, int32_t d, int32_t width) {
@@ -161,7 +166,8 @@ static float read_value(const sl_segment *s, int side, int64_t slot, int32_t d, 
         return ((const float *)(const void *)page)[d];
     int64_t stride = q->axis == SL_QUANT_PER_CHANNEL ? at / q->group * q->scale_stride : at * q->scale_stride;
     int64_t element = q->axis == SL_QUANT_PER_CHANNEL ? d : d / q->group;
-    const uint16_t *scale = (const uint16_t *)(const void *)((const char *)q->scale_pages[slot / s->page_rows] + stride);
+    const uint16_t *scale =
+        (const uint16_t *)(const void *)((const char *)q->scale_pages[slot / s->page_rows] + stride);
     const uint16_t *zero = (const uint16_t *)(const void *)((const char *)q->zero_pages[slot / s->page_rows] + stride);
     int code = ((const uint8_t *)page)[d * (int)q->bits / 8] >> d * (int)q->bits % 8 & ((1 << q->bits) - 1);
     assert_true(q->zero_is_min == 1 && q->scale_dtype == SL_F16);
@@ -247,7 +253,8 @@ static void check_books(const rig *r) {
                         seen[KIVI_V][b->v]++;
                     if (b->vq >= 0)
                         seen[KIVI_VQ][b->vq]++;
-                    assert_true(b->n > 0 && b->nv <= b->n && (b->nv == 0 || b->vq >= 0) && (b->nv == b->n || b->v >= 0));
+                    assert_true(b->n > 0 && b->nv <= b->n && (b->nv == 0 || b->vq >= 0) &&
+                                (b->nv == b->n || b->v >= 0));
                     assert_true(b->coded == (j < l->tail) && (b->coded || b->n == G || j == l->n_blocks - 1));
                     n += b->n;
                 }
@@ -268,7 +275,8 @@ static void check_books(const rig *r) {
     }
 }
 
-/* ---- acting -------------------------------------------------------------------------------------------------------- */
+/* ---- acting --------------------------------------------------------------------------------------------------------
+ */
 
 static int32_t pick(rig *r, int want_open) {
     int32_t found[MAX_SEQS], n = 0;
@@ -557,7 +565,8 @@ static void run_random(const char *const *sets, int rounds, int has_cuts) {
     close_rig(&r);
 }
 
-/* ---- the tests ----------------------------------------------------------------------------------------------------- */
+/* ---- the tests -----------------------------------------------------------------------------------------------------
+ */
 
 static int rounds(void) { return test_length() == 0 ? 400 : 6000; }
 
@@ -590,8 +599,14 @@ static void append_rows(rig *r, int32_t id, int64_t past, int32_t n, uint32_t st
         path[i] = i;
     for (int32_t i = 0; i < n * 3 * WIDEST; i++)
         x[i] = (float)test_uniform(&r->seed);
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch), .seq = &id, .row_begin = begin, .n_past = &past, .row_seq = row_seq,
-                  .stage = &stage, .n_seqs = 1, .n_rows = n};
+    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
+                  .seq = &id,
+                  .row_begin = begin,
+                  .n_past = &past,
+                  .row_seq = row_seq,
+                  .stage = &stage,
+                  .n_seqs = 1,
+                  .n_rows = n};
     sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .n = n};
     assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
     for (int l = 0; l < LAYERS; l++) {
@@ -611,8 +626,8 @@ static void append_rows(rig *r, int32_t id, int64_t past, int32_t n, uint32_t st
 static void bytes_are_those_of_the_sheet(void **state) {
     (void)state;
     static rig r;
-    static const char *const sets[][4] = {{"residual=64", NULL}, {"bits=4", "residual=32", NULL},
-                                          {"bits=8", "bits_k=4", "residual=128", NULL}};
+    static const char *const sets[][4] = {
+        {"residual=64", NULL}, {"bits=4", "residual=32", NULL}, {"bits=8", "bits_k=4", "residual=128", NULL}};
     for (int c = 0; c < 3; c++) {
         open_rig(&r, sets[c]);
         for (int64_t n = 1; n < MAX_CONTEXT; n += n % 32 == 0 ? 11 : n % 32 < 21 ? 32 - n % 32 : 1) {
@@ -678,7 +693,8 @@ static void refused(const char *word, const char *const *sets, const sl_limits *
     const sl_layer_info *layers[] = {&layer};
     sl_model_info model = {.struct_size = SL_SIZE(sl_model_info), .layers = layers, .n_layers = 1};
     sl_params *values = test_params(&plugin, sets);
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args), .host = &host.host, .model = &model, .params = values};
+    sl_create_args args = {
+        .struct_size = SL_SIZE(sl_create_args), .host = &host.host, .model = &model, .params = values};
     sl_instance *self = NULL;
     SL_ERROR(err);
     sl_status status = plugin.create(&args, &self, &err);
@@ -696,8 +712,14 @@ static void refused(const char *word, const char *const *sets, const sl_limits *
 
 static void refusals(void **state) {
     (void)state;
-    sl_limits limits = {.struct_size = SL_SIZE(sl_limits), .max_context = 512, .max_rows = 64, .max_seqs = 1, .max_tree = 8,
-                        .n_workers = 1, .compute = SL_F32, .deterministic = 1};
+    sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
+                        .max_context = 512,
+                        .max_rows = 64,
+                        .max_seqs = 1,
+                        .max_tree = 8,
+                        .n_workers = 1,
+                        .compute = SL_F32,
+                        .deterministic = 1};
 #define SET(...) (const char *const[]){__VA_ARGS__, NULL}
     refused("no multiple", SET("residual=100"), &limits, 64);
     refused("no multiple", SET("residual=64", "group_size=128"), &limits, 64);
@@ -737,10 +759,10 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_2_bits),     cmocka_unit_test(random_4_and_2_bits),
-        cmocka_unit_test(random_8_bits),     cmocka_unit_test(random_plain_keys),
+        cmocka_unit_test(random_2_bits),       cmocka_unit_test(random_4_and_2_bits),
+        cmocka_unit_test(random_8_bits),       cmocka_unit_test(random_plain_keys),
         cmocka_unit_test(random_plain_values), cmocka_unit_test(bytes_are_those_of_the_sheet),
-        cmocka_unit_test(exact_cuts),        cmocka_unit_test(refusals),
+        cmocka_unit_test(exact_cuts),          cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests_name("kivi_plugin", tests, NULL, NULL);
 }

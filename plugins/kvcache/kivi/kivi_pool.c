@@ -29,7 +29,8 @@ static int widen_array(void *array, int64_t n, size_t size) {
 static int add_ids(kivi_pool *pool, int64_t n) {
     int64_t total = pool->n_ids + n;
     if (total > INT32_MAX || !widen_array(&pool->base, total, sizeof *pool->base) ||
-        !widen_array(&pool->refs, total, sizeof *pool->refs) || !widen_array(&pool->free_list, total, sizeof *pool->free_list) ||
+        !widen_array(&pool->refs, total, sizeof *pool->refs) ||
+        !widen_array(&pool->free_list, total, sizeof *pool->free_list) ||
         !widen_array(&pool->idle, total, sizeof *pool->idle))
         return 0;
     for (int32_t id = (int32_t)total - 1; id >= pool->n_ids; id--) {

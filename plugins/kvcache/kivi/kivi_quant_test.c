@@ -1,6 +1,7 @@
 /* The quantiser of kivi: the sheet's invariants. */
 #include "kivi_quant.c"
 
+#include "half.h"
 #include "sl_test.h"
 
 enum { N = 128, D = 64 };
@@ -53,11 +54,25 @@ static void errors_are_bounded_and_codes_stable(void **state) {
     }
 }
 
+/* f16 as the kernels have it, for all of them and for numbers in between. */
+static void halves_are_halves(void **state) {
+    (void)state;
+    uint64_t rng = 1;
+    for (uint32_t h = 0; h < 0x10000; h++)
+        if ((h & 0x7c00) != 0x7c00) {
+            assert_true(f32_of((uint16_t)h) == slk_f32_of_f16((uint16_t)h));
+            assert_true(f32_of(f16_of(f32_of((uint16_t)h))) == f32_of((uint16_t)h));
+            float next = slk_f32_of_f16((uint16_t)h) * (1 + 0x1p-11f * (float)test_uniform(&rng)) + 1e-8f;
+            if (fabsf(next) < 65500)
+                assert_true(f32_of(f16_of(next)) == slk_f32_of_f16(slk_f16_of_f32(next)));
+        }
+}
+
 static void constant_and_strange_groups_stay_finite(void **state) {
     (void)state;
-    static const float sets[][4] = {{3.1f, 3.1f, 3.1f, 3.1f},          {0, 0, 0, 0},      {1e-9f, 2e-9f, 0, 1e-9f},
-                                    {1e6f, -1e6f, 0, 3},               {NAN, 1, 2, 3},    {1, NAN, 2, 3},
-                                    {INFINITY, -INFINITY, 1, INFINITY}, {70000, 70000, 70000, 70000}};
+    static const float sets[][4] = {
+        {3.1f, 3.1f, 3.1f, 3.1f}, {0, 0, 0, 0},   {1e-9f, 2e-9f, 0, 1e-9f},           {1e6f, -1e6f, 0, 3},
+        {NAN, 1, 2, 3},           {1, NAN, 2, 3}, {INFINITY, -INFINITY, 1, INFINITY}, {70000, 70000, 70000, 70000}};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
         for (int b = 2; b <= 8; b *= 2) {
             uint8_t code[4];
@@ -120,7 +135,8 @@ static void errors_fall_with_bits_and_rise_with_groups(void **state) {
                 for (int g = 0; g < N; g += n) {
                     kivi_quantise_group(x + g, 1, n, b, code, &s, &m);
                     for (int i = 0; i < n; i++)
-                        error[b][n] += pow((double)x[g + i] - (double)((float)code[i] * slk_f32_of_f16(s) + slk_f32_of_f16(m)), 2);
+                        error[b][n] +=
+                            pow((double)x[g + i] - (double)((float)code[i] * slk_f32_of_f16(s) + slk_f32_of_f16(m)), 2);
                 }
             }
         }
@@ -132,6 +148,7 @@ static void errors_fall_with_bits_and_rise_with_groups(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(halves_are_halves),
         cmocka_unit_test(errors_are_bounded_and_codes_stable),
         cmocka_unit_test(constant_and_strange_groups_stay_finite),
         cmocka_unit_test(packed_rows_come_back),

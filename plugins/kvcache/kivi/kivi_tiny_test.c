@@ -27,9 +27,10 @@ static float *logits_of(sluice_session *s, int64_t n) {
 
 static void plain_settings_equal_dense(void **state) {
     (void)state;
-    static const char *const ways[][3] = {{"kvcache.bits=16", "kvcache.residual=32", NULL},
-                                          {"kvcache.bits=2", "kvcache.residual=512", NULL},
-                                          {"kvcache.bits=2", "kvcache.residual=1024", "speculation.plugin=prompt_lookup"}};
+    static const char *const ways[][3] = {
+        {"kvcache.bits=16", "kvcache.residual=32", NULL},
+        {"kvcache.bits=2", "kvcache.residual=512", NULL},
+        {"kvcache.bits=2", "kvcache.residual=1024", "speculation.plugin=prompt_lookup"}};
     int32_t tokens[MOST], dense[64], out[64];
     sluice_engine *e = run_open("engine.threads=2");
     int64_t n = long_prompt(e, tokens, 250), vocab = e->target.info->vocab;
@@ -75,9 +76,16 @@ static void move_rows(sluice_engine *from, const sluice_session *s, sluice_engin
     for (int32_t l = 0; l < from->target.info->n_layers; l++) {
         const sl_layer_info *info = from->target.info->layers[l];
         int64_t bytes = s->n_kv * info->n_kv_heads * (info->head_dim + info->v_head_dim) * 4;
-        sl_kv_copy c = {.struct_size = SL_SIZE(sl_kv_copy), .buffer = malloc((size_t)bytes), .end = s->n_kv,
-                        .bytes = bytes, .layer = l, .seq = s->id, .direction = SL_COPY_EXPORT, .dtype = SL_F32};
-        assert_int_equal(from->target.layers[l].store->api->copy_rows(from->target.layers[l].store->self, &c, &err), SL_OK);
+        sl_kv_copy c = {.struct_size = SL_SIZE(sl_kv_copy),
+                        .buffer = malloc((size_t)bytes),
+                        .end = s->n_kv,
+                        .bytes = bytes,
+                        .layer = l,
+                        .seq = s->id,
+                        .direction = SL_COPY_EXPORT,
+                        .dtype = SL_F32};
+        assert_int_equal(from->target.layers[l].store->api->copy_rows(from->target.layers[l].store->self, &c, &err),
+                         SL_OK);
         c.seq = t->id;
         c.direction = SL_COPY_IMPORT;
         if (to->target.layers[l].store->api->copy_rows(to->target.layers[l].store->self, &c, &err) < 0)
@@ -97,7 +105,8 @@ static void packed_attention_equals_unpacked(void **state) {
                                           {"kvcache.bits_k=16", "kvcache.bits_v=4", "kvcache.residual=32"}};
     for (int i = 0; i < 4; i++) {
         int32_t tokens[MOST];
-        sluice_engine *k = run_open(KIVI, ways[i][0], ways[i][1], ways[i][2], i % 2 ? "engine.isa=auto" : "engine.isa=avx2");
+        sluice_engine *k =
+            run_open(KIVI, ways[i][0], ways[i][1], ways[i][2], i % 2 ? "engine.isa=auto" : "engine.isa=avx2");
         sluice_engine *d = run_open("kvcache.dtype=f32", i % 2 ? "engine.isa=auto" : "engine.isa=avx2");
         int64_t n = long_prompt(k, tokens, 303);
         sluice_session *s = run_session(k, tokens, n);
@@ -129,8 +138,14 @@ static void packed_attention_equals_unpacked(void **state) {
 
 /* Everything that a session holds, as floats of layer l. */
 static void rows_of_layer(sluice_engine *e, const sluice_session *s, int32_t l, float *out, int64_t floats) {
-    sl_kv_copy c = {.struct_size = SL_SIZE(sl_kv_copy), .buffer = out, .end = s->n_kv, .bytes = floats * 4, .layer = l,
-                    .seq = s->id, .direction = SL_COPY_EXPORT, .dtype = SL_F32};
+    sl_kv_copy c = {.struct_size = SL_SIZE(sl_kv_copy),
+                    .buffer = out,
+                    .end = s->n_kv,
+                    .bytes = floats * 4,
+                    .layer = l,
+                    .seq = s->id,
+                    .direction = SL_COPY_EXPORT,
+                    .dtype = SL_F32};
     memset(out, 0, (size_t)floats * sizeof *out);
     assert_int_equal(e->target.layers[l].store->api->copy_rows(e->target.layers[l].store->self, &c, NULL), SL_OK);
 }
@@ -210,9 +225,11 @@ static void forks_files_and_cuts(void **state) {
     sluice_close(e);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ---------------------------------------------------------------------------------------------------------- */
 
-/* One block of each kind a head: what the place of blocks between rows may cost. Checked memory has walls, which count. */
+/* One block of each kind a head: what the place of blocks between rows may cost. Checked memory has walls, which count.
+ */
 static int64_t spare_blocks(const sluice_engine *e) {
     int64_t bytes = 0;
     for (int32_t l = 0; l < e->target.info->n_layers; l++)
@@ -229,7 +246,8 @@ static void the_ledger_is_the_quote(void **state) {
         sluice_engine *e = run_open(KIVI, bits[i], "kvcache.residual=32", "engine.max_seqs=1", "engine.validate=no");
         sluice_session *s = run_session(e, tokens, long_prompt(e, tokens, 400));
         run_generate(e, &s, 1, 49); /* 448 rows: whole groups */
-        sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = s->n_kv, .stage = SL_STAGE_DECODE};
+        sl_kv_quote q = {
+            .struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = s->n_kv, .stage = SL_STAGE_DECODE};
         assert_int_equal(s->n_kv, 448);
         assert_int_equal(e->target.stores[0].api->quote(e->target.stores[0].self, &q), SL_OK);
         bytes[i] = run_bytes_kv(e);
@@ -253,10 +271,11 @@ static void the_ledger_is_the_quote(void **state) {
     assert_true(bytes[0] * 4 < bytes[3] && bytes[1] * 3 < bytes[3] && bytes[2] * 2 < bytes[3]);
 }
 
-/* ---- other plugins on it --------------------------------------------------------------------------------------------- */
+/* ---- other plugins on it
+ * --------------------------------------------------------------------------------------------- */
 
-/* A token budget that covers everything: the same tokens as dense attention over the same store; a smaller one selects by
- * scores of coded keys and still goes through. */
+/* A token budget that covers everything: the same tokens as dense attention over the same store; a smaller one selects
+ * by scores of coded keys and still goes through. */
 static void tidaldecode_selects_over_codes(void **state) {
     (void)state;
     int32_t tokens[MOST], dense[NEW], out[NEW];
@@ -264,14 +283,15 @@ static void tidaldecode_selects_over_codes(void **state) {
     int64_t n = long_prompt(e, tokens, 260);
     run_once(e, tokens, n, NEW, dense);
     sluice_close(e);
-    e = run_open(KIVI, "kvcache.bits=4", "kvcache.residual=32", "attention.plugin=tidaldecode", "attention.token_budget=512");
+    e = run_open(KIVI, "kvcache.bits=4", "kvcache.residual=32", "attention.plugin=tidaldecode",
+                 "attention.token_budget=512");
     run_once(e, tokens, n, NEW, out);
     assert_memory_equal(dense, out, sizeof dense);
     sluice_close(e);
     int32_t sparse[2][NEW];
     for (int i = 0; i < 2; i++) { /* the same lists over the same values: codes, or f32 rows that 16 bits keep */
-        e = run_open(KIVI, i ? "kvcache.bits=8" : "kvcache.bits=16", "kvcache.residual=32", "attention.plugin=tidaldecode",
-                     "attention.token_budget=64");
+        e = run_open(KIVI, i ? "kvcache.bits=8" : "kvcache.bits=16", "kvcache.residual=32",
+                     "attention.plugin=tidaldecode", "attention.token_budget=64");
         run_once(e, tokens, n, NEW, sparse[i]);
         sluice_stats stats;
         sluice_get_stats(e, &stats);
@@ -281,8 +301,8 @@ static void tidaldecode_selects_over_codes(void **state) {
     assert_memory_equal(sparse[0], sparse[1], sizeof(int32_t) * 4);
 }
 
-/* At the end of a prompt policies meet plain rows: they keep what they keep over a dense store, and groups are formed of
- * what is left. Bytes are those of as many rows. */
+/* At the end of a prompt policies meet plain rows: they keep what they keep over a dense store, and groups are formed
+ * of what is left. Bytes are those of as many rows. */
 static void policies_choose_as_over_a_dense_store(void **state) {
     (void)state;
     static const char *const policies[][3] = {
@@ -305,7 +325,9 @@ static void policies_choose_as_over_a_dense_store(void **state) {
                 assert_memory_equal(held[0], held[1], sizeof(int32_t) * (size_t)kept);
             }
         sluice_close(d); /* the ledger counts all engines */
-        sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 1, .n_tokens = run_held(e, t, 0, 0, held[0]),
+        sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote),
+                         .n_seqs = 1,
+                         .n_tokens = run_held(e, t, 0, 0, held[0]),
                          .stage = SL_STAGE_DECODE};
         assert_int_equal(e->target.stores[0].api->quote(e->target.stores[0].self, &q), SL_OK);
         assert_in_range(run_bytes_kv(e), q.bytes, q.bytes * 102 / 100);
@@ -323,8 +345,8 @@ static void policies_drop_coded_rows(void **state) {
                                               {"kvcache.policy.plugin=h2o", "kvcache.policy.budget=128"}};
     for (int i = 0; i < 2; i++) {
         int32_t tokens[MOST], held[CAP];
-        sluice_engine *e = run_open(KIVI, "kvcache.bits=4", "kvcache.residual=32", "engine.max_seqs=2", "engine.validate=no", policies[i][0],
-                                    policies[i][1]);
+        sluice_engine *e = run_open(KIVI, "kvcache.bits=4", "kvcache.residual=32", "engine.max_seqs=2",
+                                    "engine.validate=no", policies[i][0], policies[i][1]);
         sluice_session *s = run_session(e, tokens, long_prompt(e, tokens, 200));
         run_generate(e, &s, 1, 40);
         int64_t rows = run_held(e, s, 1, 1, held), n, own, first = run_bytes_kv(e);
@@ -344,7 +366,7 @@ static void policies_drop_coded_rows(void **state) {
         sluice_session *both[2] = {s, fork};
         run_generate(e, both, 2, 20);
         assert_memory_equal(sluice_session_tokens(s), sluice_session_tokens(fork), sizeof(int32_t) * (size_t)s->n);
-        assert_true(sluice_session_save(s, "/nowhere/at/all", NULL) < 0);
+        assert_true(sluice_session_save(s, "no such folder/rows", NULL) < 0);
         sluice_close(e);
     }
 }

@@ -14,7 +14,7 @@ typedef struct kivi_tables {
     const sl_segment **segment_ptrs;   /* [cap] */
     sl_qrows *quants;                  /* [cap, 2] */
     int64_t cap, n, n_segments;
-    sl_seq_view *seqs;                 /* [max_seqs] */
+    sl_seq_view *seqs; /* [max_seqs] */
     const sl_seq_view **seq_ptrs;
     sl_view view;
 } kivi_tables;
@@ -134,8 +134,8 @@ static sl_segment *begin_segment(const sl_instance *self, const kivi_shape *sh, 
 }
 
 /* Segments of one head. n_staged: rows of the step, behind the committed ones. Returns the rows. */
-static int64_t view_list(const sl_instance *self, const kivi_shape *sh, kivi_tables *t, const kivi_list *l, int32_t head,
-                         int64_t n_staged, uint32_t *kinds) {
+static int64_t view_list(const sl_instance *self, const kivi_shape *sh, kivi_tables *t, const kivi_list *l,
+                         int32_t head, int64_t n_staged, uint32_t *kinds) {
     sl_segment *s = NULL;
     part last = {0};
     int64_t slot = 0, all = l->n + n_staged, first = t->n_segments;
@@ -194,7 +194,8 @@ sl_status kivi_view(sl_instance *self, const sl_lane *lane, int32_t layer, const
     return SL_OK;
 }
 
-/* ---- export and import --------------------------------------------------------------------------------------------- */
+/* ---- export and import ---------------------------------------------------------------------------------------------
+ */
 
 static sl_status export_list(const sl_instance *self, const kivi_shape *sh, const kivi_list *l, const sl_kv_copy *c,
                              char *const *to, const int64_t *row_bytes) {
@@ -246,10 +247,12 @@ sl_status kivi_copy_rows(sl_instance *self, const sl_kv_copy *c, sl_error *err) 
     int is_import = c->direction == SL_COPY_IMPORT;
     if (s->n_edited > 0)
         return sl_fail(err, SL_E_RANGE,
-                       "kivi: rows of sequence %d were dropped by a policy; what is left is no range of tokens", c->seq);
+                       "kivi: rows of sequence %d were dropped by a policy; what is left is no range of tokens",
+                       c->seq);
     if (c->begin < 0 || n < 0 || c->begin > have || (is_import ? c->end < have : c->end > have) ||
         c->bytes < n * (width[KEYS] + width[VALUES]))
-        return sl_fail(err, SL_E_RANGE, "kivi: rows [%lld, %lld) of the %lld of sequence %d cannot be %s through %lld bytes",
+        return sl_fail(err, SL_E_RANGE,
+                       "kivi: rows [%lld, %lld) of the %lld of sequence %d cannot be %s through %lld bytes",
                        (long long)c->begin, (long long)c->end, (long long)have, c->seq,
                        is_import ? "replaced" : "copied", (long long)c->bytes);
     sl_status status = SL_OK;

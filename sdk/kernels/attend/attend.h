@@ -4,8 +4,8 @@
  * page. What a query row sees is an ordered list of slots: two intervals and an explicit list, in this order. The index
  * in that list is the key's *rank*.
  *
- * A store that keeps some rows plain and some quantised is a list of *pieces*, through which its slots count. Codes become
- * values a block at a time, in scratch; results are those of plain f32 rows with the same values, bit by bit.
+ * A store that keeps some rows plain and some quantised is a list of *pieces*, through which its slots count. Codes
+ * become values a block at a time, in scratch; results are those of plain f32 rows with the same values, bit by bit.
  *
  * Determinism: ranks are taken in blocks of SLK_ATTEND_BLOCK with a running softmax, and SLK_ATTEND_SEGMENT ranks make
  * a part with a softmax of its own; parts are joined in order. So, within one instruction set and dtype, o and lse of a

@@ -1,5 +1,5 @@
-/* Attention over stores of pieces: codes of every form, plain rows beside them, against plain f32 rows that hold the same
- * values. Equal bit by bit, in every variant, whatever the company of a row. */
+/* Attention over stores of pieces: codes of every form, plain rows beside them, against plain f32 rows that hold the
+ * same values. Equal bit by bit, in every variant, whatever the company of a row. */
 #include "kernels_test.h"
 
 #include "half.h"
@@ -38,8 +38,8 @@ static slk_paged make_side(uint64_t *rng, side *s, int64_t n, int64_t page_rows,
         for (int64_t p = 0; p < n_pages; p++)
             s->pages[p] = random_numbers(rng, dtypes[form], page_rows * width, -1, 1);
         for (int64_t i = 0; i < n * d; i++)
-            value[i] = number_of(dtypes[form], s->pages[i / d / page_rows],
-                                 i / d % page_rows * width + HEAD * d + i % d);
+            value[i] =
+                number_of(dtypes[form], s->pages[i / d / page_rows], i / d % page_rows * width + HEAD * d + i % d);
         return (slk_paged){(const void *const *)s->pages, HEAD * d, width, dtypes[form], NULL};
     }
     slk_quant *q = &s->quant;
@@ -52,7 +52,10 @@ static slk_paged make_side(uint64_t *rng, side *s, int64_t n, int64_t page_rows,
                      .zero_is_min = (uint32_t)test_range(rng, 0, 1)};
     if (d * q->bits % 8 != 0)
         q->bits = 8;
-    q->group = q->per_channel ? (int32_t)(page_rows % 2 ? page_rows : page_rows / 2) : test_range(rng, 0, 2) == 0 ? 3 : d % 32 == 0 ? 32 : (int32_t)d;
+    q->group = q->per_channel               ? (int32_t)(page_rows % 2 ? page_rows : page_rows / 2)
+               : test_range(rng, 0, 2) == 0 ? 3
+               : d % 32 == 0                ? 32
+                                            : (int32_t)d;
     const int64_t row_bytes = width * q->bits / 8, size = q->scale_dtype == SL_F32 ? 4 : 2;
     const int64_t n_scales = q->per_channel ? width : (width + q->group - 1) / q->group;
     const int64_t n_rows = q->per_channel ? page_rows / q->group : page_rows;

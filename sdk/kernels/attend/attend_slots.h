@@ -54,8 +54,8 @@ static inline const slk_piece *attend_piece(const slk_attend *p, int64_t slot, c
 
 /* One row of codes, or of plain elements. */
 typedef struct attend_row {
-    const void *at;          /* the row itself */
-    const slk_quant *quant;  /* NULL: plain */
+    const void *at;           /* the row itself */
+    const slk_quant *quant;   /* NULL: plain */
     const char *scale, *zero; /* scales that the row uses; zero NULL: none are stored */
     uint32_t dtype;
 } attend_row;

@@ -229,8 +229,8 @@ static void values_of_row(const attend_row *row, int64_t n, float *out) {
     }
 }
 
-/* Addresses of the keys or values of a block of slots in a store of pieces, and their kind. Plain rows of one piece stay
- * where they are, unless all are wanted as f32 or forms meet in the block: then they go to `out` [count, ld]. */
+/* Addresses of the keys or values of a block of slots in a store of pieces, and their kind. Plain rows of one piece
+ * stay where they are, unless all are wanted as f32 or forms meet in the block: then they go to `out` [count, ld]. */
 static int fetch_block(const slk_attend *p, int is_v, const int32_t *slots, int64_t count, int widen, float *out,
                        int64_t ld, const void **rows) {
     const slk_piece *piece = attend_piece(p, slots[0], NULL);
