@@ -141,10 +141,11 @@ static int counts(const job *j, int64_t row) {
     return (j->a->want & SL_WANT_COLSUM) && (j->a->colsum_weight == NULL || j->a->colsum_weight[row] != 0);
 }
 
-/* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head: one segment of plain rows,
- * or, with pieces, the segments that make up s. */
-static void attend_segment(const job *j, const sl_segment *s, const slk_piece *pieces, int64_t n_pieces, int32_t at, int64_t begin, int64_t end, int64_t head,
-                           int64_t g, float *o, float *lse, int64_t o_row, int64_t lse_row, int32_t worker) {
+/* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head: one segment of plain
+ * rows, or, with pieces, the segments that make up s. */
+static void attend_segment(const job *j, const sl_segment *s, const slk_piece *pieces, int64_t n_pieces, int32_t at,
+                           int64_t begin, int64_t end, int64_t head, int64_t g, float *o, float *lse, int64_t o_row,
+                           int64_t lse_row, int32_t worker) {
     const sl_attend *a = j->a;
     char *scratch = j->ctx->worker_scratch[worker];
     int32_t *slots = (int32_t *)(scratch + j->ctx->slots_offset);
@@ -234,9 +235,8 @@ static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, i
         if (s->kind == SL_SEGMENT_OPAQUE || kv_head < s->head_begin || kv_head >= s->head_begin + s->n_heads)
             continue;
         sl_seq_view alone = {SL_SIZE(sl_seq_view), &view->segments[k], 0, 1, 0};
-        int64_t n_pieces = s->kind == SL_SEGMENT_QROWS
-                               ? sli_segments_pieces(&alone, kv_head, j->D, j->Dv, pieces, quants)
-                               : 0;
+        int64_t n_pieces =
+            s->kind == SL_SEGMENT_QROWS ? sli_segments_pieces(&alone, kv_head, j->D, j->Dv, pieces, quants) : 0;
         if (seen++ == 0) {
             attend_segment(j, s, pieces, n_pieces, at, begin, end, head, g, o, lse, j->H * j->Dv, lse_row, worker);
             continue;

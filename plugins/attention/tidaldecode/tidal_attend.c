@@ -92,8 +92,8 @@ static keys keys_of(const sl_seq_view *view, int64_t kv_head) {
     return all;
 }
 
-/* Lists can be made where the score of rank r is that of the r-th key: the keys of every head are one run of slots, under a
- * plain causal mask. */
+/* Lists can be made where the score of rank r is that of the r-th key: the keys of every head are one run of slots,
+ * under a plain causal mask. */
 static sl_status check_view(const sl_instance *self, const sl_attend *a, const tidal_heads *h) {
     if (a->mask->interval != NULL || a->mask->n_spans > 0 || a->mask->window > 0 || a->mask->base != SL_MASK_CAUSAL ||
         (a->want & SL_WANT_COLSUM) || a->q.shape[1] != h->H)

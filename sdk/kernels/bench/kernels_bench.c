@@ -202,11 +202,8 @@ static void bench_attend_codes(const slk_kernels *k, uint32_t bits, int64_t rows
     }
     const slk_quant kq = {at[0][1], at[0][2], 2 * d, 0, 32, bits, SL_F16, 1, 1},
                     vq = {at[1][1], at[1][2], 2 * d / 32, 0, 32, bits, SL_F16, 0, 1};
-    const slk_piece piece = {0,
-                             context,
-                             PAGE,
-                             {at[0][0], 0, d * bits / 8, SL_U8, &kq},
-                             {at[1][0], 0, d * bits / 8, SL_U8, &vq}};
+    const slk_piece piece = {
+        0, context, PAGE, {at[0][0], 0, d * bits / 8, SL_U8, &kq}, {at[1][0], 0, d * bits / 8, SL_U8, &vq}};
     slk_visible *visible = need((size_t)rows * sizeof *visible);
     double keys = 0;
     for (int64_t r = 0; r < rows; r++) {
