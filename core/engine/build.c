@@ -183,7 +183,8 @@ static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *er
     for (int s = 0; s < SLI_STAGES; s++) {
         const sl_attn_caps *caps = &layer->caps[s];
         uint32_t public_kinds = layer->layout.kinds & ~(uint32_t)SL_SEGMENT_OPAQUE;
-        uint32_t readable = layer->attender[s]->api->attend != NULL ? caps->segment_kinds : SL_SEGMENT_ROWS;
+        uint32_t own = caps->segment_kinds, hosts = SL_SEGMENT_ROWS | SL_SEGMENT_QROWS;
+        uint32_t readable = layer->attender[s]->api->attend != NULL ? own : hosts;
         if (public_kinds & ~readable)
             return sl_fail(err, SL_E_INVALID,
                            "layer %d: the KV store keeps rows in a form that the attention plugin cannot read", l);

@@ -1,6 +1,8 @@
 /* See cpu_ops.h. Small calls run on the caller: a barrier costs more than they do. */
 #include "cpu_ops.h"
 
+#include "cpu_attend_pieces.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -26,7 +28,9 @@ sl_status sli_ops_create(sli_ops_context *ctx, sli_pool *pool, uint32_t isa, con
     int64_t tile = SLI_ATTEND_TILE, slots = tile * SL_MAX_TREE_NODES > s->keys ? tile * SL_MAX_TREE_NODES : s->keys;
     ctx->slots_offset = padded(slk_attend_scratch_bytes(s->group, s->head_dim, s->head_dim));
     ctx->part_offset = ctx->slots_offset + padded((slots + SL_MAX_TREE_NODES) * (int64_t)sizeof(int32_t));
-    ctx->scores_offset = ctx->part_offset + padded(tile * s->heads * (s->head_dim + 2) * (int64_t)sizeof(float));
+    ctx->max_pieces = 32 + s->keys / 16;
+    ctx->pieces_offset = ctx->part_offset + padded(tile * s->heads * (s->head_dim + 2) * (int64_t)sizeof(float));
+    ctx->scores_offset = ctx->pieces_offset + padded(sli_pieces_bytes(ctx->max_pieces));
     int64_t bytes = ctx->scores_offset + s->group * s->keys * (int64_t)sizeof(float);
     ctx->x_bf16_cap = s->rows * s->width;
     ctx->x_bf16 = sli_calloc(SLI_TAG_SCRATCH, (size_t)ctx->x_bf16_cap, sizeof *ctx->x_bf16);
