@@ -170,10 +170,10 @@ static sl_status quantize_group(sli_quantize *q, waiting *it, sli_st_writer **fi
     sli_group *g = it->group;
     sl_status s = z->packer->quantize(z->self, &g->desc, sli_gather_finish(&it->gather), err);
     sli_gather_free(&it->gather);
+    if (s >= 0) /* rewritten weights are gone when the group is bound again */
+        s = write_group(z, &g->desc, files[z - q->net->quantizers], err);
     if (s >= 0)
         s = sli_network_rebind(g, z, err);
-    if (s >= 0)
-        s = write_group(z, &g->desc, files[z - q->net->quantizers], err);
     SL_TRY(s < 0 ? sl_fail_within(err, s, "[%s] %s", z->section, z->id) : SL_OK);
     for (int32_t i = 0; i < g->desc.n; i++) {
         int64_t weights = g->linear[i].weight.shape[0] * g->linear[i].weight.shape[1];
