@@ -15,6 +15,7 @@ static const struct {
     {"bench", cmd_bench, "measure prompt and decode speed"},
     {"eval", cmd_eval, "measure quality: perplexity, retrieval"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
+    {"quantize", cmd_quantize, "pack weights with calibration data, into a file for [quant] artifact"},
     {"plugins", cmd_plugins, "list the plugins that can be found, or describe one"},
     {"config", cmd_config, "show the resolved configuration, or check a combination"},
 };

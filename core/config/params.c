@@ -90,6 +90,10 @@ static sl_status bind_int(const job *j, const char *text) {
 
 static sl_status bind_real(const job *j, const char *text) {
     int ok;
+    if (strcmp(text, "inf") == 0 && isinf(j->def->max) && j->def->max > 0 && j->def->min <= j->def->max) {
+        j->out->real = j->def->max; /* a range that has no end includes it */
+        return SL_OK;
+    }
     j->out->real = parse_real(text, &ok);
     return ok ? check_range(j, j->out->real, text) : not_a(j, "a number", text);
 }

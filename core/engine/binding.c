@@ -208,7 +208,14 @@ static void list_role(sli_binding *b, bound *c) {
     sl_instance *self = c->instance->self;
     if (strcmp(role, "quant") == 0) {
         c->place = b->n_quantizers++;
-        b->quantizers[c->place] = (sli_quantizer){self, c->table};
+        b->quantizers[c->place] =
+            (sli_quantizer){self,
+                            c->table,
+                            sli_instance_table(c->instance, SL_QUANT_PACKER_ID, SL_SIZE(sl_quant_packer)),
+                            c->package.plugin->id,
+                            c->package.plugin->version,
+                            c->choice->section->name,
+                            c->choice->where};
     } else if (strcmp(role, "attention") == 0) {
         c->place = b->n_attenders++;
         b->attenders[c->place] = (sli_attender){

@@ -53,6 +53,20 @@ static sl_status copy_vector(sli_network *net, int32_t layer, sli_weight_role ro
     return sli_rewrite_vector(net, layer, role, copy, t->shape[0], err);
 }
 
+/* A rewritten matrix has the dtype of the checkpoint, or f32 where the rewriter says so. */
+static sl_status narrow(sli_network *net, sl_tensor *w, void **owned, sl_dtype dtype, sl_error *err) {
+    int64_t n = w->shape[0] * w->shape[1];
+    if (*owned == NULL || dtype == SL_F32)
+        return SL_OK;
+    void *copy = sli_alloc(SLI_TAG_WEIGHTS, (size_t)n * (sl_dtype_bits(dtype) / 8));
+    if (copy == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "no memory for %" PRId64 " rewritten weights", n);
+    SL_TRY(net->ops->convert(copy, dtype, *owned, SL_F32, n));
+    sli_free(*owned);
+    *owned = copy;
+    return sl_tensor_make(w, copy, dtype, SL_DEVICE_CPU, 2, (int64_t[]){w->shape[0], w->shape[1]});
+}
+
 static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_weight_role role, sl_error *err) {
     int row = 0;
     while (linear_table[row].role != role)
@@ -64,7 +78,9 @@ static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_w
                                .role = linear_table[row].name,
                                .weight = *w};
     g->source[i] = *w;
-    SL_TRY(sli_rewrite_matrix(net, layer, role, &g->linear[i].weight, &g->rewritten[i], &g->kept[i], err));
+    sl_dtype kept;
+    SL_TRY(sli_rewrite_matrix(net, layer, role, &g->linear[i].weight, &g->rewritten[i], &kept, err));
+    SL_TRY(narrow(net, &g->linear[i].weight, &g->rewritten[i], kept, err));
     SL_TRY(copy_vector(net, layer, linear_table[row].bias, &g->bias[i], err));
     if (g->bias[i].data != NULL)
         g->linear[i].bias = &g->bias[i];
@@ -79,6 +95,8 @@ static void release_pages(sli_group *g) {
     int64_t page = sysconf(_SC_PAGESIZE);
     for (int32_t i = 0; i < g->desc.n; i++) {
         int64_t bytes;
+        if (g->source[i].data == NULL) /* it is there in another form */
+            continue;
         sl_tensor_bytes(&g->source[i], &bytes);
         uintptr_t begin = ((uintptr_t)g->source[i].data + (uintptr_t)page - 1) / (uintptr_t)page * (uintptr_t)page;
         uintptr_t end = ((uintptr_t)g->source[i].data + (uintptr_t)bytes) / (uintptr_t)page * (uintptr_t)page;
@@ -88,25 +106,7 @@ static void release_pages(sli_group *g) {
     sli_ledger_note(SLI_TAG_WEIGHTS, -g->released_bytes);
 }
 
-/* A rewritten matrix that nobody packs is kept in the dtype of the checkpoint, or in f32 where the rewriter says so. */
-static sl_status narrow(sli_network *net, sl_tensor *w, void **owned, sl_dtype dtype, sl_error *err) {
-    int64_t n = w->shape[0] * w->shape[1];
-    if (*owned == NULL || dtype == SL_F32)
-        return SL_OK;
-    void *copy = sli_alloc(SLI_TAG_WEIGHTS, (size_t)n * (sl_dtype_bits(dtype) / 8));
-    if (copy == NULL)
-        return sl_fail(err, SL_E_NO_MEMORY, "no memory for %" PRId64 " rewritten weights", n);
-    SL_TRY(net->ops->convert(copy, dtype, *owned, SL_F32, n));
-    sli_free(*owned);
-    *owned = copy;
-    return sl_tensor_make(w, copy, dtype, SL_DEVICE_CPU, 2, (int64_t[]){w->shape[0], w->shape[1]});
-}
-
-static sl_status keep_rewritten(sli_network *net, sli_group *g, int32_t i, sl_error *err) {
-    return narrow(net, &g->linear[i].weight, &g->rewritten[i], g->kept[i], err);
-}
-
-static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
+static sl_status pack(sli_group *g, sl_error *err) {
     const sl_quant *api = g->quantizer->api;
     sl_instance *self = g->quantizer->self;
     g->claim = (sl_quant_claim){.struct_size = SL_SIZE(sl_quant_claim)};
@@ -116,8 +116,6 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
                        g->linear[0].name);
     int64_t bytes = 0;
     SL_TRY(api->pack_size(self, &g->desc, &bytes, err));
-    for (int32_t i = 0; bytes == 0 && i < g->desc.n; i++)
-        SL_TRY(keep_rewritten(net, g, i, err));
     if (bytes > 0) {
         g->blob = sli_alloc(SLI_TAG_WEIGHTS, (size_t)bytes);
         if (g->blob == NULL)
@@ -135,6 +133,22 @@ static sl_status pack(sli_network *net, sli_group *g, sl_error *err) {
     if (bytes > 0 && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding, which stays in use */
         release_pages(g);
     return SL_OK;
+}
+
+static void unpack(sli_group *g) {
+    if (g->handle != NULL)
+        g->quantizer->api->unbind(g->quantizer->self, g->handle);
+    sli_free(g->blob);
+    sli_ledger_note(SLI_TAG_WEIGHTS, g->released_bytes);
+    g->handle = NULL;
+    g->blob = NULL;
+    g->released_bytes = 0;
+}
+
+sl_status sli_network_rebind(sli_group *g, const sli_quantizer *quantizer, sl_error *err) {
+    unpack(g);
+    g->quantizer = quantizer;
+    return pack(g, err);
 }
 
 /* Groups of the given linears: one for each quantizer among them. */
@@ -157,7 +171,7 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
         SL_TRY(add_linear(net, g, layer, roles[i], err));
     }
     for (int32_t i = begin; i < net->n_groups; i++)
-        SL_TRY(pack(net, &net->groups[i], err));
+        SL_TRY(pack(&net->groups[i], err));
     return SL_OK;
 }
 
@@ -169,7 +183,8 @@ static sl_status check_layer(const sli_net_layer *layer, int32_t l, sl_error *er
     for (int s = 0; s < SLI_STAGES; s++) {
         const sl_attn_caps *caps = &layer->caps[s];
         uint32_t public_kinds = layer->layout.kinds & ~(uint32_t)SL_SEGMENT_OPAQUE;
-        uint32_t readable = layer->attender[s]->api->attend != NULL ? caps->segment_kinds : SL_SEGMENT_ROWS;
+        uint32_t own = caps->segment_kinds, hosts = SL_SEGMENT_ROWS | SL_SEGMENT_QROWS;
+        uint32_t readable = layer->attender[s]->api->attend != NULL ? own : hosts;
         if (public_kinds & ~readable)
             return sl_fail(err, SL_E_INVALID,
                            "layer %d: the KV store keeps rows in a form that the attention plugin cannot read", l);
@@ -322,10 +337,7 @@ void sli_network_destroy(sli_network *net) {
     net->embed_rewritten = NULL;
     for (int32_t i = 0; net->groups != NULL && i < net->n_groups; i++) {
         sli_group *g = &net->groups[i];
-        if (g->handle != NULL)
-            g->quantizer->api->unbind(g->quantizer->self, g->handle);
-        sli_free(g->blob);
-        sli_ledger_note(SLI_TAG_WEIGHTS, g->released_bytes);
+        unpack(g);
         for (int j = 0; j < 3; j++) {
             sli_free(g->bias[j].data);
             sli_free(g->rewritten[j]);

@@ -127,11 +127,16 @@ struct sluice_engine {
     struct sli_draft_taps *taps; /* hidden rows for the drafter; NULL: it wants none */
     struct sli_sources *sources; /* plugins that ask for work; NULL: none */
     struct sli_draft_forks *forks; /* of the target's sequences; NULL: no drafter */
+    struct sli_quantize *quantizing; /* NULL: it serves */
 
     sluice_stats stats;
     uint64_t allocations_before; /* of the ledger, when the step began */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */
 };
+
+/* sluice_open; quantizing: for a run that packs with data, else NULL. */
+sl_status sli_engine_open(const sluice_options *options, struct sli_quantize *quantizing, sluice_engine **out,
+                          sl_error *err);
 
 /* One step over the sessions that have a request or pending prompt tokens. *n_active = 0: nothing to do.
  * fn is told about every token. */

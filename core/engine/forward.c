@@ -74,6 +74,8 @@ static sl_status multiply_all(sli_network *net, const sli_slot *slots, float *co
         if (g != current) {
             current = g;
             prepared = NULL;
+            if (net->listener != NULL)
+                SL_TRY(net->listener->input(net->listener->user, g, x, n_rows, width));
             if (g->quantizer->api->prepare != NULL) {
                 sl_quant_input input = {.struct_size = SL_SIZE(sl_quant_input), .lane = net->lane, .x = in};
                 SL_TRY(g->quantizer->api->prepare(g->handle, &input, &prepared));

@@ -7,6 +7,7 @@
 #define SLUICE_CORE_NETWORK_H
 
 #include "sluice/attention.h"
+#include "sluice/packing.h"
 #include "sluice/kv.h"
 #include "sluice/ops.h"
 #include "sluice/quant.h"
@@ -20,6 +21,8 @@ enum { SLI_STAGES = 3 }; /* prefill, decode, verify: bit numbers of SL_STAGE_* *
 typedef struct sli_quantizer {
     sl_instance *self;
     const sl_quant *api;
+    const sl_quant_packer *packer;              /* NULL: it needs no data */
+    const char *id, *version, *section, *where; /* for files and messages */
 } sli_quantizer;
 
 typedef struct sli_attender {
@@ -62,7 +65,6 @@ typedef struct sli_group {
     sl_tensor bias[3]; /* f32; data NULL: none */
     sl_tensor source[3]; /* the checkpoint's weights; linear[i].weight differs where they were rewritten */
     void *rewritten[3];  /* memory of the rewritten ones; NULL: none */
-    sl_dtype kept[3];    /* in which those are kept that nobody packs */
 } sli_group;
 
 /* Where a linear lives: its group, and which of the group it is. */
@@ -81,6 +83,12 @@ typedef struct sli_net_layer {
     sl_kv_layout layout;
     int32_t sum_heads; /* heads of the column sums that policies asked for; 0: none */
 } sli_net_layer;
+
+/* Sees the input of each group before it is multiplied: x [n_rows, width]. */
+typedef struct sli_listener {
+    sl_status (*input)(void *user, const sli_group *group, const float *x, int64_t n_rows, int64_t width);
+    void *user;
+} sli_listener;
 
 typedef struct sli_network {
     const sl_host *host;
@@ -119,6 +127,7 @@ typedef struct sli_network {
     float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
     int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
+    const sli_listener *listener; /* NULL: nobody */
 } sli_network;
 
 /* Called with hidden rows of a tapped point: [n_rows, width]. */
@@ -154,6 +163,8 @@ typedef struct sli_network_plan {
  * model, info, limits, and the lists of quantizers, attenders, stores and policies, all of them active. max_seqs:
  * sequence ids below it are policies' to judge. On failure sli_network_destroy is still to be called. [setup] */
 sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int32_t max_seqs, sl_error *err);
+/* Packs and binds a group again, by another quantizer. [setup] */
+sl_status sli_network_rebind(sli_group *group, const sli_quantizer *quantizer, sl_error *err);
 void sli_network_destroy(sli_network *net);
 
 /* Residual rows of the batch are in net->x afterwards. Nothing is committed. */

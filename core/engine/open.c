@@ -16,6 +16,7 @@
 #include "draft_fork.h"
 #include "engine.h"
 #include "plugin/match.h"
+#include "quantize.h"
 #include "services.h"
 #include "sl_error.h"
 #include "sources.h"
@@ -166,6 +167,8 @@ static sl_status open_hosts(sluice_engine *e, sl_error *err) {
                                 .kv_limit = sli_param_int(p, "kv_memory_mb") << 20,
                                 .engine = e};
     SL_TRY(sli_host_context_create(&options, &e->hosts, err));
+    if (e->quantizing != NULL)
+        SL_TRY(sli_host_provide(e->hosts, SL_CALIBRATION_ID, &e->quantizing->service, err));
     return sli_services_provide(e->hosts, err);
 }
 
@@ -244,6 +247,8 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     sli_network_plan plan = sli_binding_plan(binding);
     plan.progress = options->progress != NULL ? tell_progress : NULL;
     plan.progress_user = (void *)(uintptr_t)options; /* only read */
+    if (e->quantizing != NULL && net == &e->target)
+        SL_TRY(sli_quantize_plan(e->quantizing, net, &plan, err));
     net->limits = *limits;
     net->ops = &sli_ops_cpu;
     net->host = e->core_host;
@@ -382,16 +387,23 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     return SL_OK;
 }
 
+sl_status sli_engine_open(const sluice_options *options, sli_quantize *quantizing, sluice_engine **out, sl_error *err) {
+    sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
+    if (e == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
+    e->quantizing = quantizing;
+    sl_status s = open_all(e, options, err);
+    if (s < 0)
+        sluice_close(e);
+    else
+        *out = e;
+    return s;
+}
+
 int sluice_open(const sluice_options *options, sluice_engine **out, sluice_error *error) {
     SLI_API(err, error);
-    sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
-    sl_status s = e != NULL ? open_all(e, options, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
-    if (s < 0) {
-        sluice_close(e);
-        return sli_api_fail(&err, s, error);
-    }
-    *out = e;
-    return SLUICE_OK;
+    sl_status s = sli_engine_open(options, NULL, out, &err);
+    return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
 
 int sluice_config_check(const sluice_options *options, sluice_error *error) {

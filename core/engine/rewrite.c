@@ -131,6 +131,9 @@ sl_status sli_rewrite_matrix(sli_network *net, int32_t layer, sli_weight_role ro
     *kept = w->dtype;
     if (net->rewriter == NULL)
         return SL_OK;
+    if (w->data == NULL)
+        return sl_fail(err, SL_E_INVALID, "[quant.rewrite]: %s is packed in the checkpoint already",
+                       sli_model_weight_name(net->model, layer, role));
     int64_t n = w->shape[0] * w->shape[1];
     float *values = sli_alloc(SLI_TAG_WEIGHTS, sizeof *values * (size_t)n);
     if (values == NULL)

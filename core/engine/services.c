@@ -29,7 +29,11 @@ static sl_status model_tensor(const sl_host *host, const char *name, sl_tensor *
                 return SL_OK;
             }
         }
-    return SL_E_NOT_FOUND;
+    const sl_tensor *other = sli_model_find(model, name); /* parts of linears that are there in another form */
+    if (other == NULL)
+        return SL_E_NOT_FOUND;
+    *out = *other;
+    return SL_OK;
 }
 
 static const sl_model_info *model_info(const sl_host *host, int32_t model) {

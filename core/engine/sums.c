@@ -312,9 +312,10 @@ void sli_sums_take(sli_network *net, const sli_pass *pass, int32_t row, const sl
         return;
     }
     const sl_seq_view *view = args->view->seqs[at];
-    for (int32_t k = 0; k < view->n_segments; k++)
+    memset(s->n_rows, 0, sizeof *s->n_rows * (size_t)s->info->layers[args->layer]->n_kv_heads);
+    for (int32_t k = 0; k < view->n_segments; k++) /* slots count through the segments of a head */
         for (int32_t h = 0; h < view->segments[k]->n_heads; h++)
-            s->n_rows[view->segments[k]->head_begin + h] = view->segments[k]->n_committed;
+            s->n_rows[view->segments[k]->head_begin + h] += view->segments[k]->n_committed;
     for (int32_t i = 0; i < args->rows->n; i++) /* the row itself and those before it */
         for (int32_t p = 0; p < s->n_policies; p++) {
             if (!wants_row(s, pass, p, args->layer, row + i))

@@ -57,6 +57,32 @@ int sluice_config_check(const sluice_options *options, sluice_error *err);
 int sluice_plugins_json(const sluice_options *options, const char *id, sluice_write_fn write, void *user,
                         sluice_error *err);
 
+/* ---- packing with data ----------------------------------------------------------------------------------------- */
+
+typedef struct sluice_quantize_options {
+    const char *text;        /* what samples are cut from */
+    size_t length;
+    const char *text_name;   /* written into the file */
+    const char *output;      /* FILE.safetensors, or a folder that gets a file for each [quant] section */
+    int64_t n_samples;       /* stretches of the text, at places drawn with `seed` */
+    int64_t sample_length;   /* tokens of one, beginning of text included */
+    uint64_t seed;
+} sluice_quantize_options;
+
+typedef struct sluice_quantize_report {
+    int32_t n_files, n_groups;
+    int64_t weights;         /* that were quantised */
+    double bits_per_weight;  /* of them, everything included that is in memory when they are served */
+    int64_t file_bytes;
+    int64_t peak_bytes;      /* of memory */
+    double seconds;
+} sluice_quantize_report;
+
+/* Packs what the configured [quant] plugins pack with data, into files for their `artifact` key. Opens and closes an
+ * engine of its own. report may be NULL. */
+int sluice_quantize(const sluice_options *options, const sluice_quantize_options *how, sluice_quantize_report *report,
+                    sluice_error *err);
+
 /* ---- engine ---------------------------------------------------------------------------------------------------- */
 
 /* Loads model, plugins and weights. */

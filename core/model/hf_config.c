@@ -79,18 +79,16 @@ static sl_status refuse_foreign(const sli_json *config, sl_error *err) {
     return SL_OK;
 }
 
-static sl_status refuse_quantized(const sli_json *config, sl_error *err) {
+/* Whether the form is one that somebody reads is seen when the tensors are looked for. */
+static sl_status read_quantized(const sli_json *config, sli_model_desc *d, sl_error *err) {
     if (sli_json_get(config, "quantization_config") == NULL)
         return SL_OK;
     sli_json at;
     const char *method = "unnamed";
     SL_TRY(sli_json_object(config, "quantization_config", REQ, &at, err));
     SL_TRY(sli_json_string(&at, "quant_method", OPT, &method, err));
-    char shown[SLI_PRINTABLE_BYTES];
-    return sl_fail(err, SL_E_UNIMPLEMENTED,
-                   "%s: \"quantization_config\": weights already quantized (quant_method \"%s\") are not supported, "
-                   "expected f32, f16 or bf16",
-                   config->file, sli_printable(shown, method));
+    snprintf(d->quant_method, sizeof d->quant_method, "%s", method);
+    return SL_OK;
 }
 
 /* ---- groups of keys -------------------------------------------------------------------------------------------- */
@@ -317,7 +315,7 @@ static sl_status read_generation(const sli_json *at, sli_model_desc *d, sl_error
 
 static sl_status read_all(const sli_json *config, const sli_json *generation, sli_model_desc *d, sl_error *err) {
     SL_TRY(read_arch(config, d, err));
-    SL_TRY(refuse_quantized(config, err));
+    SL_TRY(read_quantized(config, d, err));
     SL_TRY(refuse_foreign(config, err));
     SL_TRY(read_sizes(config, d, err));
     SL_TRY(read_heads(config, d, err));

@@ -18,6 +18,8 @@ struct sli_model {
     const sli_named_tensor *
         *weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
     int64_t params, bytes, unused;
+    sli_named_tensor *absent; /* [(1 + n_layers) * SLI_ROLE_COUNT] linears that are there in another form */
+    int64_t n_absent;
 };
 
 enum { NAME_BYTES = 128, SHAPE_BYTES = 128 };
@@ -44,6 +46,43 @@ static void write_shape(char buf[SHAPE_BYTES], const int64_t *shape, uint32_t nd
     snprintf(buf + used, SHAPE_BYTES - used, "]");
 }
 
+static int is_linear(sli_weight_role role) {
+    return role == SLI_ROLE_Q || role == SLI_ROLE_K || role == SLI_ROLE_V || role == SLI_ROLE_O ||
+           role == SLI_ROLE_GATE || role == SLI_ROLE_UP || role == SLI_ROLE_DOWN || role == SLI_ROLE_HEAD;
+}
+
+/* The first tensor "P.x" for a weight "P.weight" that is not there, bias aside. */
+static const sli_named_tensor *other_form(const sli_model *m, const char *name) {
+    size_t n = strlen(name) - strlen("weight");
+    for (size_t i = 0; i < sli_safetensors_count(m->files); i++) {
+        const sli_named_tensor *t = sli_safetensors_at(m->files, i);
+        if (strncmp(t->name, name, n) == 0 && strcmp(t->name + n, "bias") != 0)
+            return t;
+    }
+    return NULL;
+}
+
+/* A weight of that shape without data. */
+static sl_status take_absent(sli_model *m, const sli_named_tensor *other, int32_t layer, sli_weight_role role,
+                             const char *name, const int64_t *shape, sl_error *err) {
+    if (m->absent == NULL)
+        m->absent = sli_calloc(SLI_TAG_MISC, (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT, sizeof *m->absent);
+    char *copy = m->absent != NULL ? sli_strdup(SLI_TAG_MISC, name) : NULL;
+    if (copy == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for the list of weights", other->file);
+    sli_named_tensor *t = &m->absent[slot_of(m, layer, role)];
+    *t = (sli_named_tensor){.name = copy, .file = other->file};
+    t->tensor = (sl_tensor){.struct_size = SL_SIZE(sl_tensor),
+                            .shape = {shape[0], shape[1]},
+                            .stride = {shape[1], 1},
+                            .ndim = 2,
+                            .flags = SL_TENSOR_READ_ONLY};
+    m->weights[slot_of(m, layer, role)] = t;
+    m->params += shape[0] * shape[1];
+    m->n_absent++;
+    return SL_OK;
+}
+
 /* Finds, checks and counts one weight. */
 static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_weight_row *row, sl_error *err) {
     char name[NAME_BYTES], want_text[SHAPE_BYTES], got_text[SHAPE_BYTES];
@@ -54,7 +93,9 @@ static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_we
         want[i] = sli_dim_size(&m->desc, layer, row->shape[i]);
     write_shape(want_text, want, ndim);
 
-    const sli_named_tensor *t = sli_safetensors_find(m->files, name);
+    const sli_named_tensor *t = sli_safetensors_find(m->files, name), *other;
+    if (t == NULL && is_linear(row->role) && (other = other_form(m, name)) != NULL)
+        return take_absent(m, other, layer, row->role, name, want, err);
     if (t == NULL)
         return sl_fail(err, SL_E_DATA, "%s: no tensor \"%s\" of shape %s in the checkpoint%s", dir, name, want_text,
                        row->role == SLI_ROLE_HEAD ? ", and \"tie_word_embeddings\" is not true" : "");
@@ -87,6 +128,12 @@ static sl_status take_all(sli_model *m, const char *dir, sl_error *err) {
             if (of_layer == (layer >= 0) && (row->when == 0 || (row->when & m->desc.has) != 0))
                 SL_TRY(take(m, dir, layer, row, err));
         }
+    if (m->desc.quant_method[0] != '\0' && m->n_absent == 0)
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED,
+            "%s: \"quantization_config\": weights already quantized (quant_method \"%s\") are not supported in "
+            "this form: their linears have a tensor \"weight\"",
+            dir, m->desc.quant_method);
     if (m->desc.tied)
         m->weights[slot_of(m, -1, SLI_ROLE_HEAD)] = m->weights[slot_of(m, -1, SLI_ROLE_EMBED)];
     return SL_OK;
@@ -119,6 +166,9 @@ sl_status sli_model_open(const char *dir, sli_model **out, sl_error *err) {
 void sli_model_close(sli_model *m) {
     if (m == NULL)
         return;
+    for (int64_t i = 0; m->absent != NULL && i < (1 + (int64_t)m->desc.n_layers) * SLI_ROLE_COUNT; i++)
+        sli_free((char *)(uintptr_t)m->absent[i].name);
+    sli_free(m->absent);
     sli_free(m->weights);
     sli_safetensors_close(m->files);
     sli_model_desc_free(&m->desc);
@@ -135,6 +185,11 @@ const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_weight_
 const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_weight_role role) {
     const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
     return t != NULL ? t->name : NULL;
+}
+
+const sl_tensor *sli_model_find(const sli_model *m, const char *name) {
+    const sli_named_tensor *t = sli_safetensors_find(m->files, name);
+    return t != NULL ? &t->tensor : NULL;
 }
 
 int64_t sli_model_params(const sli_model *m) { return m->params; }

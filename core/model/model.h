@@ -11,6 +11,8 @@ typedef struct sli_model sli_model;
 
 /* Opens a checkpoint. Every weight that the architecture needs is there, of the right shape, and f32, f16 or bf16, or
  * this fails with the tensor's name, what was expected and what was found. Weights stay mapped; nothing is converted.
+ * A linear may be there in another form, as tensors of other names beside that of its weight: its weight then has a shape
+ * and no data, and whoever multiplies it finds the parts with sli_model_find.
  * *out is NULL on failure. SL_E_NOT_FOUND, SL_E_IO, SL_E_DATA, SL_E_UNIMPLEMENTED, SL_E_NO_MEMORY.   [setup] */
 sl_status sli_model_open(const char *dir, sli_model **out, sl_error *err);
 void sli_model_close(sli_model *model); /* NULL is legal; all that was borrowed from it ends */
@@ -24,6 +26,9 @@ const sl_tensor *sli_model_weight(const sli_model *model, int32_t layer, sli_wei
 
 /* Its name in the checkpoint, as "model.layers.3.mlp.down_proj.weight"; NULL as above. */
 const char *sli_model_weight_name(const sli_model *model, int32_t layer, sli_weight_role role);
+
+/* Any tensor of the checkpoint by name; NULL: not there. */
+const sl_tensor *sli_model_find(const sli_model *model, const char *name);
 
 int64_t sli_model_params(const sli_model *model);         /* elements of all weights, a tied head counted once */
 int64_t sli_model_bytes(const sli_model *model);          /* their bytes in the checkpoint */

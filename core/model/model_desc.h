@@ -84,6 +84,7 @@ typedef struct sli_model_desc {
     int32_t eos[SLI_MAX_EOS]; /* [n_eos] token ids that end a text */
     int32_t n_eos;
     sli_generation generation;
+    char quant_method[32]; /* of "quantization_config": linears are there in another form; "": it says nothing */
 } sli_model_desc;
 
 void sli_model_desc_free(

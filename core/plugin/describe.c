@@ -1,6 +1,7 @@
 /* Packages as JSON; see describe.h. */
 #include "describe.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,7 +43,7 @@ static json_t *param_json(const sl_param_def *d) {
     json_object_set_new(p, "default", text(d->fallback));
     json_object_set_new(p, "choices", list(d->choices));
     json_object_set_new(p, "min", bounded ? json_real(d->min) : json_null());
-    json_object_set_new(p, "max", bounded ? json_real(d->max) : json_null());
+    json_object_set_new(p, "max", bounded && isfinite(d->max) ? json_real(d->max) : json_null());
     json_object_set_new(p, "required", json_boolean(d->flags & SL_PARAM_REQUIRED));
     json_object_set_new(p, "expert", json_boolean(d->flags & SL_PARAM_EXPERT));
     return p;

@@ -41,6 +41,7 @@ static const char *const host_offers[] = {
     "sl.work.draft/1",
     "sl.work.taps/1",
     "sl.work.branch/1",
+    "sl.calibration/1",
     NULL,
 };
 /* Provided by at most one plugin a layer and stage. */

@@ -114,9 +114,9 @@ int64_t sl_keep_rows(const sl_kv_scores *scores, int32_t head) {
         const sl_segment *s = v->segments[i];
         if (head < s->head_begin || head >= s->head_begin + s->n_heads)
             continue;
-        if (n >= 0 || s->kind == SL_SEGMENT_OPAQUE)
+        if (s->kind == SL_SEGMENT_OPAQUE)
             return -1;
-        n = s->n_committed;
+        n = (n < 0 ? 0 : n) + s->n_committed;
     }
     return n;
 }

@@ -44,7 +44,7 @@ int sl_keep_init(sl_keep *k, const sl_model_info *model, const sl_limits *limits
 void sl_keep_free(sl_keep *k);
 
 void sl_keep_begin(sl_keep *k, const sl_kv_scores *scores);
-/* Rows of a head in the view of the scores, -1: not in one public segment. */
+/* Rows of a head in the view of the scores, in one or several public segments; -1: not in public ones. */
 int64_t sl_keep_rows(const sl_kv_scores *scores, int32_t head);
 void sl_keep_head(sl_keep *k, int64_t n); /* the marks of its n rows are set; clears them */
 /* SL_OK and the edit, SL_SKIPPED when nothing goes. */

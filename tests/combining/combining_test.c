@@ -40,7 +40,7 @@ static void check_cover(const char *what, const technique *covering, const techn
 
 /* ---- the document ------------------------------------------------------------------------------------------------ */
 
-enum { MAX_TABLE = 1 << 16, MAX_NOTES = 64 };
+enum { MAX_TABLE = 1 << 18, MAX_NOTES = 64 };
 
 typedef struct document {
     char table[MAX_TABLE];
@@ -94,6 +94,8 @@ static void test_pairs(void **state) {
     static document d;
     int n_rows, n_columns;
     const technique *rows = techniques_of(row_slot, &n_rows), *columns = techniques_of(column_slot, &n_columns);
+    const char *every = getenv("SLUICE_PAIRS"); /* sanitized builds: one of so many, beside the defaults */
+    int stride = every != NULL ? atoi(every) : 1, n_seen = 0, n_run = 0;
     SAY(&d, "| |");
     for (int c = 0; c < n_columns; c++)
         SAY(&d, " `%s` |", columns[c].name);
@@ -109,6 +111,9 @@ static void test_pairs(void **state) {
                 SAY(&d, " - |");
                 continue;
             }
+            if (r > 0 && c > 0 && stride > 1 && n_seen++ % stride != 0)
+                continue;
+            n_run++;
             snprintf(what, sizeof what, "%s %s with %s %s", slot_names[row_slot], rows[r].name, slot_names[column_slot],
                      columns[c].name);
             contracts_run(what, rows[r].sets, columns[c].sets, &pair);
@@ -127,6 +132,10 @@ static void test_pairs(void **state) {
     for (int i = 0; i < d.n_notes; i++)
         SAY(&d, "%s%d. %s\n", i == 0 ? "\n" : "", i + 1, d.notes[i]);
     assert_true(d.n < MAX_TABLE - 1);
+    if (stride > 1) {
+        print_message("%d of %d pairs: the document is left to builds that run all\n", n_run, n_rows * n_columns);
+        return;
+    }
     char heading[64];
     snprintf(heading, sizeof heading, "## %s and %s\n", slot_names[row_slot], slot_names[column_slot]);
     compare_or_write(&d, heading);

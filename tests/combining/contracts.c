@@ -5,7 +5,7 @@
 
 #include "e2e.h"
 
-static const int64_t lengths[N_TEXTS] = {9, 70, 230};
+static const int64_t lengths[N_TEXTS] = {9, 50, 150};
 
 static int32_t *text_tokens(sluice_engine *engine, int64_t *n) {
     size_t bytes;
@@ -137,7 +137,7 @@ void contracts_run(const char *what, const char *const *a, const char *const *b,
     for (int i = 0; i < N_TEXTS; i++)
         sluice_session_close(s[i]);
 
-    for (int i = 1; i < N_TEXTS; i++) {
+    for (int i = N_TEXTS - 1; i < N_TEXTS; i++) {
         int32_t alone[N_FIRST];
         s[i] = begin(what, engine, text + 10 * i, lengths[i]);
         greedy(what, engine, &s[i], 1, N_FIRST, alone);

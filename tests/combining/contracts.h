@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { N_TEXTS = 3, N_FIRST = 12, N_SECOND = 6 };
+enum { N_TEXTS = 3, N_FIRST = 9, N_SECOND = 5 };
 
 typedef struct outcome {
     int refused;

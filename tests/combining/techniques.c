@@ -8,6 +8,7 @@ const char *const slot_names[N_SLOTS] = {"attention", "store", "policy", "drafte
 
 /* Settings that name files: made by prepare(). */
 static char tiny_as_draft[PATH_MAX + 32], gates[PATH_MAX + 32], heads[PATH_MAX + 32];
+static char gptq_file[PATH_MAX + 32], spqr_file[PATH_MAX + 32], turned_file[PATH_MAX + 32];
 
 static const technique attentions[] = {
     {"dense", {NULL}, {NULL}},
@@ -28,6 +29,9 @@ static const technique attentions[] = {
 };
 static const technique stores[] = {
     {"paged", {NULL}, {NULL}},
+    {"kivi",
+     {"kvcache.plugin=kivi", "kvcache.bits=2", "kvcache.residual=32"},
+     {"kvcache.plugin=kivi", "kvcache.bits=16"}},
     {"shadowkv",
      {"kvcache.plugin=shadowkv", "kvcache.sparse_budget=32", "kvcache.rank=96", "kvcache.outlier_chunks=2",
       "kvcache.min_prompt=64"},
@@ -66,11 +70,14 @@ static const technique drafters[] = {
 static const technique quantisers[] = {
     {"none", {NULL}, {NULL}},
     {"rtn", {"quant.plugin=rtn", "quant.bits=4", "quant.group=32"}, {NULL}},
-    {"hadamard",
-     {"quant.rewrite.plugin=hadamard", "quant.rewrite.kv_rotate=yes"},
-     {"quant.rewrite.plugin=hadamard", "quant.rewrite.keep=f32"}},
+    {"gptq", {"quant.plugin=gptq", "quant.bits=4", "quant.group_size=32", "quant.desc_act=yes", gptq_file}, {NULL}},
+    {"spqr", {"quant.plugin=spqr", "quant.wbits=3", spqr_file}, {NULL}},
+    {"hadamard", {"quant.rewrite.plugin=hadamard", "quant.rewrite.kv_rotate=yes"}, {NULL}}, /* equal up to rounding */
     {"hadamard over rtn",
      {"quant.rewrite.plugin=hadamard", "quant.plugin=rtn", "quant.bits=4", "quant.group=32"},
+     {NULL}},
+    {"hadamard over gptq",
+     {"quant.rewrite.plugin=hadamard", "quant.plugin=gptq", "quant.bits=4", "quant.group_size=32", turned_file},
      {NULL}},
 };
 
@@ -109,8 +116,44 @@ static void prepare(void) {
         &(medusa_file){.heads = 3, .blocks = 1, .hidden = 256, .vocab = 4096, .prefix = "", .scale = 0.1});
 }
 
+/* Packs models/tiny with a few samples, for a quantiser that looks at data. */
+static void pack(const char *name, const char *const *sets, char *artifact) {
+    char model[PATH_MAX + 32];
+    const char *all[MAX_SETTINGS + 2] = {model, "engine.threads=1"};
+    int n = 2;
+    size_t length;
+    char *text = e2e_read(e2e_path("recipes/golden/prose_watson.txt"), &length);
+    snprintf(model, sizeof model, "model.path=%s", e2e_path("models/tiny"));
+    for (; sets[n - 2] != NULL && sets[n - 2] != artifact; n++)
+        all[n] = sets[n - 2];
+    sluice_options options = {.sets = all, .n_sets = n};
+    sluice_quantize_options how = {.text = text,
+                                   .length = length,
+                                   .text_name = "prose",
+                                   .output = e2e_temp(name),
+                                   .n_samples = 2,
+                                   .sample_length = 64,
+                                   .seed = 1};
+    sluice_error err = {0};
+    if (sluice_quantize(&options, &how, NULL, &err) < 0)
+        fail_msg("%s: %s", name, err.text);
+    free(text);
+    snprintf(artifact, PATH_MAX + 32, "quant.artifact=%s", e2e_temp(name));
+}
+
+static void prepare_quantisers(void) {
+    if (gptq_file[0] != '\0')
+        return;
+    pack("gptq.safetensors", technique_named(QUANTISER, "gptq")->sets, gptq_file);
+    pack("spqr.safetensors", technique_named(QUANTISER, "spqr")->sets, spqr_file);
+    pack("turned.safetensors", technique_named(QUANTISER, "hadamard over gptq")->sets, turned_file);
+}
+
 const technique *techniques_of(slot s, int *n) {
+    static int entered;
     prepare();
+    if (s == QUANTISER && !entered++)
+        prepare_quantisers();
     *n = slots[s].n;
     return slots[s].table;
 }

@@ -232,8 +232,6 @@ static void refuses_by_key(void **state) {
         {OF("mistral") ",\"attention_bias\":true}",
          "\"attention_bias\": expected false for this model_type, found true"},
         {OF("qwen3") ",\"mlp_bias\":true}", "\"mlp_bias\": expected false for this model_type, found true"},
-        {OF("llama") ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", "(quant_method \"gptq\")"},
-        {OF("llama") ",\"quantization_config\":{}}", "(quant_method \"unnamed\")"},
         {OF("llama") ",\"num_local_experts\":8}", "\"num_local_experts\": expected nothing, found 8"},
         {OF("llama") ",\"final_logit_softcapping\":30.0}", "\"final_logit_softcapping\""},
         {OF("llama") ",\"text_config\":{}}", "\"text_config\""},

@@ -1,5 +1,6 @@
 /* The attend operation: turns views, masks, trees and row sets into ordered key lists for the kernel, and splits the
  * work over workers by KV head and tiles of rows. */
+#include "cpu_attend_pieces.h"
 #include "cpu_ops.h"
 
 #include <string.h>
@@ -61,6 +62,8 @@ static int64_t staged_slots(const job *j, const sl_segment *s, int32_t at, int32
     const sl_tree *tree = b->tree[at];
     int32_t first = b->row_begin[at];
     int64_t n = 0;
+    if (s->n_staged == 0) /* they stand in another segment */
+        return 0;
     if (tree == NULL) {
         for (int32_t i = first; i <= r; i++)
             if (b->token_index[i] >= from_token)
@@ -137,18 +140,12 @@ static slk_visible visible(const job *j, const sl_segment *s, int32_t at, int64_
     /* a chain: staged tokens count up from the first one */
     int64_t skip = from > b->token_index[first] ? from - b->token_index[first] : 0;
     out.lo[1] = (int32_t)(s->n_committed + skip);
-    out.hi[1] = (int32_t)(s->n_committed + (r - first) + 1);
+    out.hi[1] = (int32_t)(s->n_staged > 0 ? s->n_committed + (r - first) + 1 : 0);
     return out;
 }
 
 /* ---- one work item
  * ----------------------------------------------------------------------------------------------------- */
-
-static slk_paged pages_of(const void *const *pages, sl_dtype dtype, int64_t row_stride, int64_t head_stride,
-                          int64_t head) {
-    int64_t element = sl_dtype_bits(dtype) / 8;
-    return (slk_paged){pages, head * head_stride / element, row_stride / element, dtype};
-}
 
 /* Where the column sums of query heads [head, ...) go: a stretch for each sequence or row, and in it for each head. */
 static float *colsum_of(const job *j, int32_t at, int64_t row, int64_t head) {
@@ -161,9 +158,11 @@ static int counts(const job *j, int64_t row) {
     return (j->a->want & SL_WANT_COLSUM) && (j->a->colsum_weight == NULL || j->a->colsum_weight[row] != 0);
 }
 
-/* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head, one segment. */
-static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_t begin, int64_t end, int64_t head,
-                           int64_t g, float *o, float *lse, int64_t o_row, int64_t lse_row, int32_t worker) {
+/* Rows [begin, end) of the sequence at place `at`, query heads [head, head + g) of one KV head: one segment of plain
+ * rows, or, with pieces, the segments that make up s. */
+static void attend_segment(const job *j, const sl_segment *s, const slk_piece *pieces, int64_t n_pieces, int32_t at,
+                           int64_t begin, int64_t end, int64_t head, int64_t g, float *o, float *lse, int64_t o_row,
+                           int64_t lse_row, int32_t worker) {
     const sl_attend *a = j->a;
     char *scratch = j->ctx->worker_scratch[worker];
     int32_t *slots = (int32_t *)(scratch + j->ctx->slots_offset);
@@ -182,9 +181,9 @@ static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_
         .o_head = j->Dv,
         .lse = lse,
         .lse_row = lse_row,
-        .k = pages_of(s->k_pages, s->k_dtype, s->k_row_stride, s->k_head_stride, kv_head - s->head_begin),
-        .v = pages_of(s->v_pages, s->v_dtype, s->v_row_stride, s->v_head_stride, kv_head - s->head_begin),
         .page_rows = s->page_rows,
+        .pieces = pieces,
+        .n_pieces = n_pieces,
         .rows = rows,
         .n_rows = end - begin,
         .group = g,
@@ -193,6 +192,10 @@ static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_
         .scale = (float)a->scale,
         .scratch = scratch,
     };
+    if (n_pieces == 0) {
+        args.k = sli_plain_rows(s->k_pages, s->k_dtype, s->k_row_stride, s->k_head_stride, kv_head - s->head_begin);
+        args.v = sli_plain_rows(s->v_pages, s->v_dtype, s->v_row_stride, s->v_head_stride, kv_head - s->head_begin);
+    }
     if (a->scores != NULL) {
         args.scores = a->scores + (begin * j->H + head) * a->score_stride;
         args.scores_row = j->H * a->score_stride;
@@ -214,10 +217,23 @@ static void attend_segment(const job *j, const sl_segment *s, int32_t at, int64_
             args.prob_sum[i] *= a->colsum_weight[begin];
 }
 
-/* All public segments that hold this KV head; the parts of more than one are joined by their log-sum-exp. */
+/* All public segments that hold this KV head. Those that follow each other are one run of slots; the parts of others
+ * are joined by their log-sum-exp. */
 static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, int64_t head, int64_t g,
                          int32_t worker) {
     const sl_seq_view *view = j->a->view->seqs[at];
+    slk_piece *pieces = (slk_piece *)((char *)j->ctx->worker_scratch[worker] + j->ctx->pieces_offset);
+    sli_piece *quants = (sli_piece *)(pieces + j->ctx->max_pieces);
+    sl_segment whole;
+    int64_t n_joined = sli_segments_join(view, head / j->G, j->ctx->max_pieces, &whole);
+    if (n_joined > 0) {
+        int in_pieces = n_joined > 1 || whole.kind == SL_SEGMENT_QROWS;
+        int64_t n = in_pieces ? sli_segments_pieces(view, head / j->G, j->D, j->Dv, pieces, quants) : 0;
+        attend_segment(j, &whole, pieces, n, at, begin, end, head, g,
+                       (float *)j->a->o.data + (begin * j->H + head) * j->Dv,
+                       j->a->lse != NULL ? j->a->lse + begin * j->H + head : NULL, j->H * j->Dv, j->H, worker);
+        return;
+    }
     float *o = (float *)j->a->o.data + (begin * j->H + head) * j->Dv;
     float *lse = j->a->lse != NULL ? j->a->lse + begin * j->H + head : NULL;
     float *part_o = (float *)((char *)j->ctx->worker_scratch[worker] + j->ctx->part_offset),
@@ -235,11 +251,14 @@ static void attend_heads(const job *j, int32_t at, int64_t begin, int64_t end, i
         const sl_segment *s = view->segments[k];
         if (s->kind == SL_SEGMENT_OPAQUE || kv_head < s->head_begin || kv_head >= s->head_begin + s->n_heads)
             continue;
+        sl_seq_view alone = {SL_SIZE(sl_seq_view), &view->segments[k], 0, 1, 0};
+        int64_t n_pieces =
+            s->kind == SL_SEGMENT_QROWS ? sli_segments_pieces(&alone, kv_head, j->D, j->Dv, pieces, quants) : 0;
         if (seen++ == 0) {
-            attend_segment(j, s, at, begin, end, head, g, o, lse, j->H * j->Dv, lse_row, worker);
+            attend_segment(j, s, pieces, n_pieces, at, begin, end, head, g, o, lse, j->H * j->Dv, lse_row, worker);
             continue;
         }
-        attend_segment(j, s, at, begin, end, head, g, part_o, part_lse, g * j->Dv, g, worker);
+        attend_segment(j, s, pieces, n_pieces, at, begin, end, head, g, part_o, part_lse, g * j->Dv, g, worker);
         for (int64_t i = 0; i < end - begin; i++)
             for (int64_t h = 0; h < g; h++)
                 j->ctx->kernels->lse_merge(o + (i * j->H + h) * j->Dv, &lse[i * lse_row + h],
@@ -276,20 +295,26 @@ static void attend_range(void *user, int64_t begin, int64_t end, int32_t worker)
     }
 }
 
-/* Column sums come from one segment a head; summed rows count whole or not at all. */
-static sl_status check_colsum(const sl_attend *a) {
-    if (!(a->want & SL_WANT_COLSUM))
-        return SL_OK;
-    for (int64_t i = 0; !a->colsum_per_row && a->colsum_weight != NULL && i < a->rows->n; i++)
-        if (a->colsum_weight[i] != 0 && a->colsum_weight[i] != 1)
-            return SL_E_UNIMPLEMENTED;
+/* Column sums, scores and row sets speak of slots, hence of heads whose segments are one run of them; summed rows count
+ * whole or not at all. */
+static sl_status check_slots(const sli_ops_context *ctx, const sl_attend *a) {
+    if ((a->want & SL_WANT_COLSUM) && !a->colsum_per_row && a->colsum_weight != NULL)
+        for (int64_t i = 0; i < a->rows->n; i++)
+            if (a->colsum_weight[i] != 0 && a->colsum_weight[i] != 1)
+                return SL_E_UNIMPLEMENTED;
     for (int32_t i = 0; i < a->view->n_seqs; i++) {
         const sl_seq_view *v = a->view->seqs[i];
-        for (int32_t k = 0; k < v->n_segments; k++)
-            for (int32_t m = 0; m < k; m++)
-                if (v->segments[k]->head_begin < v->segments[m]->head_begin + v->segments[m]->n_heads &&
-                    v->segments[m]->head_begin < v->segments[k]->head_begin + v->segments[k]->n_heads)
-                    return SL_E_UNIMPLEMENTED;
+        int by_slots = (a->want & SL_WANT_COLSUM) || a->scores != NULL || a->view->slots != NULL;
+        int32_t n_heads = 0;
+        for (int32_t k = 0; by_slots && k < v->n_segments; k++) {
+            int32_t end = v->segments[k]->head_begin + v->segments[k]->n_heads;
+            n_heads = v->segments[k]->kind != SL_SEGMENT_OPAQUE && end > n_heads ? end : n_heads;
+        }
+        for (int32_t h = 0; h < n_heads; h++) {
+            sl_segment whole;
+            if (sli_segments_join(v, h, ctx->max_pieces, &whole) == 0)
+                return SL_E_UNIMPLEMENTED;
+        }
     }
     return SL_OK;
 }
@@ -304,24 +329,22 @@ static int64_t heads_of(const sl_seq_view *v) {
 }
 
 /* Can these kernels read the view? */
-static sl_status check(const sl_attend *a) {
+static sl_status check(const sli_ops_context *ctx, const sl_attend *a) {
     if (a->rows->n < 1 || a->q.ndim != 3 || a->o.ndim != 3 || a->softcap != 0)
         return SL_E_UNIMPLEMENTED;
     for (int64_t k = 0, n = a->head_masks != NULL ? heads_of(a->view->seqs[0]) : 1; k < n; k++)
         if (mask_of(a, k)->n_spans > 0 || mask_of(a, k)->base != SL_MASK_CAUSAL)
             return SL_E_UNIMPLEMENTED;
     for (int32_t i = 0; i < a->view->n_seqs; i++)
-        for (int32_t k = 0; k < a->view->seqs[i]->n_segments; k++) {
-            const sl_segment *s = a->view->seqs[i]->segments[k];
-            if (s->kind == SL_SEGMENT_QROWS || (s->kind == SL_SEGMENT_ROWS && s->key_state != SL_KEYS_ROTATED))
+        for (int32_t k = 0; k < a->view->seqs[i]->n_segments; k++)
+            if (!sli_segment_is_readable(a->view->seqs[i]->segments[k]))
                 return SL_E_UNIMPLEMENTED;
-        }
-    return check_colsum(a);
+    return check_slots(ctx, a);
 }
 
 sl_status sli_op_attend(const sl_host *host, const sl_attend *a) {
-    SL_TRY(check(a));
     sli_ops_context *ctx = sli_ops_context_of(host);
+    SL_TRY(check(ctx, a));
     job j = {.ctx = ctx,
              .host = host,
              .a = a,

@@ -1,6 +1,8 @@
 /* See cpu_ops.h. Small calls run on the caller: a barrier costs more than they do. */
 #include "cpu_ops.h"
 
+#include "cpu_attend_pieces.h"
+
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -26,7 +28,9 @@ sl_status sli_ops_create(sli_ops_context *ctx, sli_pool *pool, uint32_t isa, con
     int64_t tile = SLI_ATTEND_TILE, slots = tile * SL_MAX_TREE_NODES > s->keys ? tile * SL_MAX_TREE_NODES : s->keys;
     ctx->slots_offset = padded(slk_attend_scratch_bytes(s->group, s->head_dim, s->head_dim));
     ctx->part_offset = ctx->slots_offset + padded((slots + SL_MAX_TREE_NODES) * (int64_t)sizeof(int32_t));
-    ctx->scores_offset = ctx->part_offset + padded(tile * s->heads * (s->head_dim + 2) * (int64_t)sizeof(float));
+    ctx->max_pieces = 32 + s->keys / 16;
+    ctx->pieces_offset = ctx->part_offset + padded(tile * s->heads * (s->head_dim + 2) * (int64_t)sizeof(float));
+    ctx->scores_offset = ctx->pieces_offset + padded(sli_pieces_bytes(ctx->max_pieces));
     int64_t bytes = ctx->scores_offset + s->group * s->keys * (int64_t)sizeof(float);
     ctx->x_bf16_cap = s->rows * s->width;
     ctx->x_bf16 = sli_calloc(SLI_TAG_SCRATCH, (size_t)ctx->x_bf16_cap, sizeof *ctx->x_bf16);
@@ -156,6 +160,17 @@ static sl_status op_q_pack(const sl_host *host, const sl_q_format *f, const sl_t
     }
     sli_free(row);
     return s;
+}
+
+static sl_status op_q_pack_codes(const sl_host *host, const sl_q_format *f, const uint8_t *code, const uint16_t *scale,
+                                 const uint8_t *zero, void *blob, sl_error *err) {
+    (void)host;
+    slk_q_format q = format_of(f);
+    if (op_q_bytes(f) == 0)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "no packed format of %u bits in groups of %lld for a matrix [%lld, %lld]", f->bits,
+                       (long long)f->group, (long long)f->n, (long long)f->k);
+    return slk_q_pack_codes(&q, code, scale, f->asymmetric ? zero : NULL, f->n, f->k, blob, err);
 }
 
 static sl_status op_q_unpack(const sl_host *host, const sl_q_format *f, const void *blob, float *w) {
@@ -382,6 +397,7 @@ const sl_ops sli_ops_cpu = {
     .q_bytes = op_q_bytes,
     .q_pack = op_q_pack,
     .q_unpack = op_q_unpack,
+    .q_pack_codes = op_q_pack_codes,
     .qgemm = op_qgemm,
     .norm = op_norm,
     .rope = op_rope,

@@ -21,9 +21,9 @@ typedef struct sli_ops_shapes {
 typedef struct sli_ops_context {
     const slk_kernels *kernels;
     sli_pool *pool;
-    char **worker_scratch; /* [n_workers] of the kernel, then slots, partial results and scores */
-    int64_t slots_offset, part_offset, scores_offset;
-    int64_t max_keys;
+    char **worker_scratch; /* [n_workers] of the kernel, then slots, partial results, pieces and scores */
+    int64_t slots_offset, part_offset, pieces_offset, scores_offset;
+    int64_t max_keys, max_pieces; /* pieces: segments of one head that are read as one run of slots */
     uint16_t *x_bf16; /* [rows, width] inputs rounded for bf16 products */
     int64_t x_bf16_cap;
     int32_t n_workers;

@@ -41,7 +41,7 @@ static void deactivate(sl_instance *self) { (void)self; }
 static sl_status caps(sl_instance *self, int32_t layer, sl_attn_caps *out) {
     (void)self, (void)layer;
     out->flags = SL_ATTN_TREE | SL_ATTN_EXACT | SL_ATTN_COLSUM;
-    out->segment_kinds = SL_SEGMENT_ROWS;
+    out->segment_kinds = SL_SEGMENT_ROWS | SL_SEGMENT_QROWS;
     out->key_states = 1u << SL_KEYS_ROTATED;
     return SL_OK;
 }

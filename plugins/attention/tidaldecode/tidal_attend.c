@@ -67,22 +67,33 @@ void tidal_scratch_need(const sl_instance *self, int64_t *bytes, int64_t *bytes_
 
 /* ---- keys ------------------------------------------------------------------------------------------------------ */
 
-/* The segment that holds all keys of a head; NULL: there is none, or more than one. */
-static const sl_segment *segment_of(const sl_seq_view *view, int64_t kv_head) {
-    const sl_segment *found = NULL;
+/* The keys of a head: segments whose token indices follow each other, through which slots, hence scores, count. */
+typedef struct keys {
+    const int64_t *token_index; /* NULL: token_base + slot */
+    int64_t token_base, n_committed;
+    int is_sound;
+} keys;
+
+static keys keys_of(const sl_seq_view *view, int64_t kv_head) {
+    keys all = {0};
     for (int32_t i = 0; i < view->n_segments; i++) {
         const sl_segment *s = view->segments[i];
         if (kv_head < s->head_begin || kv_head >= s->head_begin + s->n_heads)
             continue;
-        if (found != NULL || s->kind != SL_SEGMENT_ROWS)
-            return NULL;
-        found = s;
+        int is_first = all.n_committed == 0 && all.is_sound == 0;
+        if (is_first)
+            all = (keys){s->token_index, s->token_base, 0, 1};
+        if (s->kind == SL_SEGMENT_OPAQUE ||
+            (all.token_index != NULL ? s->token_index != all.token_index + all.n_committed
+                                     : s->token_index != NULL || s->token_base != all.token_base + all.n_committed))
+            return (keys){0};
+        all.n_committed += s->n_committed;
     }
-    return found;
+    return all;
 }
 
-/* Lists can be made where the score of rank r is that of the r-th key: every head in one segment, a plain causal mask.
- */
+/* Lists can be made where the score of rank r is that of the r-th key: the keys of every head are one run of slots,
+ * under a plain causal mask. */
 static sl_status check_view(const sl_instance *self, const sl_attend *a, const tidal_heads *h) {
     if (a->mask->interval != NULL || a->mask->n_spans > 0 || a->mask->window > 0 || a->mask->base != SL_MASK_CAUSAL ||
         (a->want & SL_WANT_COLSUM) || a->q.shape[1] != h->H)
@@ -92,8 +103,9 @@ static sl_status check_view(const sl_instance *self, const sl_attend *a, const t
         if (at < 0)
             return SL_E_UNIMPLEMENTED;
         for (int64_t k = 0; k < h->K; k++) {
-            const sl_segment *s = segment_of(a->view->seqs[at], k);
-            if (s == NULL || (self->rule.heads == TIDAL_LAYER && k > 0 && s != segment_of(a->view->seqs[at], 0)))
+            keys s = keys_of(a->view->seqs[at], k), first = keys_of(a->view->seqs[at], 0);
+            if (!s.is_sound || (self->rule.heads == TIDAL_LAYER &&
+                                (s.n_committed != first.n_committed || s.token_index != first.token_index)))
                 return SL_E_UNIMPLEMENTED;
         }
     }
@@ -104,8 +116,8 @@ static int64_t kv_head_of(const sl_instance *self, const tidal_heads *h, int64_t
     return self->rule.heads == TIDAL_QUERY ? list / h->G : self->rule.heads == TIDAL_KV_GROUP ? list : 0;
 }
 
-/* Keys that row r sees in a segment: committed ones, and those of its own ancestors, itself included. */
-static int64_t count_keys(const sl_batch *b, const sl_segment *s, int32_t r) {
+/* Keys that row r sees: committed ones, and those of its own ancestors, itself included. */
+static int64_t count_keys(const sl_batch *b, const keys *s, int32_t r) {
     int32_t at = b->row_seq[r];
     return s->n_committed + b->token_index[r] - b->n_past[at] + 1;
 }
@@ -113,7 +125,7 @@ static int64_t count_keys(const sl_batch *b, const sl_segment *s, int32_t r) {
 static int is_dense(const sl_instance *self, int64_t n_keys) { return n_keys <= self->rule.min_context; }
 
 /* Ranks of a row, ascending, become what a row set names: token indices, and n_past + node for staged rows. */
-static void name_ranks(const sl_batch *b, const sl_segment *s, int32_t r, int64_t n_keys, int32_t *list, int64_t n) {
+static void name_ranks(const sl_batch *b, const keys *s, int32_t r, int64_t n_keys, int32_t *list, int64_t n) {
     int32_t at = b->row_seq[r], node = r - b->row_begin[at];
     for (int64_t rank = n_keys - 1; n > 0 && list[n - 1] >= s->n_committed; n--) {
         for (; rank > list[n - 1]; rank--)
@@ -191,15 +203,15 @@ static void rows_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     for (int64_t item = begin; item < end; item++) {
         int64_t i = item / j->heads.n_lists, list = item % j->heads.n_lists;
         int32_t r = tidal_row(j->a->rows, j->begin + i);
-        const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
-        int64_t n = count_keys(b, s, r), at = self->lists.begin[(j->slot + i) * j->heads.n_lists + list];
+        keys s = keys_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
+        int64_t n = count_keys(b, &s, r), at = self->lists.begin[(j->slot + i) * j->heads.n_lists + list];
         plan p = plan_of(self, n, n);
         int32_t *out = self->lists.token + at;
         fill_ends(&p, out);
         if (p.middle > 0 && self->rule.heads != TIDAL_LAYER)
             fill_middle(&p, contest(j, i, list, n, buffer), bins, out);
         if (self->rule.heads != TIDAL_LAYER)
-            name_ranks(b, s, r, n, out, plan_size(&p));
+            name_ranks(b, &s, r, n, out, plan_size(&p));
     }
 }
 
@@ -227,12 +239,12 @@ static sl_status lists_of_rows(block *j, const scratch *t) {
     self->threads->parallel_for(self->host, (j->end - j->begin) * j->heads.n_lists, 1, rows_range, j);
     for (int64_t i = 0; self->rule.heads == TIDAL_LAYER && i < j->end - j->begin; i++) {
         int32_t r = tidal_row(j->a->rows, j->begin + i);
-        const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], 0);
-        int64_t n = count_keys(b, s, r);
+        keys s = keys_of(j->a->view->seqs[b->row_seq[r]], 0);
+        int64_t n = count_keys(b, &s, r);
         plan p = plan_of(self, n, n);
         int32_t *out = self->lists.token + self->lists.begin[j->slot + i];
         SL_TRY(fill_layer(j, t, &p, j->scores + i * j->heads.H * j->stride, out));
-        name_ranks(b, s, r, n, out, plan_size(&p));
+        name_ranks(b, &s, r, n, out, plan_size(&p));
     }
     return SL_OK;
 }
@@ -263,14 +275,14 @@ static void seq_range(void *user, int64_t begin, int64_t end, int32_t worker) {
     worker_parts(self, worker, &bins, &buffer);
     int32_t r = tidal_row(j->a->rows, j->begin);
     for (int64_t list = begin; list < end; list++) {
-        const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
-        plan p = plan_of(self, s->n_committed + 1, s->n_committed);
+        keys s = keys_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
+        plan p = plan_of(self, s.n_committed + 1, s.n_committed);
         int32_t *out = self->lists.token + self->lists.begin[j->slot * j->heads.n_lists + list];
         fill_ends(&p, out);
         if (p.middle > 0 && self->rule.heads != TIDAL_LAYER)
             fill_middle(&p, j->best + list * j->stride, bins, out);
         if (self->rule.heads != TIDAL_LAYER)
-            name_ranks(b, s, r, s->n_committed, out, plan_size(&p));
+            name_ranks(b, &s, r, s.n_committed, out, plan_size(&p));
     }
 }
 
@@ -281,11 +293,11 @@ static sl_status lists_of_seq(block *j, const scratch *t) {
     if (self->rule.heads != TIDAL_LAYER)
         return SL_OK;
     int32_t r = tidal_row(j->a->rows, j->begin);
-    const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], 0);
-    plan p = plan_of(self, s->n_committed + 1, s->n_committed);
+    keys s = keys_of(j->a->view->seqs[b->row_seq[r]], 0);
+    plan p = plan_of(self, s.n_committed + 1, s.n_committed);
     int32_t *out = self->lists.token + self->lists.begin[j->slot];
     SL_TRY(fill_layer(j, t, &p, j->best, out));
-    name_ranks(b, s, r, s->n_committed, out, plan_size(&p));
+    name_ranks(b, &s, r, s.n_committed, out, plan_size(&p));
     return SL_OK;
 }
 
@@ -296,8 +308,8 @@ static void round_scores(const sl_instance *self, const sl_attend *a, const bloc
     const sl_batch *b = a->rows->batch;
     for (int64_t i = 0; i < (j->end - j->begin) * j->heads.H; i++) {
         int32_t r = tidal_row(a->rows, j->begin + i / j->heads.H);
-        const sl_segment *s = segment_of(a->view->seqs[b->row_seq[r]], i % j->heads.H / j->heads.G);
-        int64_t n = count_keys(b, s, r);
+        keys s = keys_of(a->view->seqs[b->row_seq[r]], i % j->heads.H / j->heads.G);
+        int64_t n = count_keys(b, &s, r);
         tidal_round_half(self->ops, scores + i * j->stride, n);
     }
 }
@@ -342,10 +354,10 @@ static int64_t longest(const sl_instance *self, const sl_attend *a, const tidal_
     for (int64_t i = 0; i < a->rows->n; i++) {
         int32_t r = tidal_row(a->rows, i);
         for (int64_t k = 0; k < h->K; k++) {
-            const sl_segment *s = segment_of(a->view->seqs[b->row_seq[r]], k);
-            int64_t n = count_keys(b, s, r);
+            keys s = keys_of(a->view->seqs[b->row_seq[r]], k);
+            int64_t n = count_keys(b, &s, r);
             most = n > most ? n : most;
-            *all_dense &= is_dense(self, by_seq ? s->n_committed + 1 : n);
+            *all_dense &= is_dense(self, by_seq ? s.n_committed + 1 : n);
         }
     }
     return most;
@@ -357,10 +369,10 @@ static int64_t add_unit(sl_instance *self, const block *j, int64_t key, int32_t 
     tidal_lists *l = &self->lists;
     int64_t slot = tidal_lists_add(l, key, everything);
     for (int64_t list = 0; slot >= 0 && list < j->heads.n_lists; list++) {
-        const sl_segment *s = segment_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
-        int64_t n = by_seq ? s->n_committed + 1 : count_keys(b, s, r),
+        keys s = keys_of(j->a->view->seqs[b->row_seq[r]], kv_head_of(self, &j->heads, list));
+        int64_t n = by_seq ? s.n_committed + 1 : count_keys(b, &s, r),
                 *begin = l->begin + slot * j->heads.n_lists + list;
-        plan p = plan_of(self, n, by_seq ? s->n_committed : n);
+        plan p = plan_of(self, n, by_seq ? s.n_committed : n);
         begin[1] = begin[0] + (everything ? 0 : plan_size(&p));
     }
     return slot;
@@ -405,7 +417,7 @@ sl_status tidal_attend_select(sl_instance *self, const sl_attend *a, int32_t own
         int32_t r = tidal_row(a->rows, j.begin), at = b->row_seq[r];
         if (by_seq) { /* the rows of a sequence come block by block, its lists when all are through */
             j.end = j.begin + same_seq(a->rows, j.begin, fit);
-            j.n_committed = segment_of(a->view->seqs[at], 0)->n_committed;
+            j.n_committed = keys_of(a->view->seqs[at], 0).n_committed;
             if (j.begin == 0 || b->row_seq[tidal_row(a->rows, j.begin - 1)] != at) {
                 j.seq_begin = j.begin;
                 j.slot = add_unit(self, &j, self->max_rows + at, r, 1, 0);

@@ -244,7 +244,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 static sl_status caps(sl_instance *self, int32_t layer, sl_attn_caps *out) {
     (void)self, (void)layer;
     out->flags = SL_ATTN_TREE | SL_ATTN_NEEDS_ORDER;
-    out->segment_kinds = SL_SEGMENT_ROWS;
+    out->segment_kinds = SL_SEGMENT_ROWS | SL_SEGMENT_QROWS;
     out->key_states = 1u << SL_KEYS_ROTATED;
     return SL_OK;
 }
@@ -405,9 +405,8 @@ static const sl_param_def *const params[] = {&token_budget,
                                              &correction_chunk,
                                              NULL};
 static const char *const roles[] = {"attention", NULL};
-static const char *const needs[] = {
-    SL_OPS_ID,          SL_MEM_ID,         SL_SCRATCH_ID,     SL_THREADS_ID,    "sl.kv.rows/1",
-    SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
+static const char *const needs[] = {SL_OPS_ID,          SL_MEM_ID,         SL_SCRATCH_ID,     SL_THREADS_ID,
+                                    SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
 static const char *const wants[] = {SL_METRICS_ID, SL_ARTIFACT_ID, NULL};
 static const char *const provides[] = {NULL};
 

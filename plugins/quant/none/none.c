@@ -44,7 +44,12 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 static void deactivate(sl_instance *self) { (void)self; }
 
 static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err) {
-    (void)self, (void)err;
+    (void)self;
+    for (int32_t i = 0; i < group->n; i++)
+        if (group->linears[i]->weight.data == NULL)
+            return sl_fail(err, SL_E_INVALID,
+                           "none: %s is packed in the checkpoint: choose the plugin that reads its form",
+                           group->linears[i]->name);
     sl_dtype dtype = group->linears[0]->weight.dtype;
     out->format = sl_dtype_name(dtype);
     out->bits_per_weight = sl_dtype_bits(dtype);

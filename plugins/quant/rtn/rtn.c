@@ -78,6 +78,11 @@ static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err) {
     const sl_tensor *w = &group->linears[0]->weight;
+    for (int32_t i = 0; i < group->n; i++)
+        if (group->linears[i]->weight.data == NULL)
+            return sl_fail(err, SL_E_INVALID,
+                           "rtn: %s is packed in the checkpoint: choose the plugin that reads its form",
+                           group->linears[i]->name);
     out->flags = SL_QUANT_FUSES_BIAS | SL_QUANT_FUSES_RESIDUAL;
     out->x_dtype = SL_F32;
     out->format = stays(self, group) ? sl_dtype_name(w->dtype) : self->format;

@@ -37,11 +37,13 @@ enum { SL_QUANT_PER_ROW = 0, SL_QUANT_PER_CHANNEL = 1 };
  * with r = s % page_rows and j = h - head_begin, in elements after the stride:
  *   PER_ROW      scale_pages[s / page_rows] + r * scale_stride, element (j D + d) / group
  *   PER_CHANNEL  scale_pages[s / page_rows] + (r / group) * scale_stride, element j D + d
- * (a group of rows divides page_rows). Zeros likewise, in the scale's dtype. */
+ * (a group of rows divides page_rows). Zeros likewise, in the scale's dtype. Codes are unsigned; those of one head's row
+ * begin on a byte. sl_ops.attend reads 1, 2, 4 and 8 bits with scales in f32, f16 or bf16, and gives bit by bit what
+ * plain f32 rows of the same values would give. */
 typedef struct sl_qrows {
     uint64_t struct_size;
     const void *const *scale_pages; /* parallel to the pages of codes */
-    const void *const *zero_pages;  /* NULL: symmetric */
+    const void *const *zero_pages;  /* NULL: symmetric, zero = 2^(bits - 1) */
     int64_t scale_stride;           /* bytes from group to group */
     int32_t group;                  /* elements a group */
     uint32_t axis;                  /* SL_QUANT_PER_* */
@@ -56,7 +58,10 @@ SL_ABI_STRUCT(sl_qrows, reserved0);
  *   k_pages[s / page_rows] + (s % page_rows) * k_row_stride + (h - head_begin) * k_head_stride        (bytes)
  * Slots [0, n_committed) are committed; [n_committed, n_committed + n_staged) hold the step's rows of this sequence, in
  * row order. Values may alias keys (latent caches). Several segments may hold rows of one head (sinks and a ring, codes
- * and a plain tail); their parts are one softmax. Equal page addresses of two sequences mean that they share those
+ * and a plain tail); their parts are one softmax. When token indices of these segments follow each other (token_base
+ * counts on, or token_index are neighbouring parts of one array) and staged rows stand behind all committed ones, their
+ * slots count through: row sets, scores and column sums of the head then speak of the slots of all of them, one segment after
+ * the other. Else the host refuses those. Equal page addresses of two sequences mean that they share those
  * rows. */
 typedef struct sl_segment {
     uint64_t struct_size;

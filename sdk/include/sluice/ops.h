@@ -161,8 +161,13 @@ typedef struct sl_ops {
     sl_status (*convert)(void *dst, sl_dtype dst_dtype, const void *src, sl_dtype src_dtype, int64_t n);
     sl_status (*colsum)(const sl_host *host, const sl_op_colsum *args);
     sl_status (*map)(const sl_host *host, const sl_op_map *args);
+    /* A packed matrix out of codes that a quantiser chose: w = scale (code - zero). code [n, k], each < 2^bits; scale
+     * [n, ceil(k / group)] f16, finite; zero likewise, each < 2^bits; NULL unless asymmetric (2^(bits - 1) then).
+     * SL_E_UNIMPLEMENTED, SL_E_DATA. [setup] */
+    sl_status (*q_pack_codes)(const sl_host *host, const sl_q_format *format, const uint8_t *code,
+                              const uint16_t *scale, const uint8_t *zero, void *blob, sl_error *err);
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, map);
+SL_ABI_STRUCT(sl_ops, q_pack_codes);
 
 SL_END
 #endif

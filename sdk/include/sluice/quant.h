@@ -131,7 +131,7 @@ typedef struct sl_rewrite {
     int64_t rows, cols;
     int32_t layer;     /* -1: embed, head, norm.final */
     uint32_t changed;  /* out: 1: values are to be used instead of the checkpoint's */
-    sl_dtype dtype;    /* out: in which to keep them where nobody packs them; 0: as the checkpoint does */
+    sl_dtype dtype;    /* out: in which to keep them until they are packed, or for good; 0: as the checkpoint does */
     uint32_t reserved0;
 } sl_rewrite;
 SL_ABI_STRUCT(sl_rewrite, reserved0);

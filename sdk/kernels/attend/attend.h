@@ -4,6 +4,9 @@
  * page. What a query row sees is an ordered list of slots: two intervals and an explicit list, in this order. The index
  * in that list is the key's *rank*.
  *
+ * A store that keeps some rows plain and some quantised is a list of *pieces*, through which its slots count. Codes
+ * become values a block at a time, in scratch; results are those of plain f32 rows with the same values, bit by bit.
+ *
  * Determinism: ranks are taken in blocks of SLK_ATTEND_BLOCK with a running softmax, and SLK_ATTEND_SEGMENT ranks make
  * a part with a softmax of its own; parts are joined in order. So, within one instruction set and dtype, o and lse of a
  * row depend on its ordered list of keys and values only: not on slots, pages, intervals against lists, other rows of
@@ -16,13 +19,34 @@
 
 enum { SLK_ATTEND_BLOCK = 32, SLK_ATTEND_SEGMENT = 1024 };
 
+/* How the codes of quantised rows become values: scale * (code - zero), or scale * code + zero. Scales and zeros of a
+ * page are parallel to its codes. Codes of a row are unsigned and packed along its channels, lowest bits first. */
+typedef struct slk_quant {
+    const void *const *scale_pages, *const *zero_pages; /* zero_pages NULL: zero = 2^(bits - 1) */
+    int64_t scale_ld;     /* bytes from row to row, or from group of rows to group of rows */
+    int64_t first;        /* channel 0 of this head among the channels that a row of scales covers */
+    int32_t group;        /* channels, or rows, that share a scale */
+    uint32_t bits;        /* 1, 2, 4, 8 */
+    uint32_t scale_dtype; /* SL_F32, SL_F16, SL_BF16 */
+    uint32_t per_channel; /* 1: scales of row r stand at r / group, one a channel; 0: at r, one a group of channels */
+    uint32_t zero_is_min; /* 1: value = scale * code + zero */
+} slk_quant;
+
 /* Rows of K or V of one head. */
 typedef struct slk_paged {
     const void *const *pages; /* base address of each page */
-    int64_t offset;           /* elements from a page's base to row 0 of this head */
-    int64_t ld;               /* elements between rows of a page */
-    uint32_t dtype;           /* SL_F32, SL_F16, SL_BF16; rows aligned to their element */
+    int64_t offset;           /* elements from a page's base to row 0 of this head; of codes: bytes */
+    int64_t ld;               /* elements between rows of a page; of codes: bytes */
+    uint32_t dtype;           /* SL_F32, SL_F16, SL_BF16; rows aligned to their element; SL_U8: codes */
+    const slk_quant *quant;   /* of codes; else NULL */
 } slk_paged;
+
+/* Slots [begin, end) of a store that keeps its rows in several forms: slot begin is row 0 of page 0. */
+typedef struct slk_piece {
+    int64_t begin, end;
+    int64_t page_rows;
+    slk_paged k, v;
+} slk_piece;
 
 /* Slots that one query row sees: [lo[0], hi[0]), then [lo[1], hi[1]), then slots[0..n_slots). Empty intervals: hi <=
  * lo. */
@@ -41,6 +65,8 @@ typedef struct slk_attend {
     int64_t lse_row;
     slk_paged k, v;          /* v may name the same rows as k */
     int64_t page_rows;       /* > 0 */
+    const slk_piece *pieces; /* [n_pieces] ascending, without gaps from slot 0 on; instead of k, v and page_rows */
+    int64_t n_pieces;        /* 0: k, v and page_rows */
     const slk_visible *rows; /* [n_rows] */
     int64_t n_rows;
     int64_t group; /* query heads that share this KV head */

@@ -1,4 +1,5 @@
 /* Attention in plain C: two passes over the keys of each part, then the parts are joined. */
+#include "attend_scratch.h"
 #include "attend_slots.h"
 #include "half.h"
 #include "kernels_fill.h"
@@ -14,32 +15,48 @@ static float elem(const void *row, uint32_t dtype, int64_t i) {
     return dtype == SL_F16 ? slk_f32_of_f16(bits) : slk_f32_of_bf16(bits);
 }
 
+/* The row of a slot as floats, in `out` unless they stand in the store. */
+static void fetch_row(const slk_attend *p, int is_v, int64_t slot, float *out) {
+    const slk_piece *piece = attend_piece(p, slot, NULL);
+    const attend_row row = attend_row_of(is_v ? &piece->v : &piece->k, piece->page_rows, slot - piece->begin);
+    for (int64_t d = 0; d < (is_v ? p->d_v : p->d_k); d++)
+        out[d] = row.quant != NULL ? attend_value(&row, d) : elem(row.at, row.dtype, d);
+}
+
 /* One part: part[0] largest score, part[1] sum of exponentials, part[2..] weighted sum of values. */
 static void compute_part(const slk_attend *p, const slk_visible *v, const float *q, int64_t first, int64_t n,
-                         float *scores, float *part) {
+                         float *scores, float *part, float *one) {
     int32_t slots[SEG];
     const void *rows[SEG];
+    const int in_pieces = p->n_pieces > 0;
+    const uint32_t k_dtype = in_pieces ? SL_F32 : p->k.dtype, v_dtype = in_pieces ? SL_F32 : p->v.dtype;
     float score[SEG], max = -INFINITY, *o = part + 2;
     attend_slots(v, first, n, slots);
-    attend_addresses(&p->k, p->page_rows, slots, n, rows);
+    if (!in_pieces)
+        attend_addresses(&p->k, p->page_rows, slots, n, rows);
     for (int64_t i = 0; i < n; i++) {
         double sum = 0;
+        if (in_pieces)
+            fetch_row(p, 0, slots[i], one), rows[i] = one;
         for (int64_t d = 0; d < p->d_k; d++)
-            sum += (double)q[d] * elem(rows[i], p->k.dtype, d);
+            sum += (double)q[d] * elem(rows[i], k_dtype, d);
         score[i] = (float)sum * p->scale;
         max = score[i] > max ? score[i] : max;
         if (scores)
             scores[first + i] = score[i];
     }
-    attend_addresses(&p->v, p->page_rows, slots, n, rows);
+    if (!in_pieces)
+        attend_addresses(&p->v, p->page_rows, slots, n, rows);
     double sum = 0;
     for (int64_t d = 0; d < p->d_v; d++)
         o[d] = 0;
     for (int64_t i = 0; i < n && max > -INFINITY; i++) {
         const float e = expf(score[i] - max);
         sum += e;
+        if (in_pieces)
+            fetch_row(p, 1, slots[i], one), rows[i] = one;
         for (int64_t d = 0; d < p->d_v; d++)
-            o[d] += e * elem(rows[i], p->v.dtype, d);
+            o[d] += e * elem(rows[i], v_dtype, d);
     }
     part[0] = max, part[1] = (float)sum;
 }
@@ -81,6 +98,7 @@ static void add_probs(const slk_attend *p, const slk_visible *v, const float *sc
 }
 
 static void attend_ref(const slk_attend *p) {
+    float *one = (float *)p->scratch + attend_pad(2 + p->d_v); /* a row that is not read in place */
     for (int64_t r = 0; r < p->n_rows; r++)
         for (int64_t g = 0; g < p->group; g++) {
             const slk_visible *v = &p->rows[r];
@@ -90,14 +108,14 @@ static void attend_ref(const slk_attend *p) {
             if (p->parts) {
                 float *part = p->parts + (r * p->group + g) * p->n_parts * (2 + p->d_v);
                 for (int64_t i = p->first_part; i < p->first_part + p->n_parts; i++, part += 2 + p->d_v)
-                    compute_part(p, v, q, i * SEG, attend_count(n_keys, i * SEG, SEG), scores, part);
+                    compute_part(p, v, q, i * SEG, attend_count(n_keys, i * SEG, SEG), scores, part, one);
                 continue;
             }
             float max = -INFINITY, sum = 0, *part = p->scratch, *o = p->o + r * p->o_row + g * p->o_head;
             for (int64_t d = 0; d < p->d_v; d++)
                 o[d] = 0;
             for (int64_t i = 0; i < slk_attend_parts(n_keys); i++) {
-                compute_part(p, v, q, i * SEG, attend_count(n_keys, i * SEG, SEG), scores, part);
+                compute_part(p, v, q, i * SEG, attend_count(n_keys, i * SEG, SEG), scores, part, one);
                 join_part(&max, &sum, o, part, p->d_v);
             }
             const float lse = join_end(max, sum, o, p->d_v);

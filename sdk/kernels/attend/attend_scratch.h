@@ -22,7 +22,7 @@ typedef struct attend_scratch {
 static inline int64_t attend_scratch_floats(int64_t group, int64_t d_k, int64_t d_v) {
     const int64_t q = attend_pad(attend_tile_rows(group) * group), k = attend_pad(d_k), v = attend_pad(d_v);
     return SLK_ATTEND_BLOCK * (k + v) + q * (SLK_ATTEND_BLOCK + v + 6) +
-           ATTEND_PAD; /* ref needs 2 + d_v, less than that */
+           ATTEND_PAD; /* ref needs 2 + d_v and a row, less than that */
 }
 
 static inline attend_scratch attend_scratch_split(float *at, int64_t group, int64_t d_k, int64_t d_v) {

@@ -2,7 +2,7 @@
  *
  * Query rows go in tiles of about 64 (row, head) pairs. Rows whose block of 32 ranks names the same slots meet it
  * together: with more than four queries the block's keys and values are first widened to f32 in scratch, else they are
- * read in place. What a query gets never depends on its company:
+ * read in place; quantised rows are widened always. What a query gets never depends on its company:
  *
  *     score    one chain of FMA over d in VL lanes, then v_sums; any tile shape sums alike
  *     output   element d is one chain over ranks: decay * o, then fma(p[rank], v[rank][d], o)
@@ -181,6 +181,84 @@ static void widen_block(int kind, const void **rows, int64_t count, int64_t n, f
     }
 }
 
+/* A row of codes -> f32, padded with zeros to whole vectors. Vectors of codes whose scales a plain load or one number
+ * gives go fast, the rest channel by channel. */
+V_INLINE void values_of_codes(int bits, int kind, const attend_row *row, int64_t n, float *out) {
+    const slk_quant *q = row->quant;
+    const uint8_t *codes = row->at;
+    const vf middle = v_set1((float)(1u << (bits - 1)));
+    int64_t d = 0;
+    for (; d + VL <= n; d += VL) {
+        vf scale, zero = middle;
+        if (q->per_channel) {
+            scale = v_load_kind(kind, row->scale, q->first + d);
+            if (row->zero != NULL)
+                zero = v_load_kind(kind, row->zero, q->first + d);
+        } else if (q->group % VL == 0 && q->first % VL == 0) {
+            const int64_t i = (q->first + d) / q->group;
+            scale = v_set1(attend_number(row->scale, q->scale_dtype, i));
+            if (row->zero != NULL)
+                zero = v_set1(attend_number(row->zero, q->scale_dtype, i));
+        } else
+            break;
+        const vf code = v_codes(bits, codes + d * bits / 8);
+        v_store(out + d, q->zero_is_min ? v_add(v_mul(scale, code), zero) : v_mul(scale, v_sub(code, zero)));
+    }
+    for (; d < n; d++)
+        out[d] = attend_value(row, d);
+    for (; d % VL != 0; d++)
+        out[d] = 0;
+}
+
+V_INLINE void values_of_bits(int bits, const attend_row *row, int64_t n, float *out) {
+    switch (row->quant->scale_dtype) {
+    case SL_F32: values_of_codes(bits, KIND_F32, row, n, out); break;
+    case SL_F16: values_of_codes(bits, KIND_F16, row, n, out); break;
+    default: values_of_codes(bits, KIND_BF16, row, n, out); break;
+    }
+}
+
+static void values_of_row(const attend_row *row, int64_t n, float *out) {
+    switch (row->quant->bits) {
+    case 2: values_of_bits(2, row, n, out); break;
+    case 4: values_of_bits(4, row, n, out); break;
+    case 8: values_of_bits(8, row, n, out); break;
+    default:
+        for (int64_t d = 0; d < (n + VL - 1) / VL * VL; d++)
+            out[d] = d < n ? attend_value(row, d) : 0;
+    }
+}
+
+/* Addresses of the keys or values of a block of slots in a store of pieces, and their kind. Plain rows of one piece
+ * stay where they are, unless all are wanted as f32 or forms meet in the block: then they go to `out` [count, ld]. */
+static int fetch_block(const slk_attend *p, int is_v, const int32_t *slots, int64_t count, int widen, float *out,
+                       int64_t ld, const void **rows) {
+    const slk_piece *piece = attend_piece(p, slots[0], NULL);
+    const slk_paged *side = is_v ? &piece->v : &piece->k;
+    const int64_t n = is_v ? p->d_v : p->d_k;
+    int32_t own[BLOCK];
+    int64_t same = 0;
+    for (; side->quant == NULL && same < count && slots[same] >= piece->begin && slots[same] < piece->end; same++)
+        own[same] = (int32_t)(slots[same] - piece->begin);
+    if (same == count) {
+        attend_addresses(side, piece->page_rows, own, count, rows);
+        if (!widen)
+            return kind_of(side->dtype);
+        widen_block(kind_of(side->dtype), rows, count, n, out, ld);
+        return KIND_F32;
+    }
+    for (int64_t i = 0; i < count; i++, out += ld) {
+        piece = attend_piece(p, slots[i], piece);
+        const attend_row row = attend_row_of(is_v ? &piece->v : &piece->k, piece->page_rows, slots[i] - piece->begin);
+        rows[i] = row.at;
+        if (row.quant != NULL)
+            values_of_row(&row, n, out), rows[i] = out;
+        else
+            widen_block(kind_of(row.dtype), &rows[i], 1, n, out, ld);
+    }
+    return KIND_F32;
+}
+
 /* Scores -> exponentials against the new largest score; o and sum of what came before decay. keep[i]: where the scaled
  * scores of query i go, or NULL. */
 static void soften(const slk_attend *p, const attend_scratch *s, int64_t q0, int64_t n_q, const int32_t *counts,
@@ -226,10 +304,16 @@ static void block_of_rows(const slk_attend *p, const attend_scratch *s, int64_t 
                           int64_t first, const int32_t *slots, int64_t count, const int32_t *row_counts) {
     const void *k[BLOCK], *v[BLOCK];
     const int64_t n_q = (r1 - r0) * p->group;
-    int kind_k = kind_of(p->k.dtype), kind_v = kind_of(p->v.dtype);
-    attend_addresses(&p->k, p->page_rows, slots, count, k);
-    attend_addresses(&p->v, p->page_rows, slots, count, v);
-    if (n_q > 4) {
+    int kind_k, kind_v;
+    if (p->n_pieces > 0) {
+        kind_k = fetch_block(p, 0, slots, count, n_q > 4, s->k, s->ld_k, k);
+        kind_v = fetch_block(p, 1, slots, count, n_q > 4, s->v, s->ld_v, v);
+    } else {
+        kind_k = kind_of(p->k.dtype), kind_v = kind_of(p->v.dtype);
+        attend_addresses(&p->k, p->page_rows, slots, count, k);
+        attend_addresses(&p->v, p->page_rows, slots, count, v);
+    }
+    if (p->n_pieces == 0 && n_q > 4) {
         widen_block(kind_k, k, count, p->d_k, s->k, s->ld_k);
         widen_block(kind_v, v, count, p->d_v, s->v, s->ld_v);
         kind_k = kind_v = KIND_F32;

@@ -152,7 +152,7 @@ static void bench_attend(const slk_kernels *k, uint32_t dtype, int64_t rows, int
         visible[r] = (slk_visible){{0, 0}, {(int32_t)(context - rows + r + 1), 0}, NULL, 0};
         keys += (double)visible[r].hi[0];
     }
-    const slk_paged ks = {kp, 0, width, dtype}, vs = {vp, 0, width, dtype};
+    const slk_paged ks = {kp, 0, width, dtype, NULL}, vs = {vp, 0, width, dtype, NULL};
     attend_run a = {k,
                     {.q = q,
                      .q_row = group * d,
@@ -178,6 +178,62 @@ static void bench_attend(const slk_kernels *k, uint32_t dtype, int64_t rows, int
              (int)rows, (int)context, (int)group, (int)d);
     row(k->attend_name, shape, run_attend, &a, 4 * keys * (double)(group * d), 2.0 * (double)(context * d * size));
     free(numbers), free(q), free(o), free(bytes), free(kp), free(vp), free(visible), free(a.p.scratch);
+}
+
+/* Codes as kivi keeps them: scales of keys by channel and group of rows, of values by row and group of channels. */
+static void bench_attend_codes(const slk_kernels *k, uint32_t bits, int64_t rows, int64_t context, int64_t group,
+                               int64_t d) {
+    enum { PAGE = 32 };
+    const int64_t pages = (context + PAGE - 1) / PAGE, code_bytes = PAGE * d * bits / 8;
+    const int64_t scale_bytes = PAGE * d / 32 * 4, page_bytes = code_bytes + scale_bytes; /* scales, then minima */
+    float *numbers = random_floats((size_t)(scale_bytes / 2)), *q = random_floats((size_t)(rows * group * d));
+    float *o = need((size_t)(rows * group * d) * sizeof *o);
+    char *bytes = need((size_t)(2 * pages * page_bytes));
+    const void **at[2][3];
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < 3; i++)
+            at[side][i] = need((size_t)pages * sizeof(void *));
+    for (int64_t i = 0; i < 2 * pages; i++) {
+        char *page = bytes + i * page_bytes;
+        memset(page, 0x1b, (size_t)code_bytes);
+        k->f16_of_f32((uint16_t *)(void *)(page + code_bytes), numbers, scale_bytes / 2);
+        at[i % 2][0][i / 2] = page, at[i % 2][1][i / 2] = page + code_bytes;
+        at[i % 2][2][i / 2] = page + code_bytes + scale_bytes / 2;
+    }
+    const slk_quant kq = {at[0][1], at[0][2], 2 * d, 0, 32, bits, SL_F16, 1, 1},
+                    vq = {at[1][1], at[1][2], 2 * d / 32, 0, 32, bits, SL_F16, 0, 1};
+    const slk_piece piece = {
+        0, context, PAGE, {at[0][0], 0, d * bits / 8, SL_U8, &kq}, {at[1][0], 0, d * bits / 8, SL_U8, &vq}};
+    slk_visible *visible = need((size_t)rows * sizeof *visible);
+    double keys = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        visible[r] = (slk_visible){{0, 0}, {(int32_t)(context - rows + r + 1), 0}, NULL, 0};
+        keys += (double)visible[r].hi[0];
+    }
+    attend_run a = {k,
+                    {.q = q,
+                     .q_row = group * d,
+                     .q_head = d,
+                     .o = o,
+                     .o_row = group * d,
+                     .o_head = d,
+                     .pieces = &piece,
+                     .n_pieces = 1,
+                     .rows = visible,
+                     .n_rows = rows,
+                     .group = group,
+                     .d_k = d,
+                     .d_v = d,
+                     .scale = 0.1f,
+                     .scratch = need((size_t)slk_attend_scratch_bytes(group, d, d))}};
+    char shape[64];
+    snprintf(shape, sizeof shape, "%d bits T=%d S=%d G=%d D=%d", (int)bits, (int)rows, (int)context, (int)group,
+             (int)d);
+    row(k->attend_name, shape, run_attend, &a, 4 * keys * (double)(group * d), (double)(2 * pages * page_bytes));
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < 3; i++)
+            free(at[side][i]);
+    free(numbers), free(q), free(o), free(bytes), free(visible), free(a.p.scratch);
 }
 
 /* ---- the small ones -------------------------------------------------------------------------------------------- */
@@ -291,6 +347,9 @@ int main(int argc, char **argv) {
         bench_attend(k, SL_F16, 1, 4096, 1, 64);
         bench_attend(k, SL_BF16, 64, 1024, 4, 128);
         bench_attend(k, SL_F32, 64, 1024, 2, 64);
+        bench_attend_codes(k, 4, 1, 4096, 4, 128);
+        bench_attend_codes(k, 2, 1, 4096, 4, 128);
+        bench_attend_codes(k, 4, 64, 1024, 4, 128);
         bench_small(k);
     }
     return 0;

@@ -70,6 +70,33 @@ sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t
     return SL_OK;
 }
 
+sl_status slk_q_pack_codes(const slk_q_format *f, const uint8_t *code, const uint16_t *scale, const uint8_t *zero,
+                           int64_t N, int64_t K, void *dst, sl_error *err) {
+    SL_TRY(check_format(f, err));
+    const int64_t g = slk_q_group(f, K), block_bytes = slk_q_block_bytes(f, K);
+    const uint32_t top = f->bits == 8 ? 255 : 15;
+    uint8_t *block = dst;
+    for (int64_t n = 0; n < N; n++, code += K)
+        for (int64_t k = 0; k < K; k += g, block += block_bytes, scale++) {
+            const uint32_t z = zero != NULL ? *zero++ : (top + 1) / 2;
+            if ((*scale & 0x7c00) == 0x7c00 || z > top)
+                return sl_fail(err, SL_E_DATA, "row %lld, group at input %lld: scale or zero out of range",
+                               (long long)n, (long long)k);
+            memset(block, 0, (size_t)block_bytes);
+            block[0] = (uint8_t)(*scale & 255), block[1] = (uint8_t)(*scale >> 8);
+            if (f->asym)
+                block[2] = (uint8_t)z;
+            for (int64_t i = 0; i < g; i++) {
+                const uint32_t q = k + i < K ? code[k + i] : z;
+                if (q > top)
+                    return sl_fail(err, SL_E_DATA, "row %lld, input %lld: code %u has more than %u bits", (long long)n,
+                                   (long long)(k + i), q, f->bits);
+                put_code(f, block + slk_q_header_bytes(f), i, q);
+            }
+        }
+    return SL_OK;
+}
+
 void slk_q_unpack(const slk_q_format *f, const void *packed, int64_t N, int64_t K, float *w, int64_t ldw) {
     const int64_t g = slk_q_group(f, K), block_bytes = slk_q_block_bytes(f, K);
     const uint8_t *block = packed;

@@ -47,6 +47,12 @@ static inline float slk_q_zero(const slk_q_format *f, const uint8_t *block) {
 sl_status slk_q_pack(const slk_q_format *f, const float *w, int64_t ldw, int64_t N, int64_t K, void *dst,
                      sl_error *err);
 
+/* Packs codes that were chosen elsewhere: code [N,K], scale [N,ceil(K/g)] as f16 bits, zero [N,ceil(K/g)] (NULL when
+ * symmetric). SL_E_INVALID for a format other than the above; SL_E_DATA for a code or zero of too many bits or a scale
+ * that is not finite. [any] */
+sl_status slk_q_pack_codes(const slk_q_format *f, const uint8_t *code, const uint16_t *scale, const uint8_t *zero,
+                           int64_t N, int64_t K, void *dst, sl_error *err);
+
 /* The weights that packed rows stand for: w f32 [N,K], exact. [any] */
 void slk_q_unpack(const slk_q_format *f, const void *packed, int64_t N, int64_t K, float *w, int64_t ldw);
 

@@ -104,6 +104,18 @@ V_INLINE void v_zip(vf a, vf b, vf *lo, vf *hi) {
     *lo = _mm256_permute2f128_ps(l, h, 0x20), *hi = _mm256_permute2f128_ps(l, h, 0x31);
 }
 
+/* VL unsigned codes of 2, 4 or 8 bits, lowest bits first, from a byte on. */
+V_INLINE vf v_codes(int bits, const uint8_t *p) {
+    if (bits == 8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
+    uint32_t word = 0;
+    memcpy(&word, p, (size_t)bits);
+    const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i by = bits == 4 ? _mm256_slli_epi32(lane, 2) : _mm256_slli_epi32(lane, 1);
+    const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), by);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(code, _mm256_set1_epi32((1 << bits) - 1)));
+}
+
 /* Packed weights: what a block's header says, and VL weights of it, exact. */
 typedef struct v_scale8 {
     vf scale, shift; /* w = code * scale - shift */

@@ -90,6 +90,22 @@ V_INLINE void v_zip(vf a, vf b, vf *lo, vf *hi) {
     *hi = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
 }
 
+/* VL unsigned codes of 2, 4 or 8 bits, lowest bits first, from a byte on. */
+V_INLINE vf v_codes(int bits, const uint8_t *p) {
+    if (bits == 8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+    if (bits == 4) {
+        const __m128i two = _mm_loadl_epi64((const void *)p), low = _mm_set1_epi8(15);
+        const __m128i one = _mm_unpacklo_epi8(_mm_and_si128(two, low), _mm_and_si128(_mm_srli_epi16(two, 4), low));
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(one));
+    }
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    const __m512i by = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i code = _mm512_srlv_epi32(_mm512_set1_epi32((int)word), by);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(code, _mm512_set1_epi32(3)));
+}
+
 /* Packed weights: what a block's header says, and VL weights of it, exact. */
 typedef struct v_scale8 {
     vf scale, shift; /* w = code * scale - shift */

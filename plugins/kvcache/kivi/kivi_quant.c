@@ -1,0 +1,80 @@
+/* See kivi_quant.h. */
+#include "kivi_quant.h"
+
+#include <math.h>
+
+enum { MAX_ROWS = 128 };
+
+/* The finite f16 next to x, ties to even; NaN: 0. Mantissas of 11 bits in units of 2^(e - 10), e at least -14. */
+static uint16_t f16_of(float x) {
+    const float a = fminf(fabsf(x), 65504.0f);
+    if (!(fabsf(x) > 0))
+        return 0;
+    const int e = ilogbf(a) < -14 ? -14 : ilogbf(a);
+    const int mantissa = (int)rintf(ldexpf(a, 10 - e)); /* 2048: the next exponent */
+    return (uint16_t)((x < 0 ? 0x8000 : 0) | (((e + 14) << 10) + mantissa));
+}
+
+static float f32_of(uint16_t h) {
+    const int e = h >> 10 & 31, mantissa = h & 1023;
+    const float a = e > 0 ? ldexpf((float)(mantissa + 1024), e - 25) : ldexpf((float)mantissa, -24);
+    return h & 0x8000 ? -a : a;
+}
+
+void kivi_quantise_group(const float *x, int64_t stride, int64_t n, int bits, uint8_t *code, uint16_t *scale,
+                         uint16_t *minimum) {
+    const float most = (float)((1 << bits) - 1);
+    float low = x[0], high = x[0];
+    for (int64_t i = 1; i < n; i++) {
+        low = x[i * stride] < low ? x[i * stride] : low;
+        high = x[i * stride] > high ? x[i * stride] : high;
+    }
+    *minimum = f16_of(low);
+    *scale = f16_of((high - low) / most);
+    float m = f32_of(*minimum), s = f32_of(*scale);
+    if (!(s > 0)) { /* nothing to tell apart in f16 */
+        *scale = f16_of(1);
+        for (int64_t i = 0; i < n; i++)
+            code[i] = 0;
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        float t = (x[i * stride] - m) / s;
+        code[i] = (uint8_t)(t > 0 ? rintf(t < most ? t : most) : 0); /* NaN: 0 */
+    }
+}
+
+static void pack(uint8_t *codes, int64_t i, int bits, uint8_t code) {
+    int64_t bit = i * bits;
+    codes[bit / 8] = (uint8_t)((codes[bit / 8] & ~(((1 << bits) - 1) << bit % 8)) | code << bit % 8);
+}
+
+void kivi_quantise_channels(const float *x, int64_t n, int64_t d, int bits, uint8_t *codes, uint16_t *scales,
+                            uint16_t *minima) {
+    uint8_t code[MAX_ROWS];
+    for (int64_t c = 0; c < d; c++) {
+        kivi_quantise_group(x + c, d, n, bits, code, &scales[c], &minima[c]);
+        for (int64_t i = 0; i < n; i++)
+            pack(codes + i * d * bits / 8, c, bits, code[i]);
+    }
+}
+
+void kivi_quantise_row(const float *x, int64_t d, int64_t group, int bits, uint8_t *codes, uint16_t *scales,
+                       uint16_t *minima) {
+    uint8_t code[MAX_ROWS];
+    for (int64_t g = 0; g < d / group; g++) {
+        kivi_quantise_group(x + g * group, 1, group, bits, code, &scales[g], &minima[g]);
+        for (int64_t i = 0; i < group; i++)
+            pack(codes, g * group + i, bits, code[i]);
+    }
+}
+
+void kivi_values_of_row(const uint8_t *codes, const uint16_t *scales, const uint16_t *minima, int64_t d, int64_t group,
+                        int bits, float *x) {
+    for (int64_t i = 0; i < d; i++) {
+        int64_t bit = i * bits;
+        float code = (float)(codes[bit / 8] >> bit % 8 & ((1 << bits) - 1));
+        float product = f32_of(scales[i / group]) * code; /* exact: 11 bits by 8 */
+        x[i] = product + f32_of(minima[i / group]);
+    }
+}
