@@ -66,7 +66,7 @@ static int ignore_chunk(void *user, const sluice_chunk *chunk) {
 static int answer(run *r, sluice_session *s, int64_t from, int first, int n, sluice_error *err) {
     const needles_context *ctx = r->ctx;
     sluice_session *forks[NEEDLES_MAX] = {0};
-    sluice_sampling greedy[NEEDLES_MAX];
+    sluice_sampling greedy[NEEDLES_MAX] = {{0}};
     int status = SLUICE_OK;
     for (int i = 0; status >= 0 && i < n; i++) {
         const needles_answer *a = &ctx->answers[first + i];
