@@ -131,7 +131,7 @@ typedef struct run_taps {
 
 static inline void run_tap(void *user, uint32_t point, int32_t layer, const float *rows, int32_t n_rows, int64_t width) {
     run_taps *t = user;
-    if (point != SL_TAP_Q && point != SL_TAP_K)
+    if (t == NULL || (point != SL_TAP_Q && point != SL_TAP_K))
         return;
     float **to = point == SL_TAP_Q ? &t->q[layer] : &t->k[layer];
     free(*to);
@@ -147,7 +147,7 @@ static inline void run_taps_free(run_taps *t) {
     }
 }
 
-/* Computes the next n pending rows of a session, with all that follows a step. */
+/* Computes the next n pending rows of a session, with all that follows a step. taps: NULL: nobody listens. */
 static inline void run_rows(sluice_engine *e, sluice_session *s, int32_t n, uint32_t stage, run_taps *taps) {
     SL_ERROR(err);
     int32_t path[512], begin[2] = {0, n}, next = -1;

@@ -110,10 +110,10 @@ static void packed_attention_equals_unpacked(void **state) {
         sluice_engine *d = run_open("kvcache.dtype=f32", i % 2 ? "engine.isa=auto" : "engine.isa=avx2");
         int64_t n = long_prompt(k, tokens, 303);
         sluice_session *s = run_session(k, tokens, n);
-        run_rows(k, s, 280, SL_STAGE_PREFILL, &(run_taps){0});
+        run_rows(k, s, 280, SL_STAGE_PREFILL, NULL);
         s->n_prompt = s->n_kv;
         for (int step = 0; step < 20; step++) { /* the prompt was cut short; its end goes token by token */
-            run_rows(k, s, 1, SL_STAGE_DECODE, &(run_taps){0});
+            run_rows(k, s, 1, SL_STAGE_DECODE, NULL);
             if (step % 5 != 4)
                 continue;
             sluice_session *t = run_session(d, tokens, n);
