@@ -51,8 +51,10 @@ sl_status sli_quantize_plan(sli_quantize *q, sli_network *net, sli_network_plan 
 
 /* The quantiser that a group waits for; NULL: it is bound for good. */
 static const sli_quantizer *awaited(const sli_quantize *q, const sli_group *g) {
-    int64_t i = g->quantizer - q->plain;
-    return i >= 0 && i < q->net->n_quantizers ? &q->net->quantizers[i] : NULL;
+    for (int32_t i = 0; i < q->net->n_quantizers; i++)
+        if (g->quantizer == &q->plain[i])
+            return &q->net->quantizers[i];
+    return NULL;
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
