@@ -50,7 +50,7 @@ static void measure(sl_instance *self, kivi_shape *sh) {
         bytes[2 * side + 1] = 2 * sh->minima[side] - sh->scales[side];
     }
     for (int i = 0; i < KIVI_POOLS; i++)
-        kivi_pool_init(&sh->pools[i], self->host, self->mem, bytes[i]);
+        sl_blocks_init(&sh->pools[i], self->host, self->mem, bytes[i]);
 }
 
 /* Do the settings fit the model's heads? */
@@ -130,7 +130,7 @@ static void deactivate(sl_instance *self) {
     kivi_tables_free(self);
     for (int32_t i = 0; i < self->n_shapes; i++)
         for (int p = 0; p < KIVI_POOLS; p++)
-            kivi_pool_finish(&self->shapes[i].pools[p]);
+            sl_blocks_finish(&self->shapes[i].pools[p]);
 }
 
 /* Is anything ever coded? */

@@ -18,7 +18,7 @@
 #include "sluice/kv.h"
 #include "sluice/ops.h"
 
-#include "kivi_pool.h"
+#include "sl_blocks.h"
 #include "sl_error.h"
 
 enum { KIVI_MAX_GROUP = 128, KIVI_PLAIN = 16 };        /* bits = 16: that side stays plain */
@@ -31,7 +31,7 @@ typedef struct kivi_shape {
     int64_t plain_row[2], coded_row[2]; /* bytes */
     int64_t scales[2], minima[2];       /* offsets in a block of codes */
     int64_t scale_row;                  /* bytes of the scales of one row of values */
-    kivi_pool pools[KIVI_POOLS];
+    sl_blocks pools[KIVI_POOLS];
 } kivi_shape;
 
 typedef struct kivi_block {

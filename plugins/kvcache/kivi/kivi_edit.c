@@ -64,17 +64,17 @@ static int make_block(sl_instance *self, kivi_shape *sh, const source *from, int
     const kivi_block *b = from[0].block;
     if (b->n == n && from[n - 1].block == b) {
         *out = *b;
-        kivi_pool_share(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
-        kivi_pool_share(&sh->pools[KIVI_V], b->v);
-        kivi_pool_share(&sh->pools[KIVI_VQ], b->vq);
+        sl_blocks_share(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
+        sl_blocks_share(&sh->pools[KIVI_V], b->v);
+        sl_blocks_share(&sh->pools[KIVI_VQ], b->vq);
         return 1;
     }
     *out = (kivi_block){-1, -1, -1, (uint8_t)n, 0, b->coded, 0};
     for (int64_t i = 0; i < n; i++)
         out->nv = (uint8_t)(out->nv + (from[i].row < from[i].block->nv));
-    out->k = kivi_pool_get(&sh->pools[b->coded ? KIVI_KQ : KIVI_K]);
-    out->v = out->nv < n ? kivi_pool_get(&sh->pools[KIVI_V]) : -1;
-    out->vq = out->nv > 0 ? kivi_pool_get(&sh->pools[KIVI_VQ]) : -1;
+    out->k = sl_blocks_get(&sh->pools[b->coded ? KIVI_KQ : KIVI_K]);
+    out->v = out->nv < n ? sl_blocks_get(&sh->pools[KIVI_V]) : -1;
+    out->vq = out->nv > 0 ? sl_blocks_get(&sh->pools[KIVI_VQ]) : -1;
     if (out->k < 0 || (out->nv < n && out->v < 0) || (out->nv > 0 && out->vq < 0)) {
         kivi_block_drop(sh, out);
         return 0;

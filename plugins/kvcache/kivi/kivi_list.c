@@ -8,14 +8,14 @@
 /* ---- blocks ---------------------------------------------------------------------------------------------------- */
 
 void kivi_block_drop(kivi_shape *sh, kivi_block *b) {
-    kivi_pool_drop(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
-    kivi_pool_drop(&sh->pools[KIVI_V], b->v);
-    kivi_pool_drop(&sh->pools[KIVI_VQ], b->vq);
+    sl_blocks_drop(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
+    sl_blocks_drop(&sh->pools[KIVI_V], b->v);
+    sl_blocks_drop(&sh->pools[KIVI_VQ], b->vq);
     *b = (kivi_block){-1, -1, -1, 0, 0, 0, 0};
 }
 
 static void drop_side(kivi_shape *sh, int kind, int32_t *id) {
-    kivi_pool_drop(&sh->pools[kind], *id);
+    sl_blocks_drop(&sh->pools[kind], *id);
     *id = -1;
 }
 
@@ -37,14 +37,14 @@ void kivi_block_read(const sl_instance *self, const kivi_shape *sh, const kivi_b
 }
 
 /* Makes a block the list's own. 0: there is no memory. */
-static int own(kivi_pool *pool, int32_t *id) {
+static int own(sl_blocks *pool, int32_t *id) {
     if (pool->refs[*id] == 1)
         return 1;
-    int32_t mine = kivi_pool_get(pool);
+    int32_t mine = sl_blocks_get(pool);
     if (mine < 0)
         return 0;
     memcpy(pool->base[mine], pool->base[*id], (size_t)pool->bytes);
-    kivi_pool_drop(pool, *id);
+    sl_blocks_drop(pool, *id);
     *id = mine;
     return 1;
 }
@@ -87,9 +87,9 @@ sl_status kivi_list_room(sl_instance *self, kivi_list *l, int64_t blocks, int64_
 void kivi_list_share(kivi_shape *sh, kivi_list *l, const kivi_list *from) {
     for (int64_t i = 0; i < from->n_blocks; i++) {
         const kivi_block *b = &from->blocks[i];
-        kivi_pool_share(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
-        kivi_pool_share(&sh->pools[KIVI_V], b->v);
-        kivi_pool_share(&sh->pools[KIVI_VQ], b->vq);
+        sl_blocks_share(&sh->pools[b->coded ? KIVI_KQ : KIVI_K], b->k);
+        sl_blocks_share(&sh->pools[KIVI_V], b->v);
+        sl_blocks_share(&sh->pools[KIVI_VQ], b->vq);
         l->blocks[i] = *b;
     }
     l->n_blocks = from->n_blocks;
@@ -135,7 +135,7 @@ sl_status kivi_list_cover(const sl_instance *self, kivi_shape *sh, kivi_list *l,
     int64_t rows = l->n - l->n_coded, blocks = l->tail + kivi_parts(rows + n, self->G);
     if (n > 0 && rows % self->G != 0) { /* the last block goes on */
         kivi_block *b = &l->blocks[l->tail + rows / self->G];
-        if (b->v < 0 && (b->v = kivi_pool_get(&sh->pools[KIVI_V])) < 0)
+        if (b->v < 0 && (b->v = sl_blocks_get(&sh->pools[KIVI_V])) < 0)
             return SL_E_NO_MEMORY;
         if (!own(&sh->pools[KIVI_K], &b->k) || !own(&sh->pools[KIVI_V], &b->v))
             return SL_E_NO_MEMORY;
@@ -143,7 +143,7 @@ sl_status kivi_list_cover(const sl_instance *self, kivi_shape *sh, kivi_list *l,
     if (blocks > l->cap_blocks)
         return SL_E_RANGE;
     while (l->n_blocks < blocks) {
-        kivi_block b = {kivi_pool_get(&sh->pools[KIVI_K]), kivi_pool_get(&sh->pools[KIVI_V]), -1, 0, 0, 0, 0};
+        kivi_block b = {sl_blocks_get(&sh->pools[KIVI_K]), sl_blocks_get(&sh->pools[KIVI_V]), -1, 0, 0, 0, 0};
         if (b.k < 0 || b.v < 0) {
             kivi_block_drop(sh, &b);
             return SL_E_NO_MEMORY;
@@ -193,7 +193,7 @@ void kivi_list_commit(const sl_instance *self, kivi_shape *sh, kivi_list *l, con
 /* The keys of the first block of the tail become one group. 0: there is no memory, and they stay plain. */
 static int code_keys(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     kivi_block *b = &l->blocks[l->tail];
-    int32_t id = kivi_pool_get(&sh->pools[KIVI_KQ]);
+    int32_t id = sl_blocks_get(&sh->pools[KIVI_KQ]);
     if (id < 0)
         return 0;
     for (int64_t r = 0; r < b->n; r++)
@@ -201,7 +201,7 @@ static int code_keys(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     char *to = kivi_at(sh, KIVI_KQ, id);
     kivi_quantise_channels(self->rows, b->n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)to,
                            (uint16_t *)(void *)(to + sh->scales[KEYS]), (uint16_t *)(void *)(to + sh->minima[KEYS]));
-    kivi_pool_drop(&sh->pools[KIVI_K], b->k);
+    sl_blocks_drop(&sh->pools[KIVI_K], b->k);
     b->k = id;
     b->coded = 1;
     l->tail++;
@@ -214,8 +214,8 @@ static int code_values(sl_instance *self, kivi_shape *sh, kivi_list *l, int64_t 
     while (l->blocks[*at].nv == l->blocks[*at].n)
         ++*at;
     kivi_block *b = &l->blocks[*at];
-    kivi_pool *pool = &sh->pools[KIVI_VQ];
-    if (b->vq < 0 && (b->vq = kivi_pool_get(pool)) < 0)
+    sl_blocks *pool = &sh->pools[KIVI_VQ];
+    if (b->vq < 0 && (b->vq = sl_blocks_get(pool)) < 0)
         return 0;
     if (!own(pool, &b->vq))
         return 0;

@@ -3,7 +3,6 @@
 #include "kivi.c"
 #include "kivi_edit.c"
 #include "kivi_list.c"
-#include "kivi_pool.c"
 #include "kivi_quant.c"
 #include "kivi_seqs.c"
 #include "kivi_view.c"
@@ -263,7 +262,7 @@ static void check_books(const rig *r) {
             }
         }
         for (int p = 0; p < KIVI_POOLS; p++) {
-            const kivi_pool *pool = &sh->pools[p];
+            const sl_blocks *pool = &sh->pools[p];
             int32_t n_free = 0;
             assert_true(pool->n_ids <= 8192);
             for (int32_t id = 0; id < pool->n_ids; id++) {

@@ -3,23 +3,12 @@
 
 #include <math.h>
 
+#include "sl_half.h"
+
 enum { MAX_ROWS = 128 };
 
-/* The finite f16 next to x, ties to even; NaN: 0. Mantissas of 11 bits in units of 2^(e - 10), e at least -14. */
-static uint16_t f16_of(float x) {
-    const float a = fminf(fabsf(x), 65504.0f);
-    if (!(fabsf(x) > 0))
-        return 0;
-    const int e = ilogbf(a) < -14 ? -14 : ilogbf(a);
-    const int mantissa = (int)rintf(ldexpf(a, 10 - e)); /* 2048: the next exponent */
-    return (uint16_t)((x < 0 ? 0x8000 : 0) | (((e + 14) << 10) + mantissa));
-}
-
-static float f32_of(uint16_t h) {
-    const int e = h >> 10 & 31, mantissa = h & 1023;
-    const float a = e > 0 ? ldexpf((float)(mantissa + 1024), e - 25) : ldexpf((float)mantissa, -24);
-    return h & 0x8000 ? -a : a;
-}
+/* The finite f16 next to x, ties to even; NaN: 0. */
+static uint16_t f16_of(float x) { return fabsf(x) > 0 ? sl_f16_of_f32(fmaxf(-65504.0f, fminf(x, 65504.0f))) : 0; }
 
 void kivi_quantise_group(const float *x, int64_t stride, int64_t n, int bits, uint8_t *code, uint16_t *scale,
                          uint16_t *minimum) {
@@ -31,7 +20,7 @@ void kivi_quantise_group(const float *x, int64_t stride, int64_t n, int bits, ui
     }
     *minimum = f16_of(low);
     *scale = f16_of((high - low) / most);
-    float m = f32_of(*minimum), s = f32_of(*scale);
+    float m = sl_f32_of_f16(*minimum), s = sl_f32_of_f16(*scale);
     if (!(s > 0)) { /* nothing to tell apart in f16 */
         *scale = f16_of(1);
         for (int64_t i = 0; i < n; i++)
@@ -74,7 +63,7 @@ void kivi_values_of_row(const uint8_t *codes, const uint16_t *scales, const uint
     for (int64_t i = 0; i < d; i++) {
         int64_t bit = i * bits;
         float code = (float)(codes[bit / 8] >> bit % 8 & ((1 << bits) - 1));
-        float product = f32_of(scales[i / group]) * code; /* exact: 11 bits by 8 */
-        x[i] = product + f32_of(minima[i / group]);
+        float product = sl_f32_of_f16(scales[i / group]) * code; /* exact: 11 bits by 8 */
+        x[i] = product + sl_f32_of_f16(minima[i / group]);
     }
 }

@@ -60,11 +60,11 @@ static void halves_are_halves(void **state) {
     uint64_t rng = 1;
     for (uint32_t h = 0; h < 0x10000; h++)
         if ((h & 0x7c00) != 0x7c00) {
-            assert_true(f32_of((uint16_t)h) == slk_f32_of_f16((uint16_t)h));
-            assert_true(f32_of(f16_of(f32_of((uint16_t)h))) == f32_of((uint16_t)h));
+            assert_true(sl_f32_of_f16((uint16_t)h) == slk_f32_of_f16((uint16_t)h));
+            assert_true(sl_f32_of_f16(f16_of(sl_f32_of_f16((uint16_t)h))) == sl_f32_of_f16((uint16_t)h));
             float next = slk_f32_of_f16((uint16_t)h) * (1 + 0x1p-11f * (float)test_uniform(&rng)) + 1e-8f;
             if (fabsf(next) < 65500)
-                assert_true(f32_of(f16_of(next)) == slk_f32_of_f16(slk_f16_of_f32(next)));
+                assert_true(sl_f32_of_f16(f16_of(next)) == slk_f32_of_f16(slk_f16_of_f32(next)));
         }
 }
 

@@ -24,7 +24,7 @@ void kivi_trim(sl_instance *self) {
         int64_t need[KIVI_POOLS];
         promised(self, &self->shapes[i], need);
         for (int p = 0; p < KIVI_POOLS; p++)
-            kivi_pool_trim(&self->shapes[i].pools[p], need[p]);
+            sl_blocks_trim(&self->shapes[i].pools[p], need[p]);
     }
 }
 
@@ -33,13 +33,13 @@ static sl_status have_free(sl_instance *self, sl_error *err) {
         int64_t need[KIVI_POOLS];
         promised(self, &self->shapes[i], need);
         for (int p = 0; p < KIVI_POOLS; p++) {
-            kivi_pool *pool = &self->shapes[i].pools[p];
-            if (need[p] > pool->n_free && kivi_pool_add(pool, need[p] - pool->n_free) < 0)
+            sl_blocks *pool = &self->shapes[i].pools[p];
+            if (need[p] > pool->n_free && sl_blocks_add(pool, need[p] - pool->n_free) < 0)
                 return sl_fail(err, SL_E_NO_MEMORY,
                                "kivi: the cache does not fit: %lld more blocks of %lld bytes are needed, %lld bytes of "
                                "such blocks are held",
                                (long long)(need[p] - pool->n_free), (long long)pool->bytes,
-                               (long long)kivi_pool_bytes(pool));
+                               (long long)sl_blocks_bytes(pool));
         }
     }
     return SL_OK;

@@ -90,7 +90,7 @@ static void deactivate(sl_instance *self) {
     self->segment_ptrs = NULL;
     self->seq_views = NULL;
     self->seq_view_ptrs = NULL;
-    paged_pool_finish(&self->pool);
+    sl_blocks_finish(&self->pool);
 }
 
 static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
@@ -98,7 +98,7 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     if (self->dtype_auto)
         self->dtype = limits->compute == SL_BF16 ? SL_BF16 : SL_F32;
     lay_out(self);
-    paged_pool_init(&self->pool, self->host, self->mem, self->page_bytes);
+    sl_blocks_init(&self->pool, self->host, self->mem, self->page_bytes);
     self->max_pages = paged_pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
     size_t n = (size_t)limits->max_seqs, heads = n * (size_t)self->max_heads, tables = heads * (size_t)self->max_pages;
     self->seqs = calloc(n, sizeof *self->seqs);
@@ -148,16 +148,16 @@ sl_status paged_have_free(sl_instance *self, const paged_sequence *except, int64
     int64_t missing = need - self->pool.n_free;
     if (missing <= 0)
         return SL_OK;
-    if (paged_pool_add(&self->pool, missing) < 0)
+    if (sl_blocks_add(&self->pool, missing) < 0)
         return sl_fail(err, SL_E_NO_MEMORY,
                        "paged: the cache does not fit: %lld more pages of %lld bytes are needed, %lld bytes are held",
-                       (long long)missing, (long long)self->page_bytes, (long long)paged_pool_bytes(&self->pool));
+                       (long long)missing, (long long)self->page_bytes, (long long)sl_blocks_bytes(&self->pool));
     return SL_OK;
 }
 
 void paged_drop_pages(sl_instance *self, paged_sequence *s, int64_t keep) {
     while (s->n_pages > keep)
-        paged_pool_drop(&self->pool, s->pages[--s->n_pages]);
+        sl_blocks_drop(&self->pool, s->pages[--s->n_pages]);
 }
 
 void paged_cover(sl_instance *self, paged_sequence *s, int64_t first, int64_t rows) {
@@ -165,14 +165,14 @@ void paged_cover(sl_instance *self, paged_sequence *s, int64_t first, int64_t ro
         int32_t old = s->pages[i];
         if (self->pool.refs[old] == 1)
             continue;
-        int32_t own = paged_pool_take(&self->pool);
+        int32_t own = sl_blocks_take(&self->pool);
         assert(own >= 0);
         memcpy(self->pool.base[own], self->pool.base[old], (size_t)self->page_bytes);
-        paged_pool_drop(&self->pool, old);
+        sl_blocks_drop(&self->pool, old);
         s->pages[i] = own;
     }
     while (s->n_pages < paged_pages_for(self, rows)) {
-        int32_t page = paged_pool_take(&self->pool);
+        int32_t page = sl_blocks_take(&self->pool);
         assert(page >= 0);
         s->pages[s->n_pages++] = page;
     }
@@ -189,7 +189,7 @@ int64_t paged_cover_cost(const sl_instance *self, const paged_sequence *s, int64
 void paged_trim(sl_instance *self, int64_t keep) {
     for (int64_t i = 0; i < self->limits.max_seqs; i++)
         keep += promised(self, &self->seqs[i]);
-    paged_pool_trim(&self->pool, keep);
+    sl_blocks_trim(&self->pool, keep);
 }
 
 /* ---- sequences
@@ -213,7 +213,7 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
     s->n_pages = paged_pages_for(self, paged_longest(s));
     for (int64_t i = 0; i < s->n_pages; i++) {
         s->pages[i] = p->pages[i];
-        paged_pool_share(&self->pool, s->pages[i]);
+        sl_blocks_share(&self->pool, s->pages[i]);
     }
     return SL_OK;
 }
@@ -498,8 +498,8 @@ static const sl_param_def *const params[] = {&page, &dtype, NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {NULL};
-static const char *const provides[] = {
-    "sl.kv.rows/1", "sl.kv.fork/1", "sl.kv.truncate/1", "sl.kv.export/1", "sl.kv.edit/1", "sl.kv.perhead/1", "sl.kv.overwrite/1", NULL};
+static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1",    "sl.kv.truncate/1",  "sl.kv.export/1",
+                                       "sl.kv.edit/1", "sl.kv.perhead/1", "sl.kv.overwrite/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),

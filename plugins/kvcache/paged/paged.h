@@ -9,7 +9,7 @@
 #include "sluice/kv.h"
 #include "sluice/ops.h"
 
-#include "page_pool.h"
+#include "sl_blocks.h"
 #include "sl_error.h"
 
 /* Where a layer's keys and values lie in a page: [page, K, D] and [page, K, Dv]. */
@@ -46,7 +46,7 @@ struct sl_instance {
     int32_t max_heads;   /* KV heads of any layer */
     int32_t n_lists;     /* KV heads of all layers */
     paged_place *places; /* [n_layers] */
-    paged_pool pool;
+    sl_blocks pool;
     paged_sequence *seqs; /* [max_seqs] */
     /* the last view; a sequence has one segment, or one a head */
     const void **k_pages, **v_pages; /* [max_seqs, max_heads, max_pages] */

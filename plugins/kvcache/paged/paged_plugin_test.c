@@ -1,6 +1,5 @@
 /* paged: random appends, forks, cuts, copies and failures against a store that is nothing but arrays, its rows compared
  * bit by bit through the public view; and the page pool's books after every operation. */
-#include "page_pool.c"
 #include "paged.c"
 #include "paged_heads.c"
 
@@ -137,7 +136,7 @@ static void check_sequence(rig *r, int32_t id) {
 
 /* Every reference is one entry of an open sequence's table; every other page is free, once. */
 static void check_books(const rig *r) {
-    const paged_pool *pool = &r->self->pool;
+    const sl_blocks *pool = &r->self->pool;
     int32_t seen[4096] = {0};
     assert_true(pool->n_ids <= 4096);
     for (int i = 0; i < MAX_SEQS; i++) {
@@ -156,7 +155,7 @@ static void check_books(const rig *r) {
     assert_int_equal(n_free, pool->n_free);
     for (int32_t i = 0; i < pool->n_free; i++)
         assert_int_equal(seen[pool->free_list[i]]--, 0); /* -1 afterwards: listed twice would show */
-    assert_int_equal(r->host.bytes_live, paged_pool_bytes(pool));
+    assert_int_equal(r->host.bytes_live, sl_blocks_bytes(pool));
 }
 
 /* ---- acting
@@ -510,30 +509,30 @@ static void test_page_pool(void **state) {
     (void)state;
     test_host host;
     test_host_init(&host);
-    paged_pool pool;
-    paged_pool_init(&pool, &host.host, &host.mem, 128);
-    assert_int_equal(paged_pool_take(&pool), -1);
-    assert_int_equal(paged_pool_add(&pool, 0), SL_OK);
+    sl_blocks pool;
+    sl_blocks_init(&pool, &host.host, &host.mem, 128);
+    assert_int_equal(sl_blocks_take(&pool), -1);
+    assert_int_equal(sl_blocks_add(&pool, 0), SL_OK);
     host.budget = 128 * 5;
-    assert_int_equal(paged_pool_add(&pool, 3), SL_OK);
-    assert_int_equal(paged_pool_add(&pool, 3), SL_E_NO_MEMORY);
+    assert_int_equal(sl_blocks_add(&pool, 3), SL_OK);
+    assert_int_equal(sl_blocks_add(&pool, 3), SL_E_NO_MEMORY);
     assert_int_equal(pool.n_ids - pool.n_idle, 3);
     assert_int_equal(pool.n_free, 3);
-    assert_int_equal(paged_pool_add(&pool, INT64_MAX / 64), SL_E_NO_MEMORY);
-    int32_t a = paged_pool_take(&pool), b = paged_pool_take(&pool), c = paged_pool_take(&pool);
+    assert_int_equal(sl_blocks_add(&pool, INT64_MAX / 64), SL_E_NO_MEMORY);
+    int32_t a = sl_blocks_take(&pool), b = sl_blocks_take(&pool), c = sl_blocks_take(&pool);
     assert_true(a >= 0 && b >= 0 && c >= 0 && a != b && b != c && a != c);
-    assert_int_equal(paged_pool_take(&pool), -1);
-    paged_pool_share(&pool, b);
-    paged_pool_drop(&pool, b);
-    assert_int_equal(paged_pool_take(&pool), -1);
-    paged_pool_drop(&pool, b);
-    assert_int_equal(paged_pool_take(&pool), b);
+    assert_int_equal(sl_blocks_take(&pool), -1);
+    sl_blocks_share(&pool, b);
+    sl_blocks_drop(&pool, b);
+    assert_int_equal(sl_blocks_take(&pool), -1);
+    sl_blocks_drop(&pool, b);
+    assert_int_equal(sl_blocks_take(&pool), b);
     char *kept = pool.base[a];
-    assert_int_equal(paged_pool_add(&pool, 2), SL_OK);
+    assert_int_equal(sl_blocks_add(&pool, 2), SL_OK);
     assert_ptr_equal(kept, pool.base[a]); /* pages never move */
     for (int32_t i = 0; i < 5; i++)
         assert_int_equal((uintptr_t)pool.base[i] % 64, 0);
-    paged_pool_finish(&pool);
+    sl_blocks_finish(&pool);
     assert_int_equal(host.n_live, 0);
 }
 

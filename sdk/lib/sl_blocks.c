@@ -1,21 +1,21 @@
-/* See page_pool.h. */
-#include "page_pool.h"
+/* See sl_blocks.h. */
+#include "sl_blocks.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-void paged_pool_init(paged_pool *pool, const sl_host *host, const sl_mem *mem, int64_t page_bytes) {
-    *pool = (paged_pool){.host = host, .mem = mem, .page_bytes = page_bytes};
+void sl_blocks_init(sl_blocks *pool, const sl_host *host, const sl_mem *mem, int64_t bytes) {
+    *pool = (sl_blocks){.host = host, .mem = mem, .bytes = bytes};
 }
 
-void paged_pool_finish(paged_pool *pool) {
+void sl_blocks_finish(sl_blocks *pool) {
     for (int32_t i = 0; i < pool->n_ids; i++)
         pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[i]);
     free(pool->base);
     free(pool->refs);
     free(pool->free_list);
     free(pool->idle);
-    *pool = (paged_pool){0};
+    *pool = (sl_blocks){0};
 }
 
 /* Grows one of the pool's arrays to hold n elements; the old one stays valid on failure. */
@@ -27,8 +27,8 @@ static int widen(void *array, int64_t n, size_t size) {
     return 1;
 }
 
-/* Makes ids for n more pages. */
-static int widen_all(paged_pool *pool, int64_t n) {
+/* Makes ids for n more blocks. */
+static int widen_all(sl_blocks *pool, int64_t n) {
     int64_t total = pool->n_ids + n;
     if (total > INT32_MAX || !widen(&pool->base, total, sizeof *pool->base) ||
         !widen(&pool->refs, total, sizeof *pool->refs) || !widen(&pool->free_list, total, sizeof *pool->free_list) ||
@@ -43,13 +43,13 @@ static int widen_all(paged_pool *pool, int64_t n) {
     return 1;
 }
 
-sl_status paged_pool_add(paged_pool *pool, int64_t n) {
+sl_status sl_blocks_add(sl_blocks *pool, int64_t n) {
     if (n > pool->n_idle && !widen_all(pool, n - pool->n_idle))
         return SL_E_NO_MEMORY;
     for (int64_t i = 0; i < n; i++) {
-        char *memory = pool->mem->alloc(pool->host, SL_DEVICE_CPU, pool->page_bytes, 64, SL_MEM_KV);
+        char *memory = pool->mem->alloc(pool->host, SL_DEVICE_CPU, pool->bytes, 64, SL_MEM_KV);
         if (memory == NULL) {
-            paged_pool_trim(pool, pool->n_free - i);
+            sl_blocks_trim(pool, pool->n_free - i);
             return SL_E_NO_MEMORY;
         }
         int32_t id = pool->idle[--pool->n_idle];
@@ -59,7 +59,7 @@ sl_status paged_pool_add(paged_pool *pool, int64_t n) {
     return SL_OK;
 }
 
-void paged_pool_trim(paged_pool *pool, int64_t keep) {
+void sl_blocks_trim(sl_blocks *pool, int64_t keep) {
     while (pool->n_free > keep) {
         int32_t id = pool->free_list[--pool->n_free];
         pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[id]);
@@ -68,17 +68,25 @@ void paged_pool_trim(paged_pool *pool, int64_t keep) {
     }
 }
 
-int32_t paged_pool_take(paged_pool *pool) {
+int32_t sl_blocks_take(sl_blocks *pool) {
     if (pool->n_free == 0)
         return -1;
-    int32_t page = pool->free_list[--pool->n_free];
-    assert(pool->refs[page] == 0);
-    pool->refs[page] = 1;
-    return page;
+    int32_t id = pool->free_list[--pool->n_free];
+    assert(pool->refs[id] == 0);
+    pool->refs[id] = 1;
+    return id;
 }
 
-void paged_pool_drop(paged_pool *pool, int32_t page) {
-    assert(pool->refs[page] > 0);
-    if (--pool->refs[page] == 0)
-        pool->free_list[pool->n_free++] = page;
+int32_t sl_blocks_get(sl_blocks *pool) {
+    if (pool->n_free == 0 && sl_blocks_add(pool, 1) < 0)
+        return -1;
+    return sl_blocks_take(pool);
+}
+
+void sl_blocks_drop(sl_blocks *pool, int32_t id) {
+    if (id < 0)
+        return;
+    assert(pool->refs[id] > 0);
+    if (--pool->refs[id] == 0)
+        pool->free_list[pool->n_free++] = id;
 }
