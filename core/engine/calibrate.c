@@ -1,10 +1,7 @@
 /* Calibration: a plugin measures while the engine computes; what it found is copied, and written as a safetensors file.
  */
-#include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "sluice/calibrate.h"
@@ -12,6 +9,7 @@
 #include "api.h"
 #include "base/ledger.h"
 #include "engine.h"
+#include "model/safetensors_write.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 
@@ -21,9 +19,7 @@ typedef struct piece {
 
 typedef struct kept_tensor {
     char *name;
-    void *data;
-    int64_t bytes;
-    sl_tensor desc;
+    sl_tensor tensor; /* data is the copy */
 } kept_tensor;
 
 /* Everything is copied into pieces, so that it outlives plugin and engine. */
@@ -85,15 +81,14 @@ static sl_status copy_tensors(sluice_calibration *c, const sl_calibrate_report *
     for (int32_t i = 0; c->tensors != NULL && i < r->n_tensors; i++) {
         const sl_calibrate_tensor *t = r->tensors[i];
         kept_tensor *out = &c->tensors[i];
-        int64_t step = 1;
-        for (uint32_t d = t->data.ndim; d-- > 0; step *= t->data.shape[d])
-            if (t->data.stride[d] != step && t->data.shape[d] > 1)
-                return sl_fail(err, SL_E_INVALID, "tensor %s of the calibration is not contiguous", t->name);
-        if (sl_tensor_bytes(&t->data, &out->bytes) < 0)
+        int64_t bytes;
+        if (!sl_tensor_is_contiguous(&t->data))
+            return sl_fail(err, SL_E_INVALID, "tensor %s of the calibration is not contiguous", t->name);
+        if (sl_tensor_bytes(&t->data, &bytes) < 0)
             return sl_fail(err, SL_E_INVALID, "tensor %s of the calibration has no size", t->name);
         out->name = copy_text(c, t->name);
-        out->desc = t->data;
-        out->data = copy(c, t->data.data, (size_t)out->bytes);
+        out->tensor = t->data;
+        out->tensor.data = copy(c, t->data.data, (size_t)bytes);
     }
     c->n_tensors = r->n_tensors;
     return SL_OK;
@@ -185,51 +180,24 @@ void sluice_calibration_free(sluice_calibration *c) {
 
 /* ---- the file -------------------------------------------------------------------------------------------------- */
 
-/* The header of a safetensors file, NULL without memory. */
-static char *header_of(const sluice_calibration *c, const char *value) {
-    json_t *root = json_object(), *meta = json_object();
-    json_object_set_new(meta, "fingerprint", json_string(c->fingerprint));
-    json_object_set_new(meta, "plugin", json_string(c->info.plugin));
+static sl_status write_all(const sluice_calibration *c, const char *value, sli_st_writer *w, sl_error *err) {
+    SL_TRY(sli_st_writer_text(w, "fingerprint", c->fingerprint, err));
+    SL_TRY(sli_st_writer_text(w, "plugin", c->info.plugin, err));
     for (int32_t i = 0; i < c->n_metadata; i++)
-        json_object_set_new(meta, c->metadata[2 * i], json_string(c->metadata[2 * i + 1]));
+        SL_TRY(sli_st_writer_text(w, c->metadata[2 * i], c->metadata[2 * i + 1], err));
     if (c->info.key != NULL && value != NULL)
-        json_object_set_new(meta, c->info.key, json_string(value));
-    int bad = json_object_set_new(root, "__metadata__", meta);
-    int64_t at = 0;
-    for (int32_t i = 0; i < c->n_tensors; i++) {
-        const kept_tensor *t = &c->tensors[i];
-        json_t *shape = json_array();
-        for (uint32_t d = 0; d < t->desc.ndim; d++)
-            json_array_append_new(shape, json_integer(t->desc.shape[d]));
-        bad |= json_object_set_new(root, t->name,
-                                   json_pack("{s:s, s:o, s:[I, I]}", "dtype", sl_dtype_name(t->desc.dtype), "shape",
-                                             shape, "data_offsets", (json_int_t)at, (json_int_t)(at + t->bytes)));
-        at += t->bytes;
-    }
-    char *text = bad ? NULL : json_dumps(root, JSON_COMPACT);
-    json_decref(root);
-    return text;
+        SL_TRY(sli_st_writer_text(w, c->info.key, value, err));
+    for (int32_t i = 0; i < c->n_tensors; i++)
+        SL_TRY(sli_st_writer_add(w, c->tensors[i].name, &c->tensors[i].tensor, err));
+    return sli_st_writer_finish(w, NULL, err);
 }
 
 int sluice_calibration_write(const sluice_calibration *c, const char *value, const char *path, sluice_error *error) {
     SLI_API(err, error);
-    char *header = header_of(c, value);
-    size_t n = header != NULL ? strlen(header) : 0, padded = (n + 7) / 8 * 8;
-    FILE *f = header != NULL ? fopen(path, "wb") : NULL;
-    int good = f != NULL;
-    for (int i = 0; good && i < 8; i++)
-        good = fputc((int)(padded >> 8 * i & 255), f) != EOF;
-    good = good && fprintf(f, "%-*s", (int)padded, header) == (int)padded;
-    for (int32_t i = 0; good && i < c->n_tensors; i++)
-        good = fwrite(c->tensors[i].data, 1, (size_t)c->tensors[i].bytes, f) == (size_t)c->tensors[i].bytes;
-    int why = errno;
-    if (f != NULL && fclose(f) != 0 && good) {
-        why = errno;
-        good = 0;
-    }
-    sl_status s = header == NULL ? sl_fail(&err, SL_E_NO_MEMORY, "no memory to write %s", path)
-                  : !good        ? sl_fail(&err, SL_E_IO, "%s: %s", path, strerror(why))
-                                 : SL_OK;
-    free(header);
+    sli_st_writer *w = NULL;
+    sl_status s = sli_st_writer_open(path, &w, &err);
+    if (s >= 0)
+        s = write_all(c, value, w, &err);
+    sli_st_writer_close(w);
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }

@@ -7,9 +7,9 @@
 #define SLUICE_CORE_NETWORK_H
 
 #include "sluice/attention.h"
-#include "sluice/packing.h"
 #include "sluice/kv.h"
 #include "sluice/ops.h"
+#include "sluice/packing.h"
 #include "sluice/quant.h"
 #include "sluice/work.h"
 
@@ -28,7 +28,7 @@ typedef struct sli_quantizer {
 typedef struct sli_attender {
     sl_instance *self;
     const sl_attention *api;
-    int32_t index; /* among the network's attenders */
+    int32_t index;             /* among the network's attenders */
     const sl_attention_kv *kv; /* NULL unless it keeps something beside the cache */
 } sli_attender;
 
@@ -62,7 +62,7 @@ typedef struct sli_group {
     sl_quant_claim claim;
     sl_linear linear[3];
     const sl_linear *linears[3];
-    sl_tensor bias[3]; /* f32; data NULL: none */
+    sl_tensor bias[3];   /* f32; data NULL: none */
     sl_tensor source[3]; /* the checkpoint's weights; linear[i].weight differs where they were rewritten */
     void *rewritten[3];  /* memory of the rewritten ones; NULL: none */
 } sli_group;
@@ -107,10 +107,10 @@ typedef struct sli_network {
     sl_tensor embed;
     void *embed_rewritten; /* its memory; NULL: it is the checkpoint's */
 
-    const sli_rewriter *rewriter;          /* NULL: the model as it is */
-    const sl_map *basis;                   /* of residual rows; NULL: the model's own */
-    const sl_map *const **maps;            /* [n_layers] NULL-terminated lists; NULL: none */
-    float **plain_norms;                   /* with a basis: [2 n_layers + 1] norms as they were: attn, ffn ..., final */
+    const sli_rewriter *rewriter; /* NULL: the model as it is */
+    const sl_map *basis;          /* of residual rows; NULL: the model's own */
+    const sl_map *const **maps;   /* [n_layers] NULL-terminated lists; NULL: none */
+    float **plain_norms;          /* with a rewriter: [2 n_layers + 1] norms as they were: attn, ffn ..., final */
 
     sli_quantizer *quantizers;
     sli_attender *attenders;
@@ -127,7 +127,7 @@ typedef struct sli_network {
     float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
     int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
-    const sli_listener *listener; /* NULL: nobody */
+    const sli_listener *listener;                 /* NULL: nobody */
 } sli_network;
 
 /* Called with hidden rows of a tapped point: [n_rows, width]. */

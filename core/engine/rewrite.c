@@ -62,6 +62,12 @@ static sl_status copy_plain(const sli_network *net, int32_t layer, sli_weight_ro
     return *out == NULL ? SL_E_NO_MEMORY : net->ops->convert(*out, SL_F32, t->data, t->dtype, t->shape[0]);
 }
 
+/* A norm as the checkpoint has it. */
+static const float *plain_norm(const sli_network *net, int32_t layer, sli_weight_role role) {
+    int32_t n = net->info->n_layers;
+    return net->plain_norms[role == SLI_ROLE_FINAL_NORM ? 2 * n : 2 * layer + (role == SLI_ROLE_NORM_FFN)];
+}
+
 sl_status sli_rewrite_begin(sli_network *net, sl_error *err) {
     const sli_rewriter *r = net->rewriter;
     if (r == NULL)
@@ -84,7 +90,7 @@ sl_status sli_rewrite_begin(sli_network *net, sl_error *err) {
                 return sl_fail(err, SL_E_INVALID, "[quant.rewrite]: layer %d, map at point %u: %s", l, (*m)->at, fault);
         }
     }
-    for (int32_t i = 0; net->basis != NULL && i <= 2 * n; i++)
+    for (int32_t i = 0; i <= 2 * n; i++)
         if (copy_plain(net, i < 2 * n ? i / 2 : -1,
                        i == 2 * n   ? SLI_ROLE_FINAL_NORM
                        : i % 2 == 0 ? SLI_ROLE_NORM_ATTN
@@ -112,16 +118,12 @@ static sl_status ask(sli_network *net, int32_t layer, sli_weight_role role, sl_r
         i++;
     if (i == N_NAMES)
         return SL_OK; /* norms of q and k stay in the head's own basis */
-    float *norm = NULL;
-    if (names[i].norm != SLI_ROLE_COUNT && copy_plain(net, layer, names[i].norm, &norm) < 0)
-        return sl_fail(err, SL_E_NO_MEMORY, "no memory for a norm of layer %d", layer);
     t->struct_size = SL_SIZE(sl_rewrite);
     t->name = sli_model_weight_name(net->model, layer, role);
     t->role = names[i].name;
-    t->norm = norm;
+    t->norm = names[i].norm != SLI_ROLE_COUNT ? plain_norm(net, layer, names[i].norm) : NULL;
     t->layer = layer;
     sl_status s = net->rewriter->api->tensor(net->rewriter->self, t, err);
-    sli_free(norm);
     return s < 0 ? sl_fail_within(err, s, "[quant.rewrite]: %s", t->name) : SL_OK;
 }
 
@@ -213,11 +215,13 @@ sl_status sli_rewrite_plain(const sli_network *net, uint32_t point, int32_t laye
     case SL_TAP_Q_RAW:
     case SL_TAP_K_RAW:
     case SL_TAP_LOGITS: return SL_OK;
-    case SL_TAP_ATTN_IN: norm = net->plain_norms[2 * layer]; break;
-    case SL_TAP_FFN_IN: norm = net->plain_norms[2 * layer + 1]; break;
-    case SL_TAP_FINAL_NORM: norm = net->plain_norms[2 * net->info->n_layers]; break;
+    case SL_TAP_ATTN_IN: norm = plain_norm(net, layer, SLI_ROLE_NORM_ATTN); break;
+    case SL_TAP_FFN_IN: norm = plain_norm(net, layer, SLI_ROLE_NORM_FFN); break;
+    case SL_TAP_FINAL_NORM: norm = plain_norm(net, -1, SLI_ROLE_FINAL_NORM); break;
     default: break;
     }
+    if (net->basis == NULL) /* norms were not folded */
+        return SL_OK;
     SL_TRY(sli_rewrite_residual(net, 1, rows, n));
     for (int64_t i = 0; norm != NULL && i < n; i++)
         for (int64_t j = 0; j < width; j++)
@@ -229,7 +233,7 @@ sl_status sli_rewrite_head_in(sli_network *net, const float **rows, int64_t n) {
     if (net->basis == NULL)
         return SL_OK;
     int64_t E = net->info->hidden;
-    const float *norm = net->plain_norms[2 * net->info->n_layers];
+    const float *norm = plain_norm(net, -1, SLI_ROLE_FINAL_NORM);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < E; j++) /* a channel without weight is not seen by the head either */
             net->head_in[i * E + j] = norm[j] != 0 ? (*rows)[i * E + j] / norm[j] : 0;
