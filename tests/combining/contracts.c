@@ -100,9 +100,10 @@ void contracts_run(const char *what, const char *const *a, const char *const *b,
     sets[n++] = path;
     sets[n++] = "engine.threads=1";
     sets[n++] = "engine.max_context=512";
-    for (const char *const *list = a; list != NULL; list = list == a && a != b ? b : NULL)
-        for (int i = 0; list[i] != NULL; i++)
-            sets[n++] = list[i];
+    for (int i = 0; a[i] != NULL; i++)
+        sets[n++] = a[i];
+    for (int i = 0; b[i] != NULL; i++)
+        sets[n++] = b[i];
     *out = (outcome){0};
     sluice_options options = {.sets = sets, .n_sets = n};
     sluice_engine *engine = NULL;
