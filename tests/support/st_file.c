@@ -34,7 +34,8 @@ void st_write(const st_file *f, const char *dir, const char *name) {
     memcpy(whole, &header, 8);
     memset(whole + 8, ' ', padded);
     memcpy(whole + 8, text, length);
-    memcpy(whole + 8 + padded, f->data, f->bytes);
+    if (f->bytes > 0) /* a file of metadata alone has no data */
+        memcpy(whole + 8 + padded, f->data, f->bytes);
     e2e_put(dir, name, whole, 8 + padded + f->bytes);
     free(whole);
     free(text);
