@@ -57,7 +57,7 @@ SL_ABI_STRUCT(sl_launch_attr, z);
 
 typedef struct sl_launch {
     uint64_t struct_size;
-    const void *params;                   /* the kernel's parameter block, laid out as the kernel declares it */
+    const void *params;                   /* the kernel's one parameter, a struct passed by value */
     int64_t param_bytes;
     const sl_launch_attr *const *attrs;   /* [n_attrs] */
     uint32_t grid[3], block[3];
@@ -99,6 +99,19 @@ typedef struct sl_tensor_map {
 } sl_tensor_map;
 SL_ABI_STRUCT(sl_tensor_map, opaque);
 
+/* What a lane's device is. Bytes; an architecture of 900 is compute capability 9.0. */
+typedef struct sl_device_info {
+    uint64_t struct_size;
+    const char *name; /* [session] */
+    int64_t memory, memory_free;
+    int64_t l2_bytes;
+    int32_t n_processors;       /* multiprocessors; of a CPU: workers */
+    int32_t arch;               /* 0: a CPU */
+    int32_t max_shared;         /* most dynamic shared memory of a block */
+    int32_t driver;             /* 13000: 13.0; 0: a CPU */
+} sl_device_info;
+SL_ABI_STRUCT(sl_device_info, driver);
+
 /* "sl.exec/1" - always; entries that a device cannot serve return SL_E_UNIMPLEMENTED with a reason. */
 #define SL_EXEC_ID "sl.exec/1"
 typedef struct sl_exec {
@@ -130,8 +143,10 @@ typedef struct sl_exec {
     /* [setup] */
     sl_status (*tensor_map)(const sl_host *host, const sl_lane *lane, const sl_tensor *tensor, const uint32_t *box,
                             uint32_t swizzle, sl_tensor_map *out, sl_error *err);
+    /* [any] */
+    sl_status (*device_info)(const sl_lane *lane, sl_device_info *out);
 } sl_exec;
-SL_ABI_STRUCT(sl_exec, tensor_map);
+SL_ABI_STRUCT(sl_exec, device_info);
 
 SL_END
 #endif

@@ -45,8 +45,9 @@ typedef struct sl_rope {
     double attention_factor;
     uint32_t style;         /* SL_ROPE_* */
     int32_t dims;           /* leading dimensions of a head that rotate */
+    const float *device_cos, *device_sin; /* the same tables in device memory; NULL on the CPU */
 } sl_rope;
-SL_ABI_STRUCT(sl_rope, dims);
+SL_ABI_STRUCT(sl_rope, device_sin);
 
 /* One decoder layer. Every number may differ from layer to layer. */
 typedef struct sl_layer_info {

@@ -117,6 +117,38 @@ typedef struct sl_rowset {
 } sl_rowset;
 SL_ABI_STRUCT(sl_rowset, reserved0);
 
+/* One layer of a store in device memory, for kernels: pages of one pool, found through tables that do not move from
+ * activate to deactivate. Tables are indexed by sequence id. Key of head h in slot s of sequence q:
+ *   k_pool + pages[q * pages_stride + h * pages_head_stride + s / page_rows] * k_page_stride
+ *          + (s % page_rows) * k_row_stride + h * k_head_stride                                          (bytes)
+ * Slots [0, n) are committed, n = n_rows[q * n_rows_stride + h * n_rows_head_stride], or the step's n_past where n_rows is
+ * NULL; the step's rows of the sequence stand behind them, in row order. */
+typedef struct sl_view_device {
+    uint64_t struct_size;
+    void *k_pool, *v_pool;
+    const int32_t *pages;
+    const int32_t *n_rows;
+    int64_t pages_stride, pages_head_stride; /* elements; head stride 0: heads share their pages */
+    int64_t n_rows_stride, n_rows_head_stride;
+    int64_t k_page_stride, k_row_stride, k_head_stride; /* bytes */
+    int64_t v_page_stride, v_row_stride, v_head_stride;
+    int32_t page_rows; /* a power of two */
+    int32_t n_heads, k_dim, v_dim;
+    sl_dtype k_dtype, v_dtype; /* F32, F16, BF16; codes: U8 */
+    /* Chosen rows: slots, ascending, of (unit u, group g): list + (u * n_groups + g) * list_stride, list_n[u * n_groups + g]
+     * of them. NULL: all committed rows. Staged rows are always seen under the mask. */
+    const int32_t *list, *list_n;
+    int64_t list_stride;       /* bound of list_n */
+    int32_t n_groups;          /* 1, or n_heads */
+    uint32_t per_row;          /* 1: a unit is a row of the step; 0: a sequence, by place */
+    /* Quantised rows (k_bits, v_bits > 0): codes with f16 scale and zero, groups as in sl_qrows. */
+    const void *k_scale, *k_zero, *v_scale, *v_zero; /* base of page 0 */
+    int64_t scale_page_stride_k, scale_page_stride_v, scale_stride_k, scale_stride_v; /* bytes, to the next group */
+    int32_t k_bits, v_bits, k_group, v_group;
+    uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
+} sl_view_device;
+SL_ABI_STRUCT(sl_view_device, v_axis);
+
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {
     uint64_t struct_size;
@@ -124,8 +156,9 @@ typedef struct sl_view {
     const sl_rowset *slots;         /* NULL: everything */
     int32_t n_seqs;
     uint32_t kinds;                 /* set of SL_SEGMENT_* that occur */
+    const sl_view_device *device;   /* on a device lane: in the place of seqs and slots, which are NULL; else NULL */
 } sl_view;
-SL_ABI_STRUCT(sl_view, kinds);
+SL_ABI_STRUCT(sl_view, device);
 
 /* ---- attending --------------------------------------------------------------------------------------------------- */
 
@@ -219,8 +252,9 @@ typedef struct sl_kv_append {
     int32_t layer;
     uint32_t overwrite; /* 1: the rows' token indices are committed already and are replaced */
     uint32_t reserved0;
+    double norm_eps;    /* of q_norm and k_norm */
 } sl_kv_append;
-SL_ABI_STRUCT(sl_kv_append, reserved0);
+SL_ABI_STRUCT(sl_kv_append, norm_eps);
 
 /* Statistics that a layer's attention left, for settle and shrink ("sl.stats.seen/1"). [borrowed] */
 typedef struct sl_kv_side {

@@ -2,6 +2,12 @@
  *
  * One parameter struct an operation. Results of one instruction set do not depend on the number of rows in a call, on
  * how work is split over workers, or on what else is in the batch. Tensors are f32 unless said otherwise.
+ *
+ * On a device lane data lies in device memory; inputs of products (x), rows of q, k, v and o are bf16, residual rows
+ * and logits f32, and each tensor's dtype says so. Counts of rows are bounds there: kernels read the true ones from the
+ * step (sl_batch.device). Nothing waits: work is queued on the lane. In deterministic mode (sl_limits) results of a row
+ * do not depend on the number of rows, on the batch or on the stage; else sums may be ordered by what is fastest for a
+ * shape.
  */
 #ifndef SLUICE_OPS_H
 #define SLUICE_OPS_H
@@ -22,18 +28,30 @@ typedef struct sl_op_gemm {
     const sl_tensor *residual; /* [T, N] or NULL; may be y */
     uint32_t compute;          /* SL_F32 or SL_BF16 */
     uint32_t reserved0;
+    /* Device lanes ("sl.ops.device/1"). */
+    uint32_t act_mul; /* 1: w is [2 N, K], gate above up: y [T, N] = act(gate x) * (up x); no residual */
+    uint32_t act;     /* SL_ACT_* */
 } sl_op_gemm;
-SL_ABI_STRUCT(sl_op_gemm, reserved0);
+SL_ABI_STRUCT(sl_op_gemm, act);
+
+enum { SL_Q_CPU = 0, SL_Q_CUDA = 1 }; /* whose kernels read the blob */
+enum {
+    SL_Q_INTEGER = 0,
+    SL_Q_E4M3 = 1
+}; /* E4M3: weights with an f32 scale a row; rows of x are rounded to E4M3 too, with
+     an f32 scale each: lossy on both sides. bits 8, group >= k. Devices only */
 
 /* A format of packed weights: integers of `bits` with a scale (and zero) for each group along the input. */
 typedef struct sl_q_format {
     uint64_t struct_size;
-    int64_t n, k;         /* the matrix is [n, k] */
-    int64_t group;        /* a multiple of 32; the last one may be short; k or more: the whole row */
-    uint32_t bits;        /* 8 or 4 */
-    uint32_t asymmetric;  /* 1: w = scale (q - zero) */
+    int64_t n, k;        /* the matrix is [n, k] */
+    int64_t group;       /* a multiple of 32; the last one may be short; k or more: the whole row */
+    uint32_t bits;       /* 8 or 4 */
+    uint32_t asymmetric; /* 1: w = scale (q - zero) */
+    uint32_t target;     /* SL_Q_CPU or SL_Q_CUDA; packing runs on the host either way */
+    uint32_t kind;       /* SL_Q_INTEGER or SL_Q_E4M3 */
 } sl_q_format;
-SL_ABI_STRUCT(sl_q_format, asymmetric);
+SL_ABI_STRUCT(sl_q_format, kind);
 
 /* y[T, N] = epilogue(x[T, K] dequantised(blob)^T), multiplied packed. */
 typedef struct sl_op_qgemm {
@@ -45,16 +63,18 @@ typedef struct sl_op_qgemm {
     sl_tensor *y;
     const sl_tensor *bias;
     const sl_tensor *residual;
+    uint32_t act_mul; /* as in sl_op_gemm; the format's n is 2 N */
+    uint32_t act;
 } sl_op_qgemm;
-SL_ABI_STRUCT(sl_op_qgemm, residual);
+SL_ABI_STRUCT(sl_op_qgemm, act);
 
 /* y = w * x / rms(x), by rows of the last dimension. */
 typedef struct sl_op_norm {
     uint64_t struct_size;
     const sl_lane *lane;
-    const sl_tensor *x;  /* [T, E] or [T, H, D] */
-    const sl_tensor *w;  /* [E] or [D] */
-    sl_tensor *y;        /* may be x */
+    const sl_tensor *x; /* [T, E] or [T, H, D] */
+    const sl_tensor *w; /* [E] or [D] */
+    sl_tensor *y;       /* may be x */
     double eps;
 } sl_op_norm;
 SL_ABI_STRUCT(sl_op_norm, eps);
@@ -89,9 +109,9 @@ SL_ABI_STRUCT(sl_op_act_mul, reserved0);
 typedef struct sl_op_topk {
     uint64_t struct_size;
     const sl_lane *lane;
-    const float *x;   /* [rows, n] */
-    int32_t *id;      /* [rows, k] */
-    float *value;     /* [rows, k] or NULL */
+    const float *x; /* [rows, n] */
+    int32_t *id;    /* [rows, k] */
+    float *value;   /* [rows, k] or NULL */
     int64_t rows, n, stride, k;
 } sl_op_topk;
 SL_ABI_STRUCT(sl_op_topk, k);
@@ -100,8 +120,8 @@ SL_ABI_STRUCT(sl_op_topk, k);
 typedef struct sl_op_lse_merge {
     uint64_t struct_size;
     const sl_lane *lane;
-    sl_tensor *o;         /* [n, H, Dv] in and out */
-    float *lse;           /* [n, H] in and out */
+    sl_tensor *o; /* [n, H, Dv] in and out */
+    float *lse;   /* [n, H] in and out */
     const sl_tensor *o2;
     const float *lse2;
 } sl_op_lse_merge;
@@ -121,9 +141,9 @@ typedef struct sl_op_colsum {
     float *colsum;           /* [n_seqs, heads, stride] by slot, overwritten */
     int64_t stride;
     double scale, softcap;
-    double temperature;      /* scores are divided by it; 1: the model's own softmax */
+    double temperature; /* scores are divided by it; 1: the model's own softmax */
     int32_t layer;
-    int32_t heads;           /* K: summed over each group; H: query heads apart */
+    int32_t heads; /* K: summed over each group; H: query heads apart */
 } sl_op_colsum;
 SL_ABI_STRUCT(sl_op_colsum, heads);
 
@@ -132,11 +152,102 @@ typedef struct sl_op_map {
     uint64_t struct_size;
     const sl_lane *lane;
     const sl_map *map;
-    sl_tensor *x; /* [T, W] or [T, H, D], contiguous */
+    sl_tensor *x;       /* [T, W] or [T, H, D], contiguous */
     uint32_t backwards; /* 1: the inverse of the map; not ROUND */
     uint32_t reserved0;
 } sl_op_map;
 SL_ABI_STRUCT(sl_op_map, reserved0);
+
+/* ---- device lanes ("sl.ops.device/1") ---------------------------------------------------------------------------- */
+
+/* x[i] = table[token of row i] as f32, for the rows of the step. */
+typedef struct sl_op_embed {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_batch *batch;
+    const sl_tensor *table; /* [vocab, E] f32, f16 or bf16 */
+    sl_tensor *x;           /* [n, E] f32 */
+} sl_op_embed;
+SL_ABI_STRUCT(sl_op_embed, x);
+
+/* The rows of a step on their way into a store, in one kernel: norms of q and k, RoPE, maps, and k and v written to
+ * their slots. The store's own append calls it. */
+typedef struct sl_op_append {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_rows *rows;
+    const sl_rope *rope;        /* of the layer; NULL: none */
+    const sl_tensor *q, *k, *v; /* bf16 [n, H, D], [n, K, D], [n, K, Dv], strided by rows; q is rotated in place */
+    const sl_tensor *q_norm, *k_norm; /* f32 [D] or NULL */
+    const sl_map *const *maps;        /* [n_maps] after RoPE */
+    const sl_view_device *into;
+    double norm_eps;
+    int32_t n_maps;
+    uint32_t overwrite;
+} sl_op_append;
+SL_ABI_STRUCT(sl_op_append, overwrite);
+
+/* Rows of all layers moved inside of their sequences (a draft tree's accepted path closing ranks): for each move m of
+ * [0, n_moves[0]), slot from[m] of sequence seq[m] is copied to slot to[m], in order of m within a sequence, to[m] <
+ * from[m]. */
+typedef struct sl_op_move {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_view_device *const *layers; /* [n_layers] host array */
+    const int32_t *n_moves;              /* device [1] */
+    const int32_t *seq, *from, *to;      /* device [max_moves] */
+    int32_t n_layers, max_moves;
+} sl_op_move;
+SL_ABI_STRUCT(sl_op_move, max_moves);
+
+/* y[i] = x[row[i]], f32 [n, E]; row in device memory. */
+typedef struct sl_op_gather {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_tensor *x;
+    const int32_t *row; /* [n] */
+    sl_tensor *y;
+} sl_op_gather;
+SL_ABI_STRUCT(sl_op_gather, y);
+
+/* Softmax attention of one sequence by a vendor's library, planned once for a shape. bf16 in and out; f32 inside.
+ * Strides in elements; rows of one head. */
+typedef struct sl_sdpa_desc {
+    uint64_t struct_size;
+    int64_t n_q, n_kv; /* query rows and keys; with causal, query i sees keys 0 .. i + n_kv - n_q */
+    int64_t q_row, q_head, k_row, k_head, v_row, v_head, o_row, o_head;
+    double scale;
+    int32_t heads, kv_heads, head_dim;
+    uint32_t causal;
+    uint32_t want_lse;
+    uint32_t reserved0;
+} sl_sdpa_desc;
+SL_ABI_STRUCT(sl_sdpa_desc, reserved0);
+
+typedef struct sl_sdpa_run {
+    uint64_t struct_size;
+    const void *q, *k, *v;
+    void *o;
+    float *lse; /* [heads, n_q], with want_lse; else NULL */
+} sl_sdpa_run;
+SL_ABI_STRUCT(sl_sdpa_run, lse);
+
+typedef struct sl_sdpa_impl sl_sdpa_impl;
+
+/* "sl.sdpa/1" - on devices whose vendor library could be loaded. */
+#define SL_SDPA_ID "sl.sdpa/1"
+typedef struct sl_sdpa {
+    uint64_t struct_size;
+    /* Takes tens to hundreds of milliseconds the first time. SL_E_UNIMPLEMENTED: no engine for this shape. [setup] */
+    sl_status (*create)(const sl_host *host, const sl_lane *lane, const sl_sdpa_desc *desc, sl_sdpa_impl **out,
+                        sl_error *err);
+    void (*destroy)(const sl_host *host, sl_sdpa_impl *sdpa);
+    /* Bytes of workspace that run wants (sl.scratch/1 of the device); may be 0. [any] */
+    int64_t (*workspace)(const sl_sdpa_impl *sdpa);
+    sl_status (*run)(const sl_lane *lane, sl_sdpa_impl *sdpa, const sl_sdpa_run *args,
+                     void *workspace); /* [step] [capture] */
+} sl_sdpa;
+SL_ABI_STRUCT(sl_sdpa, run);
 
 /* "sl.ops/1" - always. Entries are NULL where a later minor will fill them. [step & active] [capture] */
 #define SL_OPS_ID "sl.ops/1"
@@ -166,8 +277,13 @@ typedef struct sl_ops {
      * SL_E_UNIMPLEMENTED, SL_E_DATA. [setup] */
     sl_status (*q_pack_codes)(const sl_host *host, const sl_q_format *format, const uint8_t *code,
                               const uint16_t *scale, const uint8_t *zero, void *blob, sl_error *err);
+    /* Device lanes. On a CPU lane: SL_E_UNIMPLEMENTED. */
+    sl_status (*embed)(const sl_host *host, const sl_op_embed *args);
+    sl_status (*append)(const sl_host *host, const sl_op_append *args);
+    sl_status (*move)(const sl_host *host, const sl_op_move *args);
+    sl_status (*gather)(const sl_host *host, const sl_op_gather *args);
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, q_pack_codes);
+SL_ABI_STRUCT(sl_ops, gather);
 
 SL_END
 #endif

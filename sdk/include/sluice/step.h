@@ -33,6 +33,29 @@ enum {
 typedef struct sl_tree sl_tree;
 typedef struct sl_span sl_span;
 
+/* The step in device memory, for kernels. The arrays stand at addresses that do not change from activate to deactivate:
+ * a captured graph reads each step's own values. Only the bounds may be used on the host, and none of the values may be
+ * passed to a kernel by value. Rows behind n_rows[0] are padding: their row_seq is -1. */
+typedef struct sl_step_device {
+    uint64_t struct_size;
+    const int32_t *n_rows, *n_seqs;  /* [1] */
+    const int32_t *seq;              /* [max_seqs] sequence id by place */
+    const int32_t *row_begin;        /* [max_seqs + 1] by place */
+    const int32_t *n_past;           /* [max_seqs] by place */
+    const int32_t *is_tree;          /* [max_seqs] by place: 1: its rows see each other by `ancestors` */
+    const int32_t *row_seq;          /* [max_rows] place of the row's sequence; -1: padding */
+    const int32_t *token;            /* [max_rows] */
+    const int32_t *token_index;      /* [max_rows] */
+    const float *position;           /* [max_rows] */
+    const uint32_t *ancestors;       /* [max_rows, SL_MAX_TREE_NODES / 32] bit j: the row sees row j of its sequence's rows,
+                                        itself included; of trees only */
+    int64_t max_context;             /* bound: no sequence is longer in this step, staged rows included */
+    int32_t max_rows, max_seqs;      /* bounds of this step (or of the graph that it replays), not of the arrays */
+    int32_t max_seq_rows;            /* bound: most rows of one sequence */
+    uint32_t stages;                 /* set of SL_STAGE_* that may occur */
+} sl_step_device;
+SL_ABI_STRUCT(sl_step_device, stages);
+
 /* What a step computes. Arrays are indexed by place in the step (0 .. n_seqs - 1) or by row (0 .. n_rows - 1); rows of
  * one sequence are contiguous and in token order, a tree's in node order. [borrowed for the step] */
 typedef struct sl_batch {
@@ -63,8 +86,9 @@ typedef struct sl_batch {
      * their places is undefined, and never looked at (they are drafts of a fork). A store that cannot do with less than
      * all layers answers reserve with SL_E_UNIMPLEMENTED. */
     const uint32_t *attn_layers, *ffn_layers;
+    const sl_step_device *device; /* the same in device memory; NULL on the CPU */
 } sl_batch;
-SL_ABI_STRUCT(sl_batch, ffn_layers);
+SL_ABI_STRUCT(sl_batch, device);
 
 /* Which rows of the step are active in this layer. Carries layer skipping, shrinking between layers and mid-depth entry.
  * On a device the true count and index live in device memory and n is only an upper bound. */
