@@ -3,12 +3,17 @@
 #define SLUICE_KERNELS_CUDA_LIST_H
 
 #include "gather_cuda.h"
+#include "linear_cuda.h"
 
 /* X(image, architecture): 0 portable, 900 for compute capability 9.0 alone. Names are those of the build (meson.build). */
 #define SLK_CUDA_IMAGES(X)                                                                                             \
-    X(gather, 0)
+    X(gather, 0)                                                                                                       \
+    X(linear, 0)                                                                                                       \
+    X(qlinear, 0)                                                                                                      \
+    X(linear_many, 0)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
-    SLK_GATHER_KERNELS(X)
+    SLK_GATHER_KERNELS(X)                                                                                              \
+    SLK_LINEAR_KERNELS(X)
 
 #endif
