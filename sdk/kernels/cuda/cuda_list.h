@@ -6,6 +6,7 @@
 #include "append_cuda.h"
 #include "embed_cuda.h"
 #include "gather_cuda.h"
+#include "linear_cuda.h"
 #include "move_cuda.h"
 #include "norm_cuda.h"
 #include "random_cuda.h"
@@ -22,7 +23,10 @@
     X(norm, 0)                                                                                                         \
     X(random, 0)                                                                                                       \
     X(rope, 0)                                                                                                         \
-    X(select, 0)
+    X(select, 0)                                                                                                       \
+    X(linear, 0)                                                                                                       \
+    X(qlinear, 0)                                                                                                      \
+    X(linear_many, 0)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
     SLK_GATHER_KERNELS(X)                                                                                              \
@@ -33,6 +37,7 @@
     SLK_NORM_KERNELS(X)                                                                                                \
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
-    SLK_SELECT_KERNELS(X)
+    SLK_SELECT_KERNELS(X)                                                                                              \
+    SLK_LINEAR_KERNELS(X)
 
 #endif
