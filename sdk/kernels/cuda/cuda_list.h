@@ -4,9 +4,11 @@
 
 #include "act_cuda.h"
 #include "append_cuda.h"
+#include "attend_few_cuda.h"
 #include "embed_cuda.h"
 #include "gather_cuda.h"
 #include "linear_cuda.h"
+#include "lse_merge_cuda.h"
 #include "move_cuda.h"
 #include "norm_cuda.h"
 #include "random_cuda.h"
@@ -26,7 +28,11 @@
     X(select, 0)                                                                                                       \
     X(linear, 0)                                                                                                       \
     X(qlinear, 0)                                                                                                      \
-    X(linear_many, 0)
+    X(linear_many, 0)                                                                                                  \
+    X(attend_few, 0)                                                                                                   \
+    X(attend_few_any, 0)                                                                                               \
+    X(attend_join, 0)                                                                                                  \
+    X(lse_merge, 0)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
     SLK_GATHER_KERNELS(X)                                                                                              \
@@ -38,6 +44,8 @@
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
     SLK_SELECT_KERNELS(X)                                                                                              \
-    SLK_LINEAR_KERNELS(X)
+    SLK_LINEAR_KERNELS(X)                                                                                              \
+    SLK_ATTEND_FEW_KERNELS(X)                                                                                          \
+    SLK_LSE_MERGE_KERNELS(X)
 
 #endif
