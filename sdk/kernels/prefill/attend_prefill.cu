@@ -1,12 +1,12 @@
 /* Prompt attention for every architecture: mma.sync, see attend_prefill_cuda.h.
  *
  * Bound by the tensor cores: 4 D FLOP a query, head and visible key; keys come from the L2. mma.sync reaches about two
- * thirds of what wgmma does on Hopper, so 300 to 350 TFLOP/s are expected of D 128 on an H200, 32K causal; the kernel for
- * that chip is attend_prefill_hopper.cu.
+ * thirds of what wgmma does on Hopper, so 300 to 350 TFLOP/s are expected of D 128 on an H200, 32K causal; the kernel
+ * for that chip is attend_prefill_hopper.cu.
  *
- * 4 warps; a warp owns 32 query rows (16 for D 256), so that each fragment of K and V read from shared memory serves two
- * products: with 16 rows shared memory would be the bound. Sums stay in registers (online softmax, base 2), Q is read
- * from shared memory again for each tile of 64 keys. While a tile is multiplied the next one is copied.
+ * 4 warps; a warp owns 32 query rows (16 for D 256), so that each fragment of K and V read from shared memory serves
+ * two products: with 16 rows shared memory would be the bound. Sums stay in registers (online softmax, base 2), Q is
+ * read from shared memory again for each tile of 64 keys. While a tile is multiplied the next one is copied.
  */
 #include "attend_prefill.cuh"
 
@@ -87,7 +87,7 @@ template <int D> __device__ __forceinline__ void attend_prefill(const slk_attend
     }
     /* the warp's first query, and the places in fragments that this lane reads */
     const int q0 = warp * 16 * M;
-    const int a_row = (lane & 7) + ((lane >> 3) & 1) * 8, a_chunk = lane >> 4;   /* Q, and V transposed */
+    const int a_row = (lane & 7) + ((lane >> 3) & 1) * 8, a_chunk = lane >> 4;       /* Q, and V transposed */
     const int b_row = (lane & 7) + ((lane >> 4) & 1) * 8, b_chunk = (lane >> 3) & 1; /* K */
     const float to_log2 = p.softcap > 0.0f ? 1.44269504f : p.scale * 1.44269504f;
 

@@ -24,21 +24,24 @@ __device__ __forceinline__ uint32_t pack2(float lo, float hi) {
 }
 
 /* c tanh(s / c), with an error of a few units of the last place of f32 (tanh.approx has only 11 bits). */
-__device__ __forceinline__ float soft_cap(float s, float c) { return c - 2.0f * c / (exp2f(2.88539008f * s / c) + 1.0f); }
+__device__ __forceinline__ float soft_cap(float s, float c) {
+    return c - 2.0f * c / (exp2f(2.88539008f * s / c) + 1.0f);
+}
 
 /* The part of a block: queries [row0, row0 + rows) of a sequence for one head. */
 struct prefill_place {
     int head, kv_head, place, sequence;
-    int first;        /* the tile's first row, counted from the sequence's first */
-    int row;          /* the same in the step */
-    int rows;         /* rows of the tile that exist; 0: nothing to do */
-    int slot;         /* slot of the tile's first row */
-    int n_slots;      /* rows in the cache, staged ones included */
-    int begin, end;   /* slots that some row of the tile sees; begin is rounded down to a tile of keys */
+    int first;      /* the tile's first row, counted from the sequence's first */
+    int row;        /* the same in the step */
+    int rows;       /* rows of the tile that exist; 0: nothing to do */
+    int slot;       /* slot of the tile's first row */
+    int n_slots;    /* rows in the cache, staged ones included */
+    int begin, end; /* slots that some row of the tile sees; begin is rounded down to a tile of keys */
 };
 
 /* Blocks start in the order of their number: within a round of heads, tiles with the most keys first. */
-template <int QUERIES, int KEYS> __device__ __forceinline__ prefill_place prefill_where(const slk_attend_prefill_params &p) {
+template <int QUERIES, int KEYS>
+__device__ __forceinline__ prefill_place prefill_where(const slk_attend_prefill_params &p) {
     prefill_place w;
     const int per_round = p.tiles * p.heads_round;
     const int round = (int)blockIdx.x / per_round, rest = (int)blockIdx.x % per_round;
@@ -63,8 +66,8 @@ template <int QUERIES, int KEYS> __device__ __forceinline__ prefill_place prefil
     return w;
 }
 
-/* Threads that bring tiles of KEYS rows (keys, or values) into shared memory, 16 bytes a thread and pass, in a layout that
- * the caller gives: where(row, chunk of 16 bytes). Page numbers are fetched a tile ahead. */
+/* Threads that bring tiles of KEYS rows (keys, or values) into shared memory, 16 bytes a thread and pass, in a layout
+ * that the caller gives: where(row, chunk of 16 bytes). Page numbers are fetched a tile ahead. */
 template <int D, int KEYS, int THREADS> struct prefill_loader {
     static constexpr int chunks = D / 8;
     static constexpr int lanes = D == 64 ? 8 : D <= 128 ? 16 : 32; /* threads of a row; those beyond chunks idle */

@@ -1,7 +1,8 @@
 /* Causal attention of many new rows over paged rows: prompts. Tensor cores, f32 sums; q, k, v and o are bf16.
  *
- * Row i of a sequence sits in slot n + i (n: committed rows) and sees slots [max(0, n + i - window + 1), n + i]. Its sums
- * run over tiles of 64 (portable) or 128 (Hopper) slots counted from slot 0, so a row's result depends on its keys alone.
+ * Row i of a sequence sits in slot n + i (n: committed rows) and sees slots [max(0, n + i - window + 1), n + i]. Its
+ * sums run over tiles of 64 (portable) or 128 (Hopper) slots counted from slot 0, so a row's result depends on its keys
+ * alone.
  */
 #ifndef SLUICE_KERNELS_ATTEND_PREFILL_CUDA_H
 #define SLUICE_KERNELS_ATTEND_PREFILL_CUDA_H
@@ -13,8 +14,8 @@ typedef struct slk_attend_prefill_params {
     uint16_t *o;       /* [n, H, D] */
     float *lse;        /* [n, H] natural log, or NULL */
     const char *k_pool, *v_pool;
-    const int32_t *pages;  /* by sequence id */
-    const int32_t *n_rows; /* committed rows by sequence id and head; NULL: n_past */
+    const int32_t *pages;                             /* by sequence id */
+    const int32_t *n_rows;                            /* committed rows by sequence id and head; NULL: n_past */
     const int32_t *n_seqs, *seq, *row_begin, *n_past; /* of the step, by place */
     int64_t q_row, q_head, o_row, o_head;             /* elements */
     int64_t pages_stride, pages_head_stride, n_rows_stride, n_rows_head_stride;
@@ -42,9 +43,9 @@ typedef struct slk_attend_prefill_params {
 #ifndef __CUDACC__
 #include "sluice/kv.h"
 struct slk_cuda;
-/* The whole of an attention call on a device lane, or SL_E_UNIMPLEMENTED where it is none of this kernel's: trees, chosen
- * rows, quantised or f16 or f32 rows, scores, column sums, active rows other than the step's, masks that are not causal,
- * sizes other than 64, 96, 128, 256. Nothing was queued then. portable: never the Hopper kernel. */
+/* The whole of an attention call on a device lane, or SL_E_UNIMPLEMENTED where it is none of this kernel's: trees,
+ * chosen rows, quantised or f16 or f32 rows, scores, column sums, active rows other than the step's, masks that are not
+ * causal, sizes other than 64, 96, 128, 256. Nothing was queued then. portable: never the Hopper kernel. */
 sl_status slk_cuda_attend_prefill(const struct slk_cuda *k, const sl_attend *args, int portable);
 #endif
 
