@@ -8,7 +8,8 @@
 /* X(image, architecture): 0 portable, 900 for compute capability 9.0 alone. Names are those of the build (meson.build). */
 #define SLK_CUDA_IMAGES(X)                                                                                             \
     X(gather, 0)                                                                                                       \
-    X(attend_prefill, 0)
+    X(attend_prefill, 0)                                                                                               \
+    X(attend_prefill_hopper, 900)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
     SLK_GATHER_KERNELS(X)                                                                                              \

@@ -101,13 +101,15 @@ template <int D, int KEYS, int THREADS> struct prefill_loader {
         if (chunk >= chunks)
             return;
 #pragma unroll
-        for (int i = 0; i < passes; i++) {
-            const int r = row + i * stride, s = slot + r;
-            const bool there = s < n_slots;
-            const char *from = pool;
-            if (there)
-                from += page[i / passes_per_run] * page_bytes + (s & page_mask) * row_bytes + chunk * 16;
-            copy16(where(r, chunk), from, there);
+        for (int i = 0; i < runs; i++) {
+            /* the run's rows lie behind one another; those that do not exist are not read */
+            const int r = row + i * passes_per_run * stride, s = slot + r;
+            const char *from = pool + page[i] * page_bytes + (s & page_mask) * row_bytes + chunk * 16;
+#pragma unroll
+            for (int j = 0; j < passes_per_run; j++) {
+                copy16(where(r + j * stride, chunk), from, s + j * stride < n_slots);
+                from += stride * row_bytes;
+            }
         }
     }
 };

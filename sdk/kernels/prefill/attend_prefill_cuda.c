@@ -41,7 +41,11 @@ sl_status slk_cuda_attend_prefill(const slk_cuda *k, const sl_attend *a, int por
     case 256: kernel = SLK_CUDA_attend_prefill_256; break;
     default: return SL_E_UNIMPLEMENTED;
     }
-    (void)portable;
+    if (v->k_dim == 128 && !portable && k->function[SLK_CUDA_attend_prefill_hopper_128] != NULL) {
+        kernel = SLK_CUDA_attend_prefill_hopper_128;
+        threads = 384;
+        shared = SLK_PREFILL_HOPPER_SHARED;
+    }
     slk_attend_prefill_params p = {
         .q = a->q.data,
         .o = a->o.data,

@@ -34,11 +34,14 @@ typedef struct slk_attend_prefill_params {
 #define SLK_PREFILL_QUERIES(d) ((d) == 256 ? 64 : 128)
 #define SLK_PREFILL_SHARED(d) ((SLK_PREFILL_QUERIES(d) + 256) * SLK_PREFILL_PITCH(d))
 
+#define SLK_PREFILL_HOPPER_SHARED (128 * 256 + 4 * 128 * 256 + 64)
+
 #define SLK_ATTEND_PREFILL_KERNELS(X)                                                                                  \
     X(attend_prefill_64, slk_attend_prefill_params, SLK_PREFILL_SHARED(64), 1, attend_prefill)                         \
     X(attend_prefill_96, slk_attend_prefill_params, SLK_PREFILL_SHARED(96), 1, attend_prefill)                         \
     X(attend_prefill_128, slk_attend_prefill_params, SLK_PREFILL_SHARED(128), 1, attend_prefill)                       \
-    X(attend_prefill_256, slk_attend_prefill_params, SLK_PREFILL_SHARED(256), 1, attend_prefill)
+    X(attend_prefill_256, slk_attend_prefill_params, SLK_PREFILL_SHARED(256), 1, attend_prefill)                       \
+    X(attend_prefill_hopper_128, slk_attend_prefill_params, SLK_PREFILL_HOPPER_SHARED, 1, attend_prefill_hopper)
 
 #ifndef __CUDACC__
 #include "sluice/kv.h"
