@@ -5,6 +5,7 @@
 #include "act_cuda.h"
 #include "append_cuda.h"
 #include "attend_few_cuda.h"
+#include "attend_prefill_cuda.h"
 #include "embed_cuda.h"
 #include "gather_cuda.h"
 #include "linear_cuda.h"
@@ -32,7 +33,9 @@
     X(attend_few, 0)                                                                                                   \
     X(attend_few_any, 0)                                                                                               \
     X(attend_join, 0)                                                                                                  \
-    X(lse_merge, 0)
+    X(lse_merge, 0)                                                                                                    \
+    X(attend_prefill, 0)                                                                                               \
+    X(attend_prefill_hopper, 900)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
     SLK_GATHER_KERNELS(X)                                                                                              \
@@ -46,6 +49,7 @@
     SLK_SELECT_KERNELS(X)                                                                                              \
     SLK_LINEAR_KERNELS(X)                                                                                              \
     SLK_ATTEND_FEW_KERNELS(X)                                                                                          \
-    SLK_LSE_MERGE_KERNELS(X)
+    SLK_LSE_MERGE_KERNELS(X)                                                                                           \
+    SLK_ATTEND_PREFILL_KERNELS(X)
 
 #endif
