@@ -130,7 +130,7 @@ static sl_status pack(sli_group *g, sl_error *err) {
             g->linear[i].weight.data = NULL; /* the blob stands for it */
         }
     SL_TRY(api->bind(self, &g->desc, g->blob, &g->handle, err));
-    if (bytes > 0 && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding, which stays in use */
+    if (bytes > 0 && g->is_mapped && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding: it stays */
         release_pages(g);
     return SL_OK;
 }
@@ -165,6 +165,7 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
         if (g == &net->groups[net->n_groups]) {
             net->n_groups++;
             g->quantizer = q;
+            g->is_mapped = sli_model_is_mapped(net->model);
             g->desc = (sl_linear_group){.struct_size = SL_SIZE(sl_linear_group), .name = name, .layer = layer};
         }
         slots[roles[i]] = (sli_slot){g, g->desc.n};

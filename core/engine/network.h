@@ -58,6 +58,7 @@ typedef struct sli_group {
     const sli_quantizer *quantizer;
     sl_quant_handle *handle;
     void *blob;             /* NULL: used in place */
+    int is_mapped;          /* the weights are parts of files */
     int64_t released_bytes; /* of the checkpoint's tensors that the blob stands for: their pages were given back */
     sl_quant_claim claim;
     sl_linear linear[3];

@@ -61,16 +61,30 @@ static sl_status choose_device(const sl_params *engine, sl_error *err) {
 
 /* Everything of one model before its plugins. */
 typedef struct parts {
-    const char *path;
+    const char *path; /* its folder, or the name of its shape */
     sli_model *model;
     sli_tokenizer *tokenizer; /* NULL: the directory has none */
     int64_t context;
 } parts;
 
-static sl_status open_model(const sluice_engine *e, sli_core_id id, parts *p, sl_error *err) {
-    p->path = section(e, id) != NULL ? sli_param_text(section(e, id), "path") : NULL;
-    if (p->path == NULL)
-        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR)");
+static sl_status open_shape(const sluice_engine *e, const sl_params *section, int with_weights, parts *p,
+                            sl_error *err) {
+    static const sl_dtype dtypes[] = {SL_BF16, SL_F16, SL_F32};
+    sli_model_shape shape = {.name = p->path,
+                             .dtype = dtypes[sli_param_int(section, "shape_dtype")],
+                             .seed = (uint64_t)sli_param_int(section, "shape_seed"),
+                             .in_host_memory = with_weights,
+                             .pool = e->pool};
+    return sli_model_open_shape(&shape, &p->model, err);
+}
+
+/* with_weights: random ones are made in host memory. */
+static sl_status open_model(const sluice_engine *e, sli_core_id id, int with_weights, parts *p, sl_error *err) {
+    const sl_params *s_model = section(e, id);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "shape") : NULL) != NULL)
+        return open_shape(e, s_model, with_weights, p, err);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "path") : NULL) == NULL)
+        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR), or model.shape");
     SL_TRY(sli_model_open(p->path, &p->model, err));
     char *file = sli_path_join(p->path, "tokenizer.json");
     if (file == NULL)
@@ -328,18 +342,18 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     return SL_OK;
 }
 
-/* Up to instances that have accepted the model; no weights are read. */
-static sl_status open_parts(sluice_engine *e, const sluice_options *options, parts *target, parts *draft,
-                            sl_error *err) {
+/* Up to instances that have accepted the model; no weights are read. with_weights: random ones are made. */
+static sl_status open_parts(sluice_engine *e, const sluice_options *options, int with_weights, parts *target,
+                            parts *draft, sl_error *err) {
     SL_TRY(sli_config_load(options->config, options->sets, options->n_sets, &e->config, err));
     SL_TRY(open_hosts(e, err));
-    sl_status s = open_model(e, SLI_CORE_MODEL, target, err);
+    sl_status s = open_model(e, SLI_CORE_MODEL, with_weights, target, err);
     e->target.model = target->model;
     e->tokenizer = target->tokenizer;
     SL_TRY(s);
     int with_draft = section(e, SLI_CORE_DRAFT_MODEL) != NULL;
     if (with_draft) {
-        s = open_model(e, SLI_CORE_DRAFT_MODEL, draft, err);
+        s = open_model(e, SLI_CORE_DRAFT_MODEL, with_weights, draft, err);
         e->draft.model = draft->model;
         e->draft_tokenizer = draft->tokenizer;
         SL_TRY(s < 0 ? sl_fail_within(err, s, "[draft.model]") : SL_OK);
@@ -356,7 +370,7 @@ static sl_status open_parts(sluice_engine *e, const sluice_options *options, par
 
 static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_error *err) {
     parts target = {0}, draft = {0};
-    SL_TRY(open_parts(e, options, &target, &draft, err));
+    SL_TRY(open_parts(e, options, 1, &target, &draft, err));
     const sl_speculation *api;
     sl_instance *drafter = sli_binding_drafter(e->target_plugins, &api);
     sl_spec_caps caps = {.struct_size = SL_SIZE(sl_spec_caps), .max_nodes = 1};
@@ -411,7 +425,7 @@ int sluice_config_check(const sluice_options *options, sluice_error *error) {
     parts target = {0}, draft = {0};
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
     sl_status s =
-        e != NULL ? open_parts(e, options, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
+        e != NULL ? open_parts(e, options, 0, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
     sluice_close(e);
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
