@@ -1,5 +1,5 @@
-/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth, for one session or some side by
- * side. Tokenising and sampling of text are not in it; tokens are random. */
+/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth, for one session or some side
+ * by side. Tokenising and sampling of text are not in it; tokens are random. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -234,8 +234,9 @@ int cmd_bench(int argc, char **argv) {
         {"-n, --n-gen", "N,N", "numbers of tokens to decode; 0: none (default 128)", OPT_TEXT, NULL, &gen},
         {"-d, --n-depth", "N,N", "tokens in the context before each test (default 0)", OPT_TEXT, NULL, &depth},
         {"-b, --batch", "N,N", "sessions side by side; see engine.max_seqs (default 1)", OPT_TEXT, NULL, &batch},
-        {"--fill", "HOW", "what stands in the context before each test: a computed prompt, or synthetic rows (default prompt)",
-         OPT_TEXT, NULL, &fill},
+        {"--fill", "HOW",
+         "what stands in the context before each test: a computed prompt, or synthetic rows (default prompt)", OPT_TEXT,
+         NULL, &fill},
         {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL,
          &repetitions},
         {"-o, --output", "FORMAT", "md, json or jsonl (default md)", OPT_TEXT, NULL, &format},
@@ -254,7 +255,9 @@ int cmd_bench(int argc, char **argv) {
         bad_batch |= bs[i] < 1 || bs[i] > MAX_BATCH;
     if (repetitions < 1 || repetitions > 100 || !by_dependence(format) || bad_batch ||
         (!synthetic && strcmp(fill, "prompt") != 0)) {
-        fprintf(stderr, "sluice: -r takes 1 to 100, -b 1 to %d, --fill one of prompt, synthetic, -o one of md, json, jsonl\n", MAX_BATCH);
+        fprintf(stderr,
+                "sluice: -r takes 1 to 100, -b 1 to %d, --fill one of prompt, synthetic, -o one of md, json, jsonl\n",
+                MAX_BATCH);
         options_free(&c);
         return CLI_USAGE;
     }

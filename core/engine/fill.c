@@ -1,9 +1,9 @@
-/* A cache full of seeded rows, to measure speed at a depth without the prompt pass that would lead there. The rows go the
- * way of all rows - begin, append layer by layer, commit - so that pages, side structures of selectors and whatever a
- * store makes of its rows are what they would be; only the values mean nothing.
+/* A cache full of seeded rows, to measure speed at a depth without the prompt pass that would lead there. The rows go
+ * the way of all rows - begin, append layer by layer, commit - so that pages, side structures of selectors and whatever
+ * a store makes of its rows are what they would be; only the values mean nothing.
  *
- * Keys and values have a variance of 1, as those of a random model: one block of rows is made and used for every chunk and
- * layer, since making 128K rows for 32 layers would take longer than computing some. */
+ * Keys and values have a variance of 1, as those of a random model: one block of rows is made and used for every chunk
+ * and layer, since making 128K rows for 32 layers would take longer than computing some. */
 #include <inttypes.h>
 
 #include "api.h"
@@ -74,7 +74,13 @@ static sl_status append_layer(sli_network *net, const sl_batch *b, int32_t l, in
         args.k_raw = rows3(net->k_raw + begin * K * D, n, K, D);
     SL_TRY(layer->store->api->append(layer->store->self, &args));
     if ((layer->caps[0].flags & SL_ATTN_NOTES_ROWS) && attender->api->note_rows != NULL) {
-        sl_note note = {.struct_size = SL_SIZE(sl_note), .lane = net->lane, .rows = &rows, .q = args.q, .k = args.k, .v = args.v, .layer = l};
+        sl_note note = {.struct_size = SL_SIZE(sl_note),
+                        .lane = net->lane,
+                        .rows = &rows,
+                        .q = args.q,
+                        .k = args.k,
+                        .v = args.v,
+                        .layer = l};
         if (layer->caps[0].flags & SL_ATTN_NOTES_RAW)
             note.q_raw = args.q, note.k_raw = rows3(net->k_raw + begin * K * D, n, K, D);
         SL_TRY(attender->api->note_rows(attender->self, &note));

@@ -12,8 +12,8 @@
 #include "chunk.h"
 #include "device/cpu/cpuinfo.h"
 #include "draft.h"
-#include "draft_taps.h"
 #include "draft_fork.h"
+#include "draft_taps.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "quantize.h"
@@ -280,9 +280,7 @@ static sl_status take_buffers(sluice_engine *e, sl_error *err) {
         e->logit_rows = e->limits.max_rows;
     e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
-    e->work_logits = works
-                         ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
-                         : NULL;
+    e->work_logits = works ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
                                                                                            : e->target.info->hidden;
     e->work_hidden_cap = works ? e->limits.max_rows * wide : 0;

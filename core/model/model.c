@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/dtype.h"
 #include "base/file.h"
@@ -165,8 +166,12 @@ void sli_model_close(sli_model *m) {
         return;
     for (int64_t i = 0; m->made != NULL && i < (1 + (int64_t)m->desc.n_layers) * SLI_ROLE_COUNT; i++) {
         sli_free((char *)(uintptr_t)m->made[i].name);
-        sli_free(m->made[i].tensor.data);
+        const char *data = m->made[i].tensor.data;
+        if (m->reserved == NULL || data < m->reserved || data >= m->reserved + m->reserved_bytes)
+            sli_free(m->made[i].tensor.data);
     }
+    if (m->reserved != NULL)
+        munmap(m->reserved, (size_t)m->reserved_bytes);
     sli_free(m->made);
     sli_free(m->weights);
     sli_safetensors_close(m->files);

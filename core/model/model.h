@@ -21,15 +21,15 @@ typedef struct sli_model_shape {
     const char *name; /* "llama-3.1-8b" */
     sl_dtype dtype;   /* of its matrices: SL_BF16, SL_F16 or SL_F32; vectors are f32 */
     uint64_t seed;
-    int in_host_memory; /* 0: matrices have a shape and no data, and whoever holds them elsewhere fills them there by
-                           sli_model_random; vectors are filled always */
+    int in_host_memory; /* 0: matrices are not made. Their data is an address that stands for them and cannot be read;
+                           whoever holds them elsewhere asks sli_model_random for the values. Vectors are made always */
     struct sli_pool *pool; /* fills them; NULL: this thread alone */
 } sli_model_shape;
 
 /* SL_E_NOT_FOUND (with near matches), SL_E_NO_MEMORY.   [setup] */
 sl_status sli_model_open_shape(const sli_model_shape *shape, sli_model **out, sl_error *err);
 
-/* 1: the weight (one that sli_model_weight gave) is random and is not in host memory. Its element i, in row-major order, is
+/* 1: the weight (or a copy of its tensor) is random and was not made. Its element i, in row-major order, is
  * slk_random_value(*seed, i) * *amplitude, in f32, rounded to its dtype.   [any] */
 int sli_model_random(const sli_model *model, const sl_tensor *weight, uint64_t *seed, float *amplitude);
 /* n such elements from number `begin` on, as dtype.   [any] */

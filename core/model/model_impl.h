@@ -15,7 +15,9 @@ struct sli_model {
      * owned, data too where the weights are random. */
     sli_named_tensor *made;
     int64_t n_absent;
-    uint64_t seed; /* of random weights */
+    uint64_t seed;  /* of random weights */
+    char *reserved; /* [reserved_bytes] addresses of random weights that are not made; NULL: none */
+    int64_t reserved_bytes;
 };
 
 enum { SLI_WEIGHT_NAME_BYTES = 128 };

@@ -1,6 +1,8 @@
-/* See model.h: weights that nobody trained. Host and device make the same values, so that one of them can check the other. */
+/* See model.h: weights that nobody trained. Host and device make the same values, so that one of them can check the
+ * other. */
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/dtype.h"
 #include "base/ledger.h"
@@ -12,9 +14,12 @@
 #include "rows/half.h"
 #include "sl_tensor.h"
 
-enum { BLOCK = 1 << 16 }; /* elements that a worker takes at once, at least */
+enum { BLOCK = 1 << 16, ALIGN = 64 }; /* elements that a worker takes at once, at least; bytes */
 
-/* ---- values -------------------------------------------------------------------------------------------------------- */
+static size_t n_slots(const sli_model *m) { return (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT; }
+
+/* ---- values --------------------------------------------------------------------------------------------------------
+ */
 
 static uint64_t seed_of(const sli_model *m, const char *name) {
     uint64_t h = 0xcbf29ce484222325u ^ m->seed;
@@ -23,9 +28,9 @@ static uint64_t seed_of(const sli_model *m, const char *name) {
     return h;
 }
 
-/* Uniform values in [-a, a) have a variance of a^2 / 3. Embeddings and biases have the spread of an untrained model, 0.02;
- * products of normed rows have a variance of 1, and what is added to the residual less, so that it stays near 1 however
- * many layers there are. */
+/* Uniform values in [-a, a) have a variance of a^2 / 3. Embeddings and biases have the spread of an untrained model,
+ * 0.02; products of normed rows have a variance of 1, and what is added to the residual less, so that it stays near 1
+ * however many layers there are. */
 static float amplitude_of(const sli_model *m, sli_weight_role role, const sl_tensor *t) {
     double in = t->ndim == 2 ? (double)t->shape[1] : 1, spread = 1 / sqrt(in);
     if (role == SLI_ROLE_EMBED || t->ndim == 1)
@@ -60,7 +65,8 @@ static void fill_range(void *user, int64_t begin, int64_t end, int32_t worker) {
                       f->amplitude);
 }
 
-/* ---- the model ----------------------------------------------------------------------------------------------------- */
+/* ---- the model -----------------------------------------------------------------------------------------------------
+ */
 
 static int is_norm(sli_weight_role role) {
     return role == SLI_ROLE_FINAL_NORM || role == SLI_ROLE_NORM_ATTN || role == SLI_ROLE_NORM_FFN ||
@@ -89,13 +95,15 @@ static sl_status make(sli_model *m, const sli_model_shape *shape, int32_t layer,
     m->weights[slot] = t;
     m->params += n;
     m->bytes += t->bytes;
-    if (ndim == 2 && !shape->in_host_memory)
+    if (ndim == 2 && !shape->in_host_memory) {
+        m->reserved_bytes += (t->bytes + ALIGN - 1) / ALIGN * ALIGN;
         return SL_OK;
+    }
     fill_job job = {sli_alloc(SLI_TAG_WEIGHTS, (size_t)t->bytes), t->tensor.dtype, seed_of(m, name),
                     amplitude_of(m, row->role, &t->tensor)};
     if ((t->tensor.data = job.data) == NULL)
         return no_memory(name, t->bytes, err);
-    t->tensor.align = 64;
+    t->tensor.align = ALIGN;
     if (is_norm(row->role))
         for (int64_t i = 0; i < n; i++)
             ((float *)job.data)[i] = 1;
@@ -106,9 +114,26 @@ static sl_status make(sli_model *m, const sli_model_shape *shape, int32_t layer,
     return SL_OK;
 }
 
+/* Addresses for the matrices that are not made: a copy of a tensor still tells which one it is. */
+static sl_status reserve(sli_model *m, sl_error *err) {
+    if (m->reserved_bytes == 0)
+        return SL_OK;
+    void *p = mmap(NULL, (size_t)m->reserved_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return no_memory("their addresses", m->reserved_bytes, err);
+    char *next = m->reserved = p;
+    for (size_t i = 0; i < n_slots(m); i++)
+        if (m->made[i].name != NULL && m->made[i].tensor.data == NULL) {
+            m->made[i].tensor.data = next;
+            m->made[i].tensor.align = ALIGN;
+            next += (m->made[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+        }
+    return SL_OK;
+}
+
 static sl_status make_all(sli_model *m, const sli_model_shape *shape, sl_error *err) {
     SL_TRY(sli_shape_describe(shape->name, &m->desc, err));
-    size_t slots = (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT;
+    size_t slots = n_slots(m);
     m->desc.dtype = shape->dtype;
     m->seed = shape->seed;
     m->weights = sli_calloc(SLI_TAG_MISC, slots, sizeof *m->weights);
@@ -120,6 +145,7 @@ static sl_status make_all(sli_model *m, const sli_model_shape *shape, sl_error *
         for (int32_t i = 0; i < a->n_weights; i++)
             if (sli_weight_wanted(m, layer, &a->weights[i]))
                 SL_TRY(make(m, shape, layer, &a->weights[i], err));
+    SL_TRY(reserve(m, err));
     if (m->desc.tied)
         m->weights[sli_weight_slot(m, -1, SLI_ROLE_HEAD)] = m->weights[sli_weight_slot(m, -1, SLI_ROLE_EMBED)];
     return SL_OK;
@@ -140,12 +166,13 @@ sl_status sli_model_open_shape(const sli_model_shape *shape, sli_model **out, sl
 }
 
 int sli_model_random(const sli_model *m, const sl_tensor *weight, uint64_t *seed, float *amplitude) {
-    if (m->files != NULL || weight == NULL || weight->data != NULL)
+    const char *p = weight->data;
+    if (m->reserved == NULL || p < m->reserved || p >= m->reserved + m->reserved_bytes)
         return 0;
-    for (size_t i = 0; i < (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT; i++)
-        if (weight == &m->made[i].tensor) {
+    for (size_t i = 0; i < n_slots(m); i++)
+        if (m->made[i].name != NULL && p == m->made[i].tensor.data) {
             *seed = seed_of(m, m->made[i].name);
-            *amplitude = amplitude_of(m, (sli_weight_role)(i % SLI_ROLE_COUNT), weight);
+            *amplitude = amplitude_of(m, (sli_weight_role)(i % SLI_ROLE_COUNT), &m->made[i].tensor);
             return 1;
         }
     return 0;

@@ -15,6 +15,7 @@ typedef struct shape {
     int tied;
 } shape;
 
+/* clang-format off */
 static const shape table[] = {
     /* name, type                  layers hidden    ffn heads kv   D   vocab positions   eps    theta factor tied */
     {"llama-2-7b", "llama",           32,  4096, 11008,  32,  32, 128,  32000,   4096, 1e-5,   10000,  0, 0},
@@ -33,6 +34,7 @@ static const shape table[] = {
     {"tinyllama-1.1b", "llama",       22,  2048,  5632,  32,   4,  64,  32000,   2048, 1e-5,   10000,  0, 0},
     {"tiny", "llama",                  6,   256,   640,   4,   2,  64,   4096,   4096, 1e-5,  500000,  0, 1}, /* models/tiny */
 };
+/* clang-format on */
 enum { N_SHAPES = sizeof table / sizeof *table };
 
 const char *sli_shape_name(int i) { return i >= 0 && i < N_SHAPES ? table[i].name : NULL; }

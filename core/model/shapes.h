@@ -4,8 +4,8 @@
 
 #include "model/model_desc.h"
 
-/* Fills *out (freed by sli_model_desc_free; all-zero on failure) with the model that is known by that name. SL_E_NOT_FOUND
- * with near matches. */
+/* Fills *out (freed by sli_model_desc_free; all-zero on failure) with the model that is known by that name.
+ * SL_E_NOT_FOUND with near matches. */
 sl_status sli_shape_describe(const char *name, sli_model_desc *out, sl_error *err);
 
 const char *sli_shape_name(int i); /* NULL behind the last */
