@@ -100,8 +100,8 @@ run_e2e() {
     say "greedy text of ${#prompts[@]} prompts, 64 tokens: $same the same on CPU (f32) and GPU (bf16 activations; ties may part)"
     paste -d'\n' "$tmp/cpu.txt" "$tmp/cuda.txt" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
         print "  parts after " n " characters: ..." substr(a, n - 20, 40) "|" substr($0, n - 20, 40) }' | cut -c 1-160
-    say "perplexity, CPU: $(sed -n 's/^ *"perplexity": *//p' "$tmp/cpu.ppl" | tr -d ,)"
-    say "perplexity, GPU: $(sed -n 's/^ *"perplexity": *//p' "$tmp/cuda.ppl" | tr -d ,)"
+    say "perplexity, CPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cpu.ppl" | tr -d ,)"
+    say "perplexity, GPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cuda.ppl" | tr -d ,)"
     cp "$tmp/cpu.txt" "$out/greedy-cpu.txt"
     cp "$tmp/cuda.txt" "$out/greedy-cuda.txt"
     [ "$same" -ge $((${#prompts[@]} / 2)) ] || status=1
