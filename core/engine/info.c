@@ -91,11 +91,18 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
     out->bytes_plugin = r.now[SLI_TAG_PLUGIN];
     out->bytes_kv_host = r.now[SLI_TAG_KV_HOST];
     out->bytes_peak = r.total_peak;
+    const sli_device_network *d = e->target.device;
+    if (d != NULL) {
+        out->device_seconds = d->step.busy_seconds - e->busy_before;
+        out->graphs = d->n_captured;
+        out->graph_nodes = d->n_nodes;
+    }
 }
 
 void sluice_reset_stats(sluice_engine *e) {
     int32_t lossless = e->stats.lossless;
     e->stats = (sluice_stats){.lossless = lossless};
+    e->busy_before = e->target.device != NULL ? e->target.device->step.busy_seconds : 0;
     sli_host_reset_metrics(e->hosts);
 }
 

@@ -252,6 +252,9 @@ typedef struct sluice_stats {
      * were computed to find out, and how long that took (prompt_seconds contains it). */
     int64_t replaced_tokens, kept_tokens, prompt_work_layers;
     double prompt_work_seconds;
+    /* On a device: seconds in which it worked on steps; graphs of steps that were captured, and their nodes. */
+    double device_seconds;
+    int64_t graphs, graph_nodes;
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);
