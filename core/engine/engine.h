@@ -13,6 +13,7 @@
 #include "device/cpu/cpu_ops.h"
 #include "engine/batch.h"
 #include "engine/binding.h"
+#include "engine/choose_device.h"
 #include "engine/device_network.h"
 #include "engine/draft_draw.h"
 #include "engine/draft_tree.h"
@@ -23,6 +24,7 @@
 #include "engine/taps.h"
 #include "engine/verify.h"
 #include "model/tokenizer.h"
+#include "plugin/match.h"
 
 /* The request that a sequence is serving. */
 typedef struct sli_request {
@@ -90,6 +92,8 @@ typedef struct sli_prompter {
 struct sluice_engine {
     sli_config *config;
     sli_pool *pool;
+    sli_device_choice chosen; /* of engine.device; .device NULL: the CPU */
+    const char *capabilities[SLI_MAX_CAPABILITIES]; /* that plugins of the target are offered */
     sli_host_context *hosts;
     sli_binding *target_plugins, *draft_plugins;
     sli_model_info *target_info, *draft_info;
