@@ -80,9 +80,14 @@ static int generate(sluice_engine *e, sluice_session *const *s, const test *t, c
     return status < 0 ? status : sluice_generate(e, s, t->batch, &greedy, 1, ignore_chunk, NULL, err);
 }
 
-/* One repetition in open sessions. *seconds: what it took. */
+/* What a repetition took, and how much of it a device was at work. */
+typedef struct timing {
+    double seconds, busy;
+} timing;
+
+/* One repetition in open sessions. */
 static int run_in(sluice_engine *e, sluice_session *const *s, const test *t, const int32_t *tokens, float *logits,
-                  uint64_t seed, double *seconds, sluice_error *err) {
+                  uint64_t seed, timing *took, sluice_error *err) {
     /* Decoding at a depth goes on from a token that was decided, not from a turn. */
     int begun = t->depth > 0 && t->n_prompt == 0, status = SLUICE_OK;
     const int32_t *last = tokens + t->depth + t->n_prompt;
@@ -90,24 +95,26 @@ static int run_in(sluice_engine *e, sluice_session *const *s, const test *t, con
         status = go_to_depth(s[i], t, tokens, seed + (uint64_t)i, err);
     if (status >= 0 && begun)
         status = generate(e, s, t, last, 1, err);
+    sluice_stats before, after;
+    sluice_get_stats(e, &before);
     double begin = now();
     if (status >= 0 && t->n_prompt > 0)
         status = compute_prompts(s, t, tokens + t->depth, logits, err);
     if (status >= 0 && t->n_gen > 0)
         status = generate(e, s, t, begun ? NULL : last, t->n_gen, err);
-    *seconds = now() - begin;
+    took->seconds = now() - begin;
+    sluice_get_stats(e, &after);
+    took->busy = after.device_seconds - before.device_seconds;
     return status;
 }
 
-/* Seconds that one repetition took; < 0: error. */
-static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_error *err) {
+static int run_once(sluice_engine *e, const test *t, uint64_t seed, timing *took, sluice_error *err) {
     sluice_info info;
     sluice_get_info(e, &info);
     int64_t most = t->depth + t->n_prompt + 1;
     int32_t *tokens = malloc(sizeof *tokens * (size_t)most);
     float *logits = malloc(sizeof *logits * (size_t)info.vocab);
     sluice_session *sessions[MAX_BATCH] = {NULL};
-    double seconds = -1;
     int status = tokens != NULL && logits != NULL ? SLUICE_OK : SLUICE_E_NO_MEMORY;
     if (status < 0)
         snprintf(err->text, sizeof err->text, "out of memory");
@@ -116,12 +123,12 @@ static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_er
     for (int i = 0; status >= 0 && i < t->batch; i++)
         status = sluice_session_open(e, &sessions[i], err);
     if (status >= 0)
-        status = run_in(e, sessions, t, tokens, logits, seed, &seconds, err);
+        status = run_in(e, sessions, t, tokens, logits, seed, took, err);
     for (int i = 0; i < t->batch; i++)
         sluice_session_close(sessions[i]);
     free(tokens);
     free(logits);
-    return status < 0 ? -1 : seconds;
+    return status;
 }
 
 static void name_test(const test *t, char *out, size_t cap) {
@@ -157,17 +164,32 @@ static double deviation(const double *v, int n) {
     return n > 1 ? sqrt(sum / (n - 1)) : 0;
 }
 
+static void report_device(json_t *r, const sluice_info *info, const sluice_stats *s, double busy, double seconds) {
+    json_object_set_new(r, "device_name", json_string(info->device_name));
+    json_object_set_new(r, "avg_busy_ns", json_integer((json_int_t)(1e9 * busy)));
+    json_object_set_new(r, "idle_share", json_real(seconds > 0 ? 1 - busy / seconds : 0)); /* wall minus busy */
+    json_object_set_new(r, "graphs", json_integer(s->graphs));
+    json_object_set_new(r, "graph_nodes", json_integer(s->graph_nodes));
+    json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
+    json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
+    json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "bytes_pinned", json_integer(s->bytes_pinned));
+}
+
 /* Runs one test and returns its record. */
 static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_error *err) {
-    double seconds[100], rate[100];
+    double seconds[100], rate[100], busy[100];
+    timing took;
     sluice_info info;
     sluice_get_info(e, &info);
-    if (run_once(e, t, 1, err) < 0) /* warm-up */
+    if (run_once(e, t, 1, &took, err) < 0) /* warm-up */
         return NULL;
     sluice_reset_stats(e);
     for (int i = 0; i < repetitions; i++) {
-        if ((seconds[i] = run_once(e, t, 2 + (uint64_t)i, err)) < 0)
+        if (run_once(e, t, 2 + (uint64_t)i, &took, err) < 0)
             return NULL;
+        seconds[i] = took.seconds;
+        busy[i] = took.busy;
         rate[i] = (double)t->batch * (double)(t->n_prompt + t->n_gen) / seconds[i];
     }
     sluice_stats stats;
@@ -201,6 +223,8 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "bytes_weights", json_integer(stats.bytes_weights));
     json_object_set_new(r, "bytes_peak", json_integer(stats.bytes_peak));
     json_object_set_new(r, "allocs_in_steps", json_integer(stats.allocs_in_steps));
+    if (strcmp(info.device, "cpu") != 0)
+        report_device(r, &info, &stats, mean(busy, repetitions), mean(seconds, repetitions));
     report_prompts(e, r);
     return r;
 }
@@ -208,14 +232,21 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
 static void print_row(json_t *r, const test *t, const char *format) {
     char name[128];
     name_test(t, name, sizeof name);
+    char device[96] = "";
+    if (json_object_get(r, "idle_share") != NULL)
+        snprintf(device, sizeof device, "%.1f %% idle, %lld graphs, %.1f GB",
+                 100 * json_real_value(json_object_get(r, "idle_share")),
+                 (long long)json_integer_value(json_object_get(r, "graphs")),
+                 (double)json_integer_value(json_object_get(r, "gpu_bytes_peak")) / 1e9);
     if (strcmp(format, "md") == 0)
-        printf("| %s | %.1f M | %s | %lld | %s | %s | %.2f ± %.2f |\n",
-               json_string_value(json_object_get(r, "model_filename")),
-               (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
-               json_string_value(json_object_get(r, "device")),
-               (long long)json_integer_value(json_object_get(r, "n_threads")),
-               json_string_value(json_object_get(r, "isa")), name, json_real_value(json_object_get(r, "avg_ts")),
-               json_real_value(json_object_get(r, "stddev_ts")));
+        printf(
+            "| %s | %.1f M | %s | %lld | %s | %s | %.2f ± %.2f | %s |\n",
+            json_string_value(json_object_get(r, "model_filename")),
+            (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
+            json_string_value(json_object_get(r, json_object_get(r, "device_name") != NULL ? "device_name" : "device")),
+            (long long)json_integer_value(json_object_get(r, "n_threads")),
+            json_string_value(json_object_get(r, "isa")), name, json_real_value(json_object_get(r, "avg_ts")),
+            json_real_value(json_object_get(r, "stddev_ts")), device);
     else if (strcmp(format, "jsonl") == 0)
         json_dumpf(r, stdout, JSON_COMPACT), putchar('\n');
     fflush(stdout);
@@ -267,7 +298,8 @@ int cmd_bench(int argc, char **argv) {
     status = sluice_open(&options, &engine, &err);
     json_t *all = json_array();
     if (status >= 0 && strcmp(format, "md") == 0)
-        printf("| model | params | device | threads | isa | test | t/s |\n|---|---|---|---|---|---|---|\n");
+        printf("| model | params | device | threads | isa | test | t/s | of the device "
+               "|\n|---|---|---|---|---|---|---|---|\n");
     for (int d = 0; status >= 0 && d < nd; d++)
         for (int i = 0; status >= 0 && i < (np + ng) * nb; i++) {
             int k = i % (np + ng);

@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "chunk.h"
+#include "device_network.h"
 #include "engine.h"
 #include "random/random_value.h"
 #include "sl_error.h"
@@ -97,21 +98,27 @@ static int64_t block_of(const sli_net_layer *layer, int64_t n) {
     return layer->caps[0].row_block > 0 && layer->caps[0].row_block < block ? layer->caps[0].row_block : block;
 }
 
+static sl_status append_all(sli_network *net, const sl_batch *b, sl_error *err) {
+    if (net->device != NULL)
+        return sli_device_fill(net, b, err);
+    for (int32_t l = 0; l < net->info->n_layers; l++) {
+        int32_t n = b->n_rows, block = (int32_t)block_of(&net->layers[l], n);
+        for (int32_t at = 0; at < n; at += block) {
+            sl_status status = append_layer(net, b, l, at, at + block < n ? at + block : n);
+            if (status < 0)
+                return sl_fail(err, status, "layer %d: its store took no seeded rows", l);
+        }
+    }
+    return SL_OK;
+}
+
 static sl_status fill_chunk(sluice_engine *e, sluice_session *s, int64_t n_rows, sl_error *err) {
     sli_network *net = &e->target;
     sli_batch_clear(&e->batch, 0, ++net->step);
     sli_batch_add(&e->batch, s->id, s->n_kv, SL_STAGE_PREFILL, s->tokens + s->n_kv, (int32_t)n_rows, NULL, NULL);
     const sl_batch *b = &e->batch.view;
     SL_TRY(sli_network_begin(net, b, err));
-    for (int32_t l = 0; l < net->info->n_layers; l++) {
-        int64_t block = block_of(&net->layers[l], n_rows);
-        for (int64_t at = 0; at < n_rows; at += block) {
-            sl_status status =
-                append_layer(net, b, l, (int32_t)at, (int32_t)(at + block < n_rows ? at + block : n_rows));
-            if (status < 0)
-                return sl_fail(err, status, "layer %d: its store took no seeded rows", l);
-        }
-    }
+    SL_TRY(append_all(net, b, err));
     for (int32_t i = 0; i < n_rows; i++)
         e->path[i] = i;
     e->path_begin[0] = 0;
@@ -141,7 +148,10 @@ static sl_status fill(sluice_session *s, int64_t n, uint64_t seed, sl_error *err
     int64_t before = s->n;
     s->n = s->n_prompt = s->n_grown = before + n;
     sl_status status = sli_network_seq_grow(&e->target, s->id, s->n, err);
-    make_rows(e, n < e->limits.max_rows ? n : e->limits.max_rows, seed);
+    if (e->target.device == NULL)
+        make_rows(e, n < e->limits.max_rows ? n : e->limits.max_rows, seed);
+    else if (status >= 0)
+        status = sli_device_random_rows(&e->target, seed, AMPLITUDE, err);
     while (status >= 0 && s->n_kv < s->n) {
         int64_t rows = sli_chunk_rows(&e->target, s->n_kv, s->n - s->n_kv, e->limits.max_rows);
         sli_engine_step_begin(e);
@@ -150,6 +160,8 @@ static sl_status fill(sluice_session *s, int64_t n, uint64_t seed, sl_error *err
         if (status >= 0)
             status = sli_engine_settle(e, err);
     }
+    if (status >= 0)
+        status = sli_network_wait(&e->target, err); /* nothing of it is left to what comes next */
     sli_sums_imported(&e->target, s->id);
     if (status < 0)
         s->n = s->n_prompt = s->n_kv;

@@ -125,3 +125,9 @@ void sli_model_info_destroy(sli_model_info *info) {
 }
 
 const sl_model_info *sli_model_info_view(const sli_model_info *info) { return &info->view; }
+
+void sli_model_info_rope_device(const sl_model_info *view, int32_t rope, const float *cosines, const float *sines) {
+    sli_model_info *info = (sli_model_info *)(uintptr_t)view; /* its first member */
+    info->ropes[rope].device_cos = cosines;
+    info->ropes[rope].device_sin = sines;
+}

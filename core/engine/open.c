@@ -50,12 +50,6 @@ static sl_status choose_isa(const sl_params *engine, uint32_t have, uint32_t *is
     return SL_OK;
 }
 
-static sl_status choose_device(const sl_params *engine, sl_error *err) {
-    if (sli_param_int(engine, "device") == SLI_ENGINE_CUDA)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "engine.device = cuda: this version runs on the CPU only");
-    return SL_OK;
-}
-
 /* ---- models
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -73,12 +67,12 @@ static sl_status open_shape(const sluice_engine *e, const sl_params *section, in
     sli_model_shape shape = {.name = p->path,
                              .dtype = dtypes[sli_param_int(section, "shape_dtype")],
                              .seed = (uint64_t)sli_param_int(section, "shape_seed"),
-                             .in_host_memory = with_weights,
+                             .in_host_memory = with_weights && e->chosen.device == NULL,
                              .pool = e->pool};
     return sli_model_open_shape(&shape, &p->model, err);
 }
 
-/* with_weights: random ones are made in host memory. */
+/* with_weights: random ones are made, in host memory where they are used there. */
 static sl_status open_model(const sluice_engine *e, sli_core_id id, int with_weights, parts *p, sl_error *err) {
     const sl_params *s_model = section(e, id);
     if ((p->path = s_model != NULL ? sli_param_text(s_model, "shape") : NULL) != NULL)
@@ -135,7 +129,7 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
 /* ---- plugins
  * ---------------------------------------------------------------------------------------------------------------- */
 
-static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int with_draft, int64_t n_positions,
+static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int64_t n_positions,
                               sli_model_info **info, sli_network *net, sli_binding **binding, sl_error *err) {
     net->model = p->model;
     SL_TRY(
@@ -144,7 +138,8 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
     sli_binding_for args = {e->config, &search,
                             prefix,    net->info,
-                            e->hosts,  with_draft ? sli_host_capabilities_with_draft() : sli_host_capabilities()};
+                            e->hosts,  prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
+                            e->chosen.device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
     return sli_binding_fill(*binding, net, err);
@@ -166,15 +161,35 @@ static void shapes_of(const sl_model_info *info, sli_ops_shapes *s) {
 /* ---- assembling
  * --------------------------------------------------------------------------------------------------------------- */
 
-static sl_status open_hosts(sluice_engine *e, sl_error *err) {
+/* What some configurations and machines offer to plugins of the target. */
+static sl_status offer_more(sluice_engine *e, sl_error *err) {
+    const sli_device *d = e->chosen.device;
+    uint32_t more = section(e, SLI_CORE_DRAFT_MODEL) != NULL ? SLI_OFFERS_DRAFT : 0;
+    if (d != NULL)
+        more |= SLI_OFFERS_DEVICE;
+    if (d != NULL && sli_chosen_asks_for(e->config, SL_SDPA_ID)) { /* a large library: not for nobody */
+        SL_ERROR(why);
+        const void *table = d->api->sdpa(d->cuda, &why);
+        if (table != NULL) {
+            more |= SLI_OFFERS_SDPA;
+            SL_TRY(sli_host_provide(e->hosts, SL_SDPA_ID, table, err));
+        } else
+            snprintf(e->chosen.reason, sizeof e->chosen.reason, "no %s: %s", SL_SDPA_ID, why.text);
+    }
+    sli_host_capabilities_with(more, e->capabilities);
+    return SL_OK;
+}
+
+static sl_status open_hosts(sluice_engine *e, const char *only_cpu, sl_error *err) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
     sli_cpuinfo cpu;
     sli_cpuinfo_read(&cpu);
-    SL_TRY(choose_device(p, err));
+    SL_TRY(sli_choose_device(e->config, e->quantizing != NULL ? "packing with data" : only_cpu, &e->chosen, err));
     SL_TRY(choose_isa(p, cpu.isa, &e->isa, err));
     int64_t threads = sli_param_int(p, "threads");
     SL_TRY(sli_pool_create(threads > 0 ? (int32_t)threads : cpu.cores, &e->pool, err));
     sli_host_options options = {.pool = e->pool,
+                                .device = e->chosen.device,
                                 .isa = e->isa,
                                 .validate = sli_param_bool(p, "validate"),
                                 .min_level = SL_LOG_WARNING,
@@ -183,13 +198,15 @@ static sl_status open_hosts(sluice_engine *e, sl_error *err) {
     SL_TRY(sli_host_context_create(&options, &e->hosts, err));
     if (e->quantizing != NULL)
         SL_TRY(sli_host_provide(e->hosts, SL_CALIBRATION_ID, &e->quantizing->service, err));
-    return sli_services_provide(e->hosts, err);
+    SL_TRY(offer_more(e, err));
+    return sli_services_provide(e->hosts, e->chosen.device != NULL ? &sli_ops_any : &sli_ops_cpu, err);
 }
 
 /* Limits, as far as they follow from configuration and model. */
 static void set_limits(sluice_engine *e, const parts *target) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
-    int64_t context = sli_param_int(p, "max_context");
+    int64_t context = sli_param_int(p, "max_context"), compute = sli_param_int(p, "compute");
+    int bf16 = compute == SLI_COMPUTE_BF16 || (compute == SLI_COMPUTE_AUTO && e->chosen.device != NULL);
     e->max_sessions = (int32_t)sli_param_int(p, "max_seqs");
     e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
                             .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
@@ -197,8 +214,9 @@ static void set_limits(sluice_engine *e, const parts *target) {
                             .max_seqs = sli_fork_ids_end(e->max_sessions),
                             .max_tree = 1,
                             .n_workers = sli_pool_workers(e->pool),
-                            .compute = sli_param_int(p, "compute") == SLI_COMPUTE_BF16 ? SL_BF16 : SL_F32,
-                            .deterministic = (uint32_t)sli_param_bool(p, "deterministic")};
+                            .compute = bf16 ? SL_BF16 : SL_F32,
+                            .deterministic = (uint32_t)sli_param_bool(p, "deterministic"),
+                            .kv_bytes = sli_param_int(p, "kv_memory_mb") << 20};
     e->prefill_chunk = sli_param_int(p, "prefill_chunk");
 }
 
@@ -344,7 +362,7 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
 static sl_status open_parts(sluice_engine *e, const sluice_options *options, int with_weights, parts *target,
                             parts *draft, sl_error *err) {
     SL_TRY(sli_config_load(options->config, options->sets, options->n_sets, &e->config, err));
-    SL_TRY(open_hosts(e, err));
+    SL_TRY(open_hosts(e, options->only_cpu, err));
     sl_status s = open_model(e, SLI_CORE_MODEL, with_weights, target, err);
     e->target.model = target->model;
     e->tokenizer = target->tokenizer;
@@ -360,9 +378,9 @@ static sl_status open_parts(sluice_engine *e, const sluice_options *options, int
     set_limits(e, target);
     SL_TRY(check_limits(e, err));
     int64_t positions = e->limits.max_context + SL_MAX_TREE_NODES;
-    SL_TRY(open_plugins(e, "", target, with_draft, positions, &e->target_info, &e->target, &e->target_plugins, err));
+    SL_TRY(open_plugins(e, "", target, positions, &e->target_info, &e->target, &e->target_plugins, err));
     if (with_draft)
-        SL_TRY(open_plugins(e, "draft", draft, 0, positions, &e->draft_info, &e->draft, &e->draft_plugins, err));
+        SL_TRY(open_plugins(e, "draft", draft, positions, &e->draft_info, &e->draft, &e->draft_plugins, err));
     return SL_OK;
 }
 
@@ -453,6 +471,7 @@ void sluice_close(sluice_engine *e) {
     sli_binding_destroy(e->target_plugins);
     sli_ops_destroy(&e->ops);
     sli_host_context_destroy(e->hosts);
+    sli_device_close(e->chosen.device);
     sli_model_info_destroy(e->draft_info);
     sli_model_info_destroy(e->target_info);
     sli_tokenizer_close(e->draft_tokenizer);
