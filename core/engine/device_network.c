@@ -45,6 +45,49 @@ sl_status sli_device_layer_check(const sli_network *net, int32_t l, sl_error *er
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+typedef struct widths {
+    int64_t qkv, o, ffn;
+    int32_t heads, kv_heads, head_dim;
+} widths;
+
+static void larger(int32_t *most, int32_t n) { *most = n > *most ? n : *most; }
+
+static widths widest(const sl_model_info *info) {
+    widths w = {0};
+    for (int32_t l = 0; l < info->n_layers; l++) {
+        const sl_layer_info *i = info->layers[l];
+        int64_t qkv = (int64_t)(i->n_heads + i->n_kv_heads) * i->head_dim + (int64_t)i->n_kv_heads * i->v_head_dim;
+        int64_t o = (int64_t)i->n_heads * i->v_head_dim;
+        w.qkv = qkv > w.qkv ? qkv : w.qkv;
+        w.o = o > w.o ? o : w.o;
+        w.ffn = i->ffn > w.ffn ? i->ffn : w.ffn;
+        larger(&w.heads, i->n_heads);
+        larger(&w.kv_heads, i->n_kv_heads);
+        larger(&w.head_dim, i->head_dim > i->v_head_dim ? i->head_dim : i->v_head_dim);
+    }
+    return w;
+}
+
+static sl_status reserve_operations(const sli_network *net, const sli_device *device, sl_error *err) {
+    widths w = widest(net->info);
+    int64_t width = 2 * w.ffn; /* of gate above up */
+    width = w.qkv > width ? w.qkv : width;
+    width = w.o > width ? w.o : width;
+    width = net->info->hidden > width ? net->info->hidden : width;
+    sli_cuda_shapes shapes = {.max_rows = net->limits.max_rows,
+                              .max_seqs = net->limits.max_seqs,
+                              .max_context = net->limits.max_context + SL_MAX_TREE_NODES,
+                              .max_tree = net->limits.max_tree,
+                              .heads = w.heads,
+                              .kv_heads = w.kv_heads,
+                              .head_dim = w.head_dim,
+                              .n_layers = net->info->n_layers,
+                              .vocab = net->info->vocab,
+                              .width = width,
+                              .deterministic = net->limits.deterministic};
+    return device->api->ops_reserve(device->cuda, &shapes, err);
+}
+
 sl_status sli_device_network_create(sli_network *net, const sli_device *device, int64_t max_logits, sl_error *err) {
     if (net->rewriter != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED,
@@ -58,6 +101,7 @@ sl_status sli_device_network_create(sli_network *net, const sli_device *device, 
     net->device = d;
     *d = (sli_device_network){
         .device = device, .exec = device->api->exec, .ops = device->api->ops, .lane = device->lane};
+    SL_TRY(reserve_operations(net, device, err));
     return sli_device_step_create(&d->step, device, &net->limits, max_logits, err);
 }
 
@@ -86,23 +130,6 @@ void sli_device_network_destroy(sli_network *net) {
 }
 
 /* ---- activations ------------------------------------------------------------------------------------------------- */
-
-typedef struct widths {
-    int64_t qkv, o, ffn;
-} widths;
-
-static widths widest(const sl_model_info *info) {
-    widths w = {0};
-    for (int32_t l = 0; l < info->n_layers; l++) {
-        const sl_layer_info *i = info->layers[l];
-        int64_t qkv = (int64_t)(i->n_heads + i->n_kv_heads) * i->head_dim + (int64_t)i->n_kv_heads * i->v_head_dim;
-        int64_t o = (int64_t)i->n_heads * i->v_head_dim;
-        w.qkv = qkv > w.qkv ? qkv : w.qkv;
-        w.o = o > w.o ? o : w.o;
-        w.ffn = i->ffn > w.ffn ? i->ffn : w.ffn;
-    }
-    return w;
-}
 
 /* Is there a layer whose gate and up leave by themselves, to be joined by an operation? */
 static int needs_gate_up(const sli_network *net) {

@@ -11,6 +11,7 @@
 #include "base/ledger.h"
 #include "chunk.h"
 #include "device/cpu/cpuinfo.h"
+#include "device_decide.h"
 #include "draft.h"
 #include "draft_fork.h"
 #include "draft_taps.h"
@@ -274,6 +275,13 @@ static void tell_progress(void *user, int64_t done, int64_t total) {
     options->progress(options->user, "loading", done, total);
 }
 
+/* Rows whose logits one step may want. */
+static int64_t logit_rows(const sluice_engine *e) {
+    int64_t rows = e->max_sessions * e->limits.max_tree;
+    rows = rows > 32 ? rows : 32;
+    return rows < e->limits.max_rows ? rows : e->limits.max_rows;
+}
+
 static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits,
                        const sluice_options *options, sl_error *err) {
     sli_network_plan plan = sli_binding_plan(binding);
@@ -287,16 +295,18 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
+    if (e->chosen.device != NULL)
+        SL_TRY(sli_device_network_create(net, e->chosen.device, logit_rows(e), err));
     SL_TRY(sli_network_build(net, &plan, e->max_sessions, err));
     return sli_chunk_rule(net, e->prefill_chunk, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
-    int64_t V = e->target.info->vocab, rows = e->max_sessions * e->limits.max_tree;
-    e->logit_rows = rows > 32 ? rows : 32;
-    if (e->logit_rows > e->limits.max_rows)
-        e->logit_rows = e->limits.max_rows;
-    e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
+    int64_t V = e->target.info->vocab;
+    e->logit_rows = logit_rows(e);
+    e->logits = e->target.device != NULL
+                    ? e->target.device->host_logits
+                    : sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
     e->work_logits = works ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
@@ -411,6 +421,8 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     sli_source_fn asking[SLI_MAX_SOURCES];
     int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
     SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
+    if (e->target.device != NULL)
+        SL_TRY(sli_device_engine_check(e, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -460,6 +472,8 @@ void sluice_close(sluice_engine *e) {
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
     sli_taps_release(&e->work_taps);
+    if (e->target.device != NULL)
+        e->logits = NULL; /* its network's */
     void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
                      e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias,   e->row_position};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)

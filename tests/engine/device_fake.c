@@ -21,6 +21,7 @@ static struct block {
     char *p; /* NULL: free place */
     int64_t bytes;
     uint32_t device, tag;
+    const sli_cuda *owner;
 } blocks_[MAX_BLOCKS];
 static int64_t held_;
 
@@ -54,14 +55,6 @@ void *fake_at(const void *device, int64_t bytes, const char *who) {
     return real_ + ((const char *)device - shown_);
 }
 
-struct sli_cuda {
-    sli_cuda_options options;
-    sl_lane lanes[2];
-    void *scratch;
-    int64_t scratch_bytes;
-    sli_cuda_graph *recording;
-};
-
 /* ---- queues ------------------------------------------------------------------------------------------------------ */
 
 typedef struct node {
@@ -82,7 +75,15 @@ struct sl_lane_impl {
     list queue;
     sli_cuda *cuda;
 };
-static struct sl_lane_impl queues_[2];
+
+struct sli_cuda {
+    sli_cuda_options options;
+    sl_lane lanes[2];
+    struct sl_lane_impl queues[2];
+    void *scratch;
+    int64_t scratch_bytes;
+    sli_cuda_graph *recording;
+};
 
 struct sl_event_impl {
     double time; /* 0: has not passed */
@@ -196,7 +197,8 @@ static sl_status record(const sl_lane *lane, sl_event_impl *event) {
 
 static sl_status wait(const sl_lane *lane, sl_event_impl *event) {
     (void)event;
-    flush(lane == &lane->impl->cuda->lanes[0] ? &queues_[1] : &queues_[0]);
+    sli_cuda *cuda = lane->impl->cuda;
+    flush(lane == &cuda->lanes[0] ? &cuda->queues[1] : &cuda->queues[0]);
     return SL_OK;
 }
 
@@ -261,18 +263,17 @@ static sl_status open_device(const sli_cuda_options *options, sli_cuda **out, sl
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a device");
     c->options = *options;
     for (int i = 0; i < 2; i++) {
-        queues_[i].cuda = c;
+        c->queues[i].cuda = c;
         c->lanes[i] =
-            (sl_lane){.struct_size = SL_SIZE(sl_lane), .impl = &queues_[i], .device = SL_DEVICE_CUDA, .index = 0};
+            (sl_lane){.struct_size = SL_SIZE(sl_lane), .impl = &c->queues[i], .device = SL_DEVICE_CUDA, .index = 0};
     }
     *out = c;
     return SL_OK;
 }
 
-static void flush_all(void) {
+static void flush_all(sli_cuda *cuda) {
     for (int i = 0; i < 2; i++)
-        if (queues_[i].cuda != NULL)
-            flush(&queues_[i]);
+        flush(&cuda->queues[i]);
 }
 
 static void *alloc(sli_cuda *cuda, uint32_t device, int64_t bytes, int64_t align, uint32_t tag) {
@@ -294,7 +295,7 @@ static void *alloc(sli_cuda *cuda, uint32_t device, int64_t bytes, int64_t align
     if (p == NULL)
         return NULL;
     held_ += device == SL_DEVICE_CUDA ? bytes : 0;
-    blocks_[i] = (struct block){p, bytes, device, tag};
+    blocks_[i] = (struct block){p, bytes, device, tag, cuda};
     if (cuda->options.ledger != NULL)
         cuda->options.ledger(cuda->options.user, device, tag, bytes);
     return p;
@@ -303,7 +304,7 @@ static void *alloc(sli_cuda *cuda, uint32_t device, int64_t bytes, int64_t align
 static void release(sli_cuda *cuda, uint32_t device, void *p) {
     if (p == NULL)
         return;
-    flush_all();
+    flush_all(cuda);
     struct block *b = (struct block *)(uintptr_t)block_of(p);
     if (b == NULL || b->p != p || b->device != device)
         die("release", "was not allocated", p);
@@ -320,12 +321,11 @@ static void release(sli_cuda *cuda, uint32_t device, void *p) {
 static void close_device(sli_cuda *cuda) {
     if (cuda == NULL)
         return;
-    flush_all();
+    flush_all(cuda);
     release(cuda, SL_DEVICE_CUDA, cuda->scratch);
     for (int i = 0; i < MAX_BLOCKS; i++)
-        if (blocks_[i].p != NULL)
+        if (blocks_[i].p != NULL && blocks_[i].owner == cuda)
             die("close", "memory was left behind", blocks_[i].p);
-    queues_[0].cuda = queues_[1].cuda = NULL;
     free(cuda);
 }
 
@@ -369,8 +369,7 @@ static sl_status capture_end(sli_cuda *cuda, sli_cuda_graph **out, sl_error *err
 }
 
 static void graph_destroy(sli_cuda *cuda, sli_cuda_graph *graph) {
-    (void)cuda;
-    flush_all();
+    flush_all(cuda);
     clear(&graph->work);
     free(graph);
 }
