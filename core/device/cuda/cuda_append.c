@@ -1,7 +1,8 @@
-/* sl_ops.append: rows of a step into a store of plain rows. Refused with SL_E_UNIMPLEMENTED: a step whose layer has rows of
- * its own choice (sl_rows.index); quantised stores; keys and values of different dtypes; maps that are not of a head's
- * width or whose tensors are not on the device, Kronecker products, Hadamard matrices of other orders than powers of two,
- * one matrix a head, rounding; heads wider than SLK_APPEND_MAX_DIM; dims that are no multiples of four. */
+/* sl_ops.append: rows of a step into a store of plain rows. Refused with SL_E_UNIMPLEMENTED: a step whose layer has
+ * rows of its own choice (sl_rows.index); quantised stores; keys and values of different dtypes; maps that are not of a
+ * head's width or whose tensors are not on the device, Kronecker products, Hadamard matrices of other orders than
+ * powers of two, one matrix a head, rounding; heads wider than SLK_APPEND_MAX_DIM; dims that are no multiples of four.
+ */
 #include "cuda_impl.h"
 
 #include "cuda_tensor.h"
@@ -37,10 +38,10 @@ sl_status sli_cuda_op_append(const sl_host *host, const sl_op_append *args) {
     const sl_rope *rope = args->rope;
     const int rotates = rope != NULL && rope->style != SL_ROPE_NONE && rope->dims > 0;
     sli_cuda_rows q, k, v;
-    if (step == NULL || !sli_cuda_rows_of(args->q, &q) || !sli_cuda_rows_of(args->k, &k) || !sli_cuda_rows_of(args->v, &v) ||
-        args->q->ndim != 3 || args->k->ndim != 3 || args->v->ndim != 3 || q.width != k.width ||
-        k.heads != into->n_heads || v.heads != into->n_heads || k.width != into->k_dim || v.width != into->v_dim ||
-        args->q->dtype != SL_BF16 || args->k->dtype != SL_BF16 || args->v->dtype != SL_BF16 ||
+    if (step == NULL || !sli_cuda_rows_of(args->q, &q) || !sli_cuda_rows_of(args->k, &k) ||
+        !sli_cuda_rows_of(args->v, &v) || args->q->ndim != 3 || args->k->ndim != 3 || args->v->ndim != 3 ||
+        q.width != k.width || k.heads != into->n_heads || v.heads != into->n_heads || k.width != into->k_dim ||
+        v.width != into->v_dim || args->q->dtype != SL_BF16 || args->k->dtype != SL_BF16 || args->v->dtype != SL_BF16 ||
         (args->q_norm != NULL && args->q_norm->dtype != SL_F32) ||
         (args->k_norm != NULL && args->k_norm->dtype != SL_F32))
         return SL_E_INVALID;

@@ -1,5 +1,5 @@
-/* sl_ops.move: rows of all layers inside of their sequences. Layers of one geometry that follow each other share a launch.
- * Quantised rows: SL_E_UNIMPLEMENTED, their store moves them. */
+/* sl_ops.move: rows of all layers inside of their sequences. Layers of one geometry that follow each other share a
+ * launch. Quantised rows: SL_E_UNIMPLEMENTED, their store moves them. */
 #include "cuda_impl.h"
 
 static int same_geometry(const sl_view_device *a, const sl_view_device *b) {
@@ -11,7 +11,9 @@ static int same_geometry(const sl_view_device *a, const sl_view_device *b) {
            a->v_dtype == b->v_dtype;
 }
 
-static int32_t element_bytes(sl_dtype dtype) { return dtype == SL_F32 ? 4 : dtype == SL_F16 || dtype == SL_BF16 ? 2 : 0; }
+static int32_t element_bytes(sl_dtype dtype) {
+    return dtype == SL_F32 ? 4 : dtype == SL_F16 || dtype == SL_BF16 ? 2 : 0;
+}
 
 sl_status sli_cuda_op_move(const sl_host *host, const sl_op_move *args) {
     (void)host;
@@ -22,7 +24,8 @@ sl_status sli_cuda_op_move(const sl_host *host, const sl_op_move *args) {
         if (k_element == 0 || v_element == 0 || view->k_bits != 0 || view->v_bits != 0)
             return SL_E_UNIMPLEMENTED;
         slk_move_layer layers[SLK_MOVE_LAYERS];
-        for (end = begin; end < args->n_layers && end - begin < SLK_MOVE_LAYERS && same_geometry(view, views[end]); end++)
+        for (end = begin; end < args->n_layers && end - begin < SLK_MOVE_LAYERS && same_geometry(view, views[end]);
+             end++)
             layers[end - begin] = (slk_move_layer){views[end]->k_pool, views[end]->v_pool, views[end]->pages};
         const slk_move_params p = {.n_moves = args->n_moves,
                                    .seq = args->seq,

@@ -1,5 +1,5 @@
-/* sl_ops.rope on a device: [T, H, D], F32 or BF16, in place. Positions lie in device memory: they cannot be checked here,
- * and one that the table does not hold gives NaN. */
+/* sl_ops.rope on a device: [T, H, D], F32 or BF16, in place. Positions lie in device memory: they cannot be checked
+ * here, and one that the table does not hold gives NaN. */
 #include "cuda_impl.h"
 
 #include "cuda_tensor.h"

@@ -1,4 +1,5 @@
-/* See act_cuda.h. Four elements a thread, blocks along the row and rows along y. Bound by bytes: 6 an element in bf16. */
+/* See act_cuda.h. Four elements a thread, blocks along the row and rows along y. Bound by bytes: 6 an element in bf16.
+ */
 #include "act_cuda.h"
 #include "vec4.cuh"
 

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 typedef struct slk_act_mul_params {
-    const void *gate, *up; /* [rows, n] of the kernel's first dtype; may be two halves of one buffer */
-    void *y;               /* [rows, n] of the second; may be gate or up */
+    const void *gate, *up;       /* [rows, n] of the kernel's first dtype; may be two halves of one buffer */
+    void *y;                     /* [rows, n] of the second; may be gate or up */
     int64_t ld_gate, ld_up, ldy; /* elements */
     int32_t n;
     uint32_t act;  /* SL_ACT_* */

@@ -1,9 +1,10 @@
-/* See append_cuda.h. One warp a head of q, k or v and a row; a lane holds pairs whose partners RoPE wants, two pairs at a
- * time. Everything is computed in f32 and rounded once.
+/* See append_cuda.h. One warp a head of q, k or v and a row; a lane holds pairs whose partners RoPE wants, two pairs at
+ * a time. Everything is computed in f32 and rounded once.
  *
- * At one row bound by latency: a chain of four loads (row -> sequence -> page -> address) and one of data. The chain reads
- * only what was copied to the device before the step's first kernel, so it runs ahead of the wait; a store's row counts
- * (n_rows) may come from kernels and are read behind it. At many rows bound by bytes: each read once, each written once. */
+ * At one row bound by latency: a chain of four loads (row -> sequence -> page -> address) and one of data. The chain
+ * reads only what was copied to the device before the step's first kernel, so it runs ahead of the wait; a store's row
+ * counts (n_rows) may come from kernels and are read behind it. At many rows bound by bytes: each read once, each
+ * written once. */
 #include "append_cuda.h"
 #include "vec4.cuh"
 
@@ -125,7 +126,8 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
 
     if (is_v) {
         const slk::bf16 *v = static_cast<const slk::bf16 *>(p.v) + row * p.ldv + head * p.ldv_head;
-        S *to = reinterpret_cast<S *>(p.v_pool + page * p.v_page_stride + in_page * p.v_row_stride + head * p.v_head_stride);
+        S *to = reinterpret_cast<S *>(p.v_pool + page * p.v_page_stride + in_page * p.v_row_stride +
+                                      head * p.v_head_stride);
         for (int i = 4 * lane; i < p.v_dim; i += 128)
             slk::store4(to + i, slk::load4(v + i));
         return;
@@ -184,7 +186,8 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
                     t[j].x[i / 2][i % 2] = x[t[j].off[i / 2] + i % 2];
     }
 
-    S *to = reinterpret_cast<S *>(p.k_pool + page * p.k_page_stride + in_page * p.k_row_stride + head * p.k_head_stride);
+    S *to =
+        reinterpret_cast<S *>(p.k_pool + page * p.k_page_stride + in_page * p.k_row_stride + head * p.k_head_stride);
 #pragma unroll
     for (int j = 0; j < TURNS; j++)
 #pragma unroll

@@ -65,7 +65,9 @@ __device__ __forceinline__ float2 load2(const bf16 *p) {
     const uint32_t a = *reinterpret_cast<const uint32_t *>(p);
     return make_float2(__uint_as_float(a << 16), __uint_as_float(a & 0xffff0000u));
 }
-__device__ __forceinline__ void store2(float *p, float a, float b) { *reinterpret_cast<float2 *>(p) = make_float2(a, b); }
+__device__ __forceinline__ void store2(float *p, float a, float b) {
+    *reinterpret_cast<float2 *>(p) = make_float2(a, b);
+}
 __device__ __forceinline__ void store2(bf16 *p, float a, float b) {
     *reinterpret_cast<__nv_bfloat162 *>(p) = __floats2bfloat162_rn(a, b);
 }

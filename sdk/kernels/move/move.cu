@@ -1,11 +1,11 @@
-/* See move_cuda.h. A block a layer, head and side (k or v). Its warps share the sequences out by their ids; each walks the
- * whole list in order and moves what is its own, so that a row is never read before an earlier move into it was done.
- * Warps look at 32 moves at a time and fetch the rows of up to four of them together, unless one reads what another of
- * them writes.
+/* See move_cuda.h. A block a layer, head and side (k or v). Its warps share the sequences out by their ids; each walks
+ * the whole list in order and moves what is its own, so that a row is never read before an earlier move into it was
+ * done. Warps look at 32 moves at a time and fetch the rows of up to four of them together, unless one reads what
+ * another of them writes.
  *
  * Few rows move: bound by latency, about 1 us a group of four of one sequence; nothing to move: an empty launch. */
-#include "move_cuda.h"
 #include "device.cuh"
+#include "move_cuda.h"
 
 namespace {
 

@@ -12,12 +12,12 @@ typedef struct slk_move_layer {
 } slk_move_layer;
 
 typedef struct slk_move_params {
-    const int32_t *n_moves;        /* [1] */
+    const int32_t *n_moves;         /* [1] */
     const int32_t *seq, *from, *to; /* [max_moves] */
     int64_t pages_stride, pages_head_stride;
     int64_t k_page_stride, k_row_stride, k_head_stride, v_page_stride, v_row_stride, v_head_stride; /* bytes */
     int32_t heads;
-    int32_t k_bytes, v_bytes; /* of one head's row; multiples of 4 */
+    int32_t k_bytes, v_bytes;      /* of one head's row; multiples of 4 */
     int32_t page_rows, page_shift; /* shift: set by the launcher */
     int32_t max_moves;
     slk_move_layer layer[SLK_MOVE_LAYERS]; /* of equal geometry */
@@ -28,8 +28,8 @@ typedef struct slk_move_params {
 #ifndef __CUDACC__
 #include "sluice/exec.h"
 struct slk_cuda;
-/* layers: [n_layers], in as many launches as they need; p->layer is not read. SL_E_INVALID: rows that are not aligned to
- * 4 bytes. */
+/* layers: [n_layers], in as many launches as they need; p->layer is not read. SL_E_INVALID: rows that are not aligned
+ * to 4 bytes. */
 sl_status slk_cuda_move(const struct slk_cuda *k, const sl_lane *lane, const slk_move_params *p,
                         const slk_move_layer *layers, int32_t n_layers);
 #endif

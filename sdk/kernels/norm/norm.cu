@@ -1,8 +1,9 @@
-/* See norm_cuda.h. One block a row; each thread keeps its values of the row and of the weights in registers, so that x is
- * read once. Which thread adds what follows from n alone: a row's bits do not depend on what else is in the call.
+/* See norm_cuda.h. One block a row; each thread keeps its values of the row and of the weights in registers, so that x
+ * is read once. Which thread adds what follows from n alone: a row's bits do not depend on what else is in the call.
  *
- * Bound by latency at one row (a read, two barriers, a write: predicted 2 to 2.5 us for 4096), by bytes at many (6 bytes
- * an element from f32 to bf16). Weights do not come from the kernel in front: they are fetched before the wait. */
+ * Bound by latency at one row (a read, two barriers, a write: predicted 2 to 2.5 us for 4096), by bytes at many (6
+ * bytes an element from f32 to bf16). Weights do not come from the kernel in front: they are fetched before the wait.
+ */
 #include "norm_cuda.h"
 #include "vec4.cuh"
 

@@ -7,8 +7,8 @@
 enum { SLK_NORM_MAX = 16384 }; /* longest row: it is kept in registers */
 
 typedef struct slk_norm_params {
-    const void *x, *w; /* x [rows, heads, n] of the kernel's first dtype, w [n] f32 or bf16 */
-    void *y;           /* [rows, heads, n] of the kernel's second dtype; may be x */
+    const void *x, *w;                    /* x [rows, heads, n] of the kernel's first dtype, w [n] f32 or bf16 */
+    void *y;                              /* [rows, heads, n] of the kernel's second dtype; may be x */
     int64_t ldx, ldx_head, ldy, ldy_head; /* elements */
     int32_t heads, n;
     float eps;

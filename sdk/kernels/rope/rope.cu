@@ -1,5 +1,5 @@
-/* See rope_cuda.h. A thread a pair; rows along y. The path of a step is append.cu; this one serves plugins that rotate by
- * themselves, and is bound by bytes. */
+/* See rope_cuda.h. A thread a pair; rows along y. The path of a step is append.cu; this one serves plugins that rotate
+ * by themselves, and is bound by bytes. */
 #include "device.cuh"
 #include "rope_cuda.h"
 

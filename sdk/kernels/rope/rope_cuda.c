@@ -3,7 +3,8 @@
 
 enum { THREADS = 256, MAX_GRID_Y = 65535 };
 
-sl_status slk_cuda_rope(const slk_cuda *k, const sl_lane *lane, const slk_rope_params *p, int64_t rows, sl_dtype dtype) {
+sl_status slk_cuda_rope(const slk_cuda *k, const sl_lane *lane, const slk_rope_params *p, int64_t rows,
+                        sl_dtype dtype) {
     if (dtype != SL_F32 && dtype != SL_BF16)
         return SL_E_UNIMPLEMENTED;
     if (p->n_rot < 2 || p->n_rot % 2 != 0 || p->heads < 1 || rows < 0 || rows > MAX_GRID_Y)

@@ -1,5 +1,5 @@
-/* Blocks of one cluster working on one row: rank, barrier, each other's shared memory. Where there are no clusters (before
- * compute capability 9.0) a cluster is one block. */
+/* Blocks of one cluster working on one row: rank, barrier, each other's shared memory. Where there are no clusters
+ * (before compute capability 9.0) a cluster is one block. */
 #ifndef SLUICE_KERNELS_CLUSTER_CUH
 #define SLUICE_KERNELS_CLUSTER_CUH
 
@@ -21,7 +21,8 @@ __device__ __forceinline__ uint32_t cluster_size() {
 #endif
     return size;
 }
-/* A barrier of all threads of the cluster; what was written before it, also into others' shared memory, is seen behind. */
+/* A barrier of all threads of the cluster; what was written before it, also into others' shared memory, is seen behind.
+ */
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");

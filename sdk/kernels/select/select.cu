@@ -1,11 +1,12 @@
 /* See select_cuda.h. A cluster of up to eight blocks a row, rows along y: one launch, no workspace.
  *
- * argmax: one pass. top-k: a radix selection finds the k-th best - digits of 11, 11 and 10 bits of the value, then of the
- * id where equal values must be cut; it stops as soon as the digits so far part exactly k from the rest. The elements
- * above are collected in the first block and sorted there. The row is read once where it fits into shared memory.
- * The result is exact, so it does not depend on how many blocks share a row.
+ * argmax: one pass. top-k: a radix selection finds the k-th best - digits of 11, 11 and 10 bits of the value, then of
+ * the id where equal values must be cut; it stops as soon as the digits so far part exactly k from the rest. The
+ * elements above are collected in the first block and sorted there. The row is read once where it fits into shared
+ * memory. The result is exact, so it does not depend on how many blocks share a row.
  *
- * Predicted: argmax of 128256: 4 us (eight processors fetch 64 KB each); 4096 of 131072: 20 us, a third of it the sort. */
+ * Predicted: argmax of 128256: 4 us (eight processors fetch 64 KB each); 4096 of 131072: 20 us, a third of it the sort.
+ */
 #include "cluster.cuh"
 #include "order.cuh"
 #include "select_cuda.h"
@@ -63,8 +64,9 @@ SLK_KERNEL __launch_bounds__(THREADS) slk_argmax(const __grid_constant__ slk_top
         for (int i = 4 * threadIdx.x; i + 4 <= n; i += 4 * THREADS) {
             const float4 v = *reinterpret_cast<const float4 *>(x + i);
             const uint32_t id = (uint32_t)begin + i;
-            mine = better(mine, better(better(slk::ranked(slk::ordered(v.x), id), slk::ranked(slk::ordered(v.y), id + 1)),
-                                       better(slk::ranked(slk::ordered(v.z), id + 2), slk::ranked(slk::ordered(v.w), id + 3))));
+            mine = better(
+                mine, better(better(slk::ranked(slk::ordered(v.x), id), slk::ranked(slk::ordered(v.y), id + 1)),
+                             better(slk::ranked(slk::ordered(v.z), id + 2), slk::ranked(slk::ordered(v.w), id + 3))));
         }
     }
     for (int i = (p.wide ? n / 4 * 4 : 0) + threadIdx.x; i < n; i += THREADS)
@@ -116,7 +118,7 @@ SLK_KERNEL __launch_bounds__(THREADS) slk_topk(const __grid_constant__ slk_topk_
     auto key = [&](int i) { return slk::ranked(p.cached ? cache[i] : slk::ordered(x[i]), (uint32_t)begin + i); };
 
     uint64_t prefix = 0; /* the digits of the k-th best so far */
-    uint32_t need = p.k;  /* how many are wanted of those that begin with them */
+    uint32_t need = p.k; /* how many are wanted of those that begin with them */
     int shift = 64;
     for (int pass = 0; pass < 6; pass++) {
         const int width = pass % 3 == 2 ? 10 : 11;

@@ -5,7 +5,8 @@ enum { THREADS = 512, MAX_GRID_Y = 65535 };
 
 static int64_t chunk_of(int32_t n, int32_t blocks) { return (((int64_t)n + blocks - 1) / blocks + 3) / 4 * 4; }
 
-/* Blocks that share a row: all where rows are few; never so few that a chunk that could fit into shared memory does not. */
+/* Blocks that share a row: all where rows are few; never so few that a chunk that could fit into shared memory does
+ * not. */
 static int32_t blocks_of_a_row(const slk_cuda *k, const slk_topk_params *p, int64_t rows) {
     if (k->info.arch < 900)
         return 1;

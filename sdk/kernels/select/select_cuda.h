@@ -5,9 +5,9 @@
 #include <stdint.h>
 
 enum {
-    SLK_TOPK_MAX = 4096,        /* largest k */
-    SLK_TOPK_CLUSTER = 8,       /* most blocks of a row */
-    SLK_TOPK_CACHED = 28672     /* most elements of a block that are kept in shared memory */
+    SLK_TOPK_MAX = 4096,    /* largest k */
+    SLK_TOPK_CLUSTER = 8,   /* most blocks of a row */
+    SLK_TOPK_CACHED = 28672 /* most elements of a block that are kept in shared memory */
 };
 
 typedef struct slk_topk_params {
@@ -17,7 +17,7 @@ typedef struct slk_topk_params {
     int64_t stride; /* elements between rows of x */
     int32_t n, k;
     /* set by the launcher */
-    int32_t chunk;  /* elements a block, a multiple of 4 */
+    int32_t chunk; /* elements a block, a multiple of 4 */
     uint32_t wide, cached;
     uint32_t reserved0;
 } slk_topk_params;
