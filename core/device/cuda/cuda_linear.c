@@ -100,11 +100,9 @@ static void from_row(slk_linear_params *p, int64_t row, int64_t rows, int x_byte
 }
 
 static sl_status finish(sli_cuda *cuda, const sl_lane *lane, const slk_linear_params *p, const void *in, int64_t ldi,
-                        int in_bf16, int scaled) {
+                        int in_bf16) {
     const slk_finish_params f = {.in = in,
                                  .y = p->y,
-                                 .row_scale = scaled ? p->x_scale : NULL,
-                                 .col_scale = scaled ? p->scale : NULL,
                                  .bias = p->bias,
                                  .residual = p->residual,
                                  .ldi = ldi,
@@ -137,7 +135,7 @@ static sl_status few_rows(sli_cuda *cuda, const sl_lane *lane, int kind, const s
         both.bias = both.residual = NULL;
         both.y_bf16 = both.act_mul = 0;
         SL_TRY(slk_cuda_linear(&cuda->k, lane, kind, &both));
-        SL_TRY(finish(cuda, lane, &whole, middle, width, 0, 0));
+        SL_TRY(finish(cuda, lane, &whole, middle, width, 0));
     }
     return SL_OK;
 }
@@ -167,17 +165,18 @@ static int widen_bits(int kind) {
 static int make_plan(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *p, plan *out) {
     const int bias = p->bias != NULL, residual = p->residual != NULL;
     plan a = {.in = kind == SLK_LINEAR_E4M3 ? SL_F8_E4M3 : SL_BF16, .rows = p->act_mul ? 2 * (int64_t)p->n : p->n};
-    /* E4M3 blobs are laid out for the kernel of few rows; the library wants plain rows. */
-    if (kind == SLK_LINEAR_E4M3 || (kind == SLK_LINEAR_BF16 && p->ldw != p->k))
+    const int e4m3 = kind == SLK_LINEAR_E4M3;
+    if (((kind == SLK_LINEAR_BF16 || e4m3) && p->ldw != p->k) || (e4m3 && a.rows % 16 != 0))
         return 0;
     a.widen = widen_bits(kind);
     a.middle = (int)p->act_mul;
-    a.finish = a.middle || (p->y_bf16 ? bias || residual : residual && p->ldr != p->ldy);
-    a.out = a.middle || p->y_bf16 ? SL_BF16 : SL_F32;
-    if (!a.finish)
-        a.epilogue = (bias ? (uint32_t)SL_EPILOGUE_BIAS : 0) | (residual ? (uint32_t)SL_EPILOGUE_RESIDUAL : 0);
-    if (a.middle && !p->y_bf16) /* there is no finish from bf16 to f32 */
-        a.out = SL_F32;
+    /* The library adds a bias of y's dtype (none to e4m3), and a residual that is y or has no gaps. */
+    const int residual_there = residual && !p->y_bf16 && (p->residual == p->y || (!a.widen && p->ldr == p->n));
+    const int bias_there = bias && !p->y_bf16 && !a.middle && !e4m3 && residual == residual_there;
+    a.finish = a.middle || bias != bias_there || residual != residual_there;
+    a.out = p->y_bf16 ? SL_BF16 : SL_F32;
+    a.epilogue = (e4m3 ? (uint32_t)SL_EPILOGUE_SCALE_ROWS : 0) | (bias_there ? (uint32_t)SL_EPILOGUE_BIAS : 0) |
+                 (residual_there ? (uint32_t)SL_EPILOGUE_RESIDUAL : 0);
     const int64_t fit = PANEL_BYTES / (2 * (int64_t)p->k) / PANEL_ROWS * PANEL_ROWS;
     a.panel = a.widen ? least(most(fit, PANEL_ROWS), a.rows) : a.rows;
     const int64_t rest = a.rows % a.panel;
@@ -221,6 +220,8 @@ static sl_status multiply(sli_cuda *cuda, const sl_lane *lane, int kind, const s
                                  .y = y + row * size,
                                  .bias = a->epilogue & SL_EPILOGUE_BIAS ? p->bias + row : NULL,
                                  .residual = a->epilogue & SL_EPILOGUE_RESIDUAL ? p->residual + row : NULL,
+                                 .row_scale = p->x_scale,
+                                 .column_scale = p->x_scale != NULL ? (const float *)p->scale + row : NULL,
                                  .rows = p->t,
                                  .ldx = p->ldx,
                                  .ldy = ldy};
@@ -239,25 +240,29 @@ static sl_status many_rows(sli_cuda *cuda, const sl_lane *lane, int kind, const 
         return SL_E_NO_MEMORY;
     for (int64_t row = 0; row < p->t; row += pass) {
         slk_linear_params q = *p;
-        from_row(&q, row, least(pass, p->t - row), 2);
+        from_row(&q, row, least(pass, p->t - row), kind == SLK_LINEAR_E4M3 ? 1 : 2);
         SL_TRY(multiply(cuda, lane, kind, &q, a, panel, a->middle ? middle : q.y, a->middle ? a->rows : q.ldy));
+        if (a->epilogue & SL_EPILOGUE_BIAS)
+            q.bias = NULL;
+        if (a->epilogue & SL_EPILOGUE_RESIDUAL)
+            q.residual = NULL;
         if (a->finish)
-            SL_TRY(finish(cuda, lane, &q, a->middle ? middle : q.y, a->middle ? a->rows : q.ldy, a->out == SL_BF16, 0));
+            SL_TRY(finish(cuda, lane, &q, a->middle ? middle : q.y, a->middle ? a->rows : q.ldy, a->out == SL_BF16));
     }
     return SL_OK;
 }
 
 sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *given) {
     slk_linear_params p = *given;
+    const int few = kind >= SLK_LINEAR_INT8 ? SLI_CUDA_FEW_ROWS_PACKED : SLI_CUDA_FEW_ROWS;
+    plan a = {0};
     if (p.t == 0)
         return SL_OK;
-    const int few = kind >= SLK_LINEAR_INT8 ? SLI_CUDA_FEW_ROWS_PACKED : SLI_CUDA_FEW_ROWS;
-    plan a;
-    if (!cuda->k.deterministic && p.t > few && p.k % 8 == 0 && p.ldx % 8 == 0 && make_plan(cuda, lane, kind, &p, &a))
-        return many_rows(cuda, lane, kind, &p, &a);
+    const int library = !cuda->k.deterministic && p.t > few && p.t <= cuda->shapes.max_rows && p.k % 8 == 0 &&
+                        p.ldx % 8 == 0 && make_plan(cuda, lane, kind, &p, &a);
     if (kind == SLK_LINEAR_E4M3)
         SL_TRY(round_rows(cuda, lane, &p));
-    return few_rows(cuda, lane, kind, &p);
+    return library ? many_rows(cuda, lane, kind, &p, &a) : few_rows(cuda, lane, kind, &p);
 }
 
 sl_status sli_cuda_op_gemm(const sl_host *host, const sl_op_gemm *a) {

@@ -33,6 +33,7 @@ sl_status sli_cuda_op_qgemm(const sl_host *host, const sl_op_qgemm *a) {
     SL_TRY(sli_cuda_linear_fill(&p, a->x, a->y, a->bias, a->residual, f->n, f->k, a->act_mul, a->act));
     p.w = a->blob;
     p.scale = (const char *)a->blob + slk_linear_scales_at(f);
+    p.ldw = slk_linear_e4m3_stride(f);
     p.group = (int32_t)slk_linear_group(f);
     p.asym = f->asymmetric;
     return sli_cuda_linear_run(sli_cuda_of(a->lane), a->lane,

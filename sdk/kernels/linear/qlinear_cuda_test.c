@@ -94,6 +94,7 @@ static void try_qlinear(slt_host *h, const format_case *fc, check_case c) {
     float *w = put_blob(h, &f, &d.p.w, &d.p.scale);
     d.p.group = (int32_t)slk_linear_group(&f);
     d.p.asym = f.asymmetric;
+    d.p.ldw = slk_linear_e4m3_stride(&f);
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, kind_of(&f), &d.p), SL_OK);
     /* Tensor cores of some architectures keep few bits of an e4m3 product's sum of 32. */
     check_values(h, &d, d.x, w, f.kind == SL_Q_E4M3 ? 2e-4 : 2e-6);
@@ -205,7 +206,7 @@ static void test_refusals(void **state) {
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_INVALID);
     p = good, p.act_mul = 1, p.n = 8;
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_UNIMPLEMENTED);
-    p = good; /* no scales of x */
+    p = good, p.ldw = 64; /* no scales of x */
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_E4M3, &p), SL_E_INVALID);
 }
 
