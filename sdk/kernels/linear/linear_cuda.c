@@ -42,7 +42,8 @@ static int fits(int kind, const slk_linear_params *p) {
     if (p->t < 0 || p->n < 1 || p->k < 1 || !is_aligned(p->x, 16) || !is_aligned(p->w, 16))
         return 0;
     if (kind == SLK_LINEAR_E4M3)
-        return p->ldx % 16 == 0 && p->ldx >= p->k && p->x_scale != NULL && p->scale != NULL;
+        return p->ldx % 16 == 0 && p->ldx >= p->k && p->ldw % 16 == 0 && p->ldw >= p->k && p->x_scale != NULL &&
+               p->scale != NULL;
     if (p->k % 8 != 0 || p->ldx % 8 != 0)
         return 0;
     return kind <= SLK_LINEAR_F32 ? p->ldw % piece == 0 : p->group > 0 && p->group % 32 == 0 && is_aligned(p->scale, 8);
@@ -52,7 +53,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     slk_linear_params p = *given;
     if (!fits(kind, &p))
         return SL_E_INVALID;
-    if ((p.act_mul && (kind == SLK_LINEAR_F32 || (kind >= SLK_LINEAR_INT8 && p.n % SLK_LINEAR_TILE != 0))) ||
+    if ((p.act_mul && (kind == SLK_LINEAR_F32 ||
+                       ((kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4) && p.n % SLK_LINEAR_TILE != 0))) ||
         (kind == SLK_LINEAR_E4M3 && k->info.arch < 890))
         return SL_E_UNIMPLEMENTED;
     if (p.t == 0)

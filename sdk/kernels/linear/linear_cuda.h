@@ -25,7 +25,8 @@ enum {
 typedef struct slk_linear_params {
     const void *x;              /* bf16 [T, K], ldx and K multiples of 8; of E4M3 weights: e4m3 [T, ldx], ldx a multiple
                                    of 16, columns K .. ldx - 1 zero up to a multiple of 16 */
-    const void *w;              /* [N, K] (act_mul: [2 N, K]), 16-byte aligned, row stride ldw; or a blob's codes */
+    const void *w;              /* [N, K] (act_mul: [2 N, K]), 16-byte aligned, row stride ldw, in bytes a multiple
+                              of 16 (E4M3: zero from K on); or a blob's codes */
     void *y;                    /* bf16 or f32 */
     const float *bias;          /* [N] or NULL; act_mul: [2 N] */
     const float *residual;      /* [T, N] or NULL; may be y */
@@ -119,7 +120,7 @@ enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEA
 #include "sluice/exec.h"
 struct slk_cuda;
 /* kind: SLK_LINEAR_*. SL_E_INVALID: strides, widths or addresses that the comments above exclude; SL_E_UNIMPLEMENTED:
- * act_mul of f32 weights, or of a blob whose N is no multiple of 16; E4M3 below compute capability 8.9. [step]
+ * act_mul of f32 weights, or of packed integers whose N is no multiple of 16; E4M3 below compute capability 8.9. [step]
  * [capture] */
 sl_status slk_cuda_linear(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
 /* in_bf16, y_bf16: bf16 to bf16, f32 to either. */

@@ -23,7 +23,12 @@ static int64_t groups_of(const sl_q_format *f) {
     return (f->k + g - 1) / g;
 }
 
-int64_t slk_linear_scales_at(const sl_q_format *f) { return tiles_of(f) * chunks_of(f) * (f->bits == 8 ? 1024 : 512); }
+int64_t slk_linear_e4m3_stride(const sl_q_format *f) { return round_up(f->k, 16); }
+
+int64_t slk_linear_scales_at(const sl_q_format *f) {
+    return f->kind == SL_Q_E4M3 ? f->n * slk_linear_e4m3_stride(f)
+                                : tiles_of(f) * chunks_of(f) * (f->bits == 8 ? 1024 : 512);
+}
 
 int64_t slk_linear_pack_bytes(const sl_q_format *f) {
     if (f->n < 1 || f->k < 1 || f->k % 8 != 0 || f->group < 0 || f->n > INT32_MAX || f->k > INT32_MAX ||
@@ -31,7 +36,7 @@ int64_t slk_linear_pack_bytes(const sl_q_format *f) {
         return 0;
     if (f->kind == SL_Q_E4M3)
         return f->bits == 8 && !f->asymmetric && (f->group == 0 || f->group >= f->k)
-                   ? slk_linear_scales_at(f) + tiles_of(f) * SLK_LINEAR_TILE * 4
+                   ? slk_linear_scales_at(f) + f->n * 4
                    : 0;
     if (f->kind != SL_Q_INTEGER || slk_linear_group(f) % SLK_Q_CHUNK != 0)
         return 0;
@@ -53,7 +58,7 @@ static int64_t code_at(const sl_q_format *f, int64_t row, int64_t k, int *shift)
     const int64_t g = row % 8, high = row % 16 / 8, half = k % 64 / 32, lane = g * 4 + k % 32 / 8, j = k % 8;
     *shift = 0;
     if (f->kind == SL_Q_E4M3)
-        return unit * 1024 + high * 512 + (g * 4 + k % 64 / 16) * 16 + k % 16;
+        return row * slk_linear_e4m3_stride(f) + k;
     if (f->bits == 8)
         return unit * 1024 + half * 512 + lane * 16 + high * 8 + j;
     const int64_t nibble = j / 2 + j % 2 * 4;

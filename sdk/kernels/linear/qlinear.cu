@@ -135,9 +135,9 @@ template <> __device__ __forceinline__ void of_integers<8>::expand(uint32_t (&v)
 using of_int4 = of_integers<4>;
 using of_int8 = of_integers<8>;
 
-/* Both sides e4m3: a lane has inputs 16 t .. 16 t + 15 of a chunk, 32 inputs a product; each product's sum is added in
- * f32, whatever the tensor core keeps inside. */
-struct of_e4m3 : blob {
+/* Both sides e4m3, weights in plain rows: a lane has inputs 16 t .. 16 t + 15 of a chunk, 32 inputs a product; each
+ * product's sum is added in f32, whatever the tensor core keeps inside. */
+struct of_e4m3 {
     static constexpr int w16 = 2, x16 = 1, x_bytes = 1, scales = 0;
 
     __device__ static __forceinline__ int64_t x_input(int chunk, int, int quarter) {
@@ -145,7 +145,15 @@ struct of_e4m3 : blob {
     }
     __device__ static __forceinline__ void ask(const slk_linear_params &p, int n0, int chunk, uint32_t to, uint32_t,
                                                uint64_t policy, int lane) {
-        ask_codes<w16>(p, n0, chunk, to, policy, lane);
+        const int rows = p.act_mul ? 2 * p.n : p.n, k = chunk * SLK_LINEAR_CHUNK + lane % 4 * 16;
+#pragma unroll
+        for (int i = 0; i < w16; i++) {
+            const int n = n0 + lane / 4 + i * 8;
+            const bool valid = n < rows && k < p.k;
+            copy_weights(to + i * 512,
+                         static_cast<const char *>(p.w) + (valid ? n * p.ldw + k : static_cast<int64_t>(0)), valid,
+                         policy);
+        }
     }
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
