@@ -10,7 +10,8 @@ static int pieces(const sl_tensor *t, int64_t dim) {
 }
 
 static int serves(const sl_attend *a, const sl_step_device *step, const sl_view_device *v) {
-    if (a->rows->index != NULL || a->rows->device_n != NULL || (step->stages & SL_STAGE_VERIFY))
+    if (a->rows->index != NULL || (a->rows->device_n != NULL && a->rows->device_n != step->n_rows) ||
+        (step->stages & SL_STAGE_VERIFY))
         return 0;
     if ((a->want & ~(uint32_t)SL_WANT_LSE) || a->row_scale != NULL || a->head_masks != NULL)
         return 0;
