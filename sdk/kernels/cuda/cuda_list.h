@@ -10,6 +10,7 @@
 #include "norm_cuda.h"
 #include "random_cuda.h"
 #include "rope_cuda.h"
+#include "sample_cuda.h"
 #include "select_cuda.h"
 
 /* X(image, architecture): 0 portable, 900 for compute capability 9.0 alone. Names are those of the build (meson.build). */
@@ -22,6 +23,7 @@
     X(norm, 0)                                                                                                         \
     X(random, 0)                                                                                                       \
     X(rope, 0)                                                                                                         \
+    X(sample, 0)                                                                                                       \
     X(select, 0)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
@@ -33,6 +35,7 @@
     SLK_NORM_KERNELS(X)                                                                                                \
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
+    SLK_SAMPLE_KERNELS(X)                                                                                              \
     SLK_SELECT_KERNELS(X)
 
 #endif
