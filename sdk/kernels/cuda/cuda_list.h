@@ -14,6 +14,7 @@
 #include "norm_cuda.h"
 #include "random_cuda.h"
 #include "rope_cuda.h"
+#include "sample_cuda.h"
 #include "select_cuda.h"
 
 /* X(image, architecture): 0 portable, 900 for compute capability 9.0 alone. Names are those of the build (meson.build). */
@@ -35,7 +36,8 @@
     X(attend_join, 0)                                                                                                  \
     X(lse_merge, 0)                                                                                                    \
     X(attend_prefill, 0)                                                                                               \
-    X(attend_prefill_hopper, 900)
+    X(attend_prefill_hopper, 900)                                                                                      \
+    X(sample, 0)
 
 #define SLK_CUDA_KERNELS(X)                                                                                            \
     SLK_GATHER_KERNELS(X)                                                                                              \
@@ -50,6 +52,7 @@
     SLK_LINEAR_KERNELS(X)                                                                                              \
     SLK_ATTEND_FEW_KERNELS(X)                                                                                          \
     SLK_LSE_MERGE_KERNELS(X)                                                                                           \
-    SLK_ATTEND_PREFILL_KERNELS(X)
+    SLK_ATTEND_PREFILL_KERNELS(X)                                                                                      \
+    SLK_SAMPLE_KERNELS(X)
 
 #endif
