@@ -10,35 +10,20 @@ template <int BYTES> struct plain_rows {
     static constexpr int pieces = BYTES / 2; /* for 8 inputs */
     static constexpr int w16 = 4 * pieces, x16 = 2, x_bytes = 2, scales = 0;
 
-    __device__ static __forceinline__ int64_t x_input(int chunk, int i, int quarter) {
-        return chunk * SLK_LINEAR_CHUNK + i * 32 + quarter * 8;
-    }
-    __device__ static __forceinline__ void ask(const slk_linear_params &p, int n0, int chunk, uint32_t to, uint32_t,
-                                               uint64_t policy, int lane) {
-        const int rows = p.act_mul ? 2 * p.n : p.n;
-#pragma unroll
-        for (int i = 0; i < w16; i++) { /* half, row, piece */
-            const int half = i / (2 * pieces), n = n0 + lane / 4 + i / pieces % 2 * 8;
-            const int k = chunk * SLK_LINEAR_CHUNK + half * 32 + lane % 4 * 8 + i % pieces * (16 / BYTES);
-            const bool valid = n < rows && k < p.k;
-            copy_weights(to + i * 512,
-                         static_cast<const char *>(p.w) + (valid ? (n * p.ldw + k) * BYTES : static_cast<int64_t>(0)),
-                         valid, policy);
-        }
-    }
+    template <int MT> using walk = typename row_walk<BYTES, 2, pieces>::template of<MT>;
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
 };
 
 struct of_bf16 : plain_rows<2> {
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
-                                               uint32_t x, uint32_t) {
+                                               uint32_t x, uint32_t, int rows) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             uint4 b[NT];
 #pragma unroll
             for (int n = 0; n < NT; n++)
-                b[n] = load16(x + (n * 2 + half) * 512);
+                b[n] = load_x(x + (n * 2 + half) * 512, n * 8 < rows);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
                 const uint4 low = load16(w + (m * 4 + half * 2) * 512), high = load16(w + (m * 4 + half * 2 + 1) * 512);
@@ -67,13 +52,13 @@ template <int BYTES, int PARTS, class Values> struct in_parts : plain_rows<BYTES
     using base = plain_rows<BYTES>;
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
-                                               uint32_t x, uint32_t) {
+                                               uint32_t x, uint32_t, int rows) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             uint4 b[NT];
 #pragma unroll
             for (int n = 0; n < NT; n++)
-                b[n] = load16(x + (n * 2 + half) * 512);
+                b[n] = load_x(x + (n * 2 + half) * 512, n * 8 < rows);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
                 float2 low[4], high[4];

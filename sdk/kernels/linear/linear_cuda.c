@@ -2,7 +2,7 @@
 #include "slk_cuda.h"
 
 /* Kernels of a kind by tile: 16 or 32 rows of w, 8 or 16 rows of x; ring: 16-byte pieces a lane and 16 rows of w, 8
- * rows of x; bytes of scales. -1: there is none. */
+ * rows of x; bytes of scales for two rows. -1: there is none. */
 static const struct {
     int kernel[2][2];
     int w16, x16, scales;
@@ -30,7 +30,7 @@ static const struct {
 /* As struct ring of linear_body.cuh has it. */
 static uint32_t shared_bytes(int kind, int wide, int many) {
     const int mt = 1 + wide, nt = 1 + many;
-    const int stage = mt * kinds[kind].w16 * 512 + nt * kinds[kind].x16 * 512 + mt * kinds[kind].scales * 32;
+    const int stage = mt * kinds[kind].w16 * 512 + nt * kinds[kind].x16 * 512 + mt * kinds[kind].scales * 8;
     const int fit = SLK_LINEAR_RING / stage, stages = fit < 2 ? 2 : fit > 8 ? 8 : fit;
     return (uint32_t)(SLK_LINEAR_WARPS * stages * stage + mt * nt * 4096);
 }
@@ -59,16 +59,18 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
         return SL_E_UNIMPLEMENTED;
     if (p.t == 0)
         return SL_OK;
-    /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. */
+    /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. Packed
+     * integers cost instructions, of which wide tiles need fewer. */
     const int many = p.t > 8, narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
-    int wide = p.act_mul || many || narrow > 8 * k->info.n_processors;
+    const int integers = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4;
+    int wide = p.act_mul || many || narrow > (integers ? 2 : 8) * k->info.n_processors;
     if (kinds[kind].kernel[wide][many] < 0)
         wide = !wide;
     p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
     p.blocks = (p.t + SLK_LINEAR_ROWS - 1) / SLK_LINEAR_ROWS;
     p.tiles = (p.act_mul || !wide ? narrow : (narrow + 1) / 2) * p.blocks;
     p.steps = ((p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK + SLK_LINEAR_WARPS - 1) / SLK_LINEAR_WARPS;
-    if (kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4) {
+    if (integers) {
         const uint32_t units = (uint32_t)p.group / 32;
         p.groups = (p.k + p.group - 1) / p.group;
         p.fine = p.group % SLK_LINEAR_CHUNK != 0;

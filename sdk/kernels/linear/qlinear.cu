@@ -6,50 +6,62 @@
 
 namespace slk {
 
-struct blob {
-    __device__ static __forceinline__ int chunks(const slk_linear_params &p) {
-        return (p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK;
-    }
-    template <int PIECES>
-    __device__ static __forceinline__ void ask_codes(const slk_linear_params &p, int n0, int chunk, uint32_t to,
-                                                     uint64_t policy, int lane) {
-        const int rows = p.act_mul ? 2 * p.n : p.n, per_row = chunks(p);
-        const bool valid = n0 < rows && chunk < per_row;
-        const int64_t unit = valid ? (static_cast<int64_t>(n0 / SLK_LINEAR_TILE) * per_row + chunk) * PIECES : 0;
-#pragma unroll
-        for (int i = 0; i < PIECES; i++)
-            copy_weights(to + i * 512, static_cast<const char *>(p.w) + (unit + i) * 512 + lane * 16, valid, policy);
-    }
-};
-
 /* Two halves of a chunk: entries of their scales, and of their zeros behind them. */
-template <int BITS> struct of_integers : blob {
+template <int BITS> struct of_integers {
     static constexpr int w16 = BITS / 4, x16 = 2, x_bytes = 2, scales = 16;
 
-    __device__ static __forceinline__ int64_t x_input(int chunk, int i, int quarter) {
-        return chunk * SLK_LINEAR_CHUNK + i * 32 + quarter * 8;
-    }
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
 
-    /* Beyond the end of a row or of the matrix, any entry will do: x, or the code's use, is none. */
-    __device__ static __forceinline__ void ask_scale(const slk_linear_params &p, int tile, int unit, uint32_t to,
-                                                     int lane) {
-        int group = static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(unit)) * p.magic >> 31);
-        group = group < p.groups ? group : p.groups - 1;
-        const int64_t entry = (static_cast<int64_t>(tile) * p.groups + group) * 8 + lane / 4;
-        if (p.asym)
-            copy8(to, static_cast<const char *>(p.scale) + entry * 8);
-        else
-            copy4(to, static_cast<const char *>(p.scale) + entry * 4);
-    }
-    __device__ static __forceinline__ void ask(const slk_linear_params &p, int n0, int chunk, uint32_t to,
-                                               uint32_t scales_to, uint64_t policy, int lane) {
-        ask_codes<w16>(p, n0, chunk, to, policy, lane);
-        const int rows = p.act_mul ? 2 * p.n : p.n, tile = (n0 < rows ? n0 : 0) / SLK_LINEAR_TILE;
-        ask_scale(p, tile, 2 * chunk, scales_to, lane);
-        if (p.fine)
-            ask_scale(p, tile, 2 * chunk + 1, scales_to + 8, lane);
-    }
+    /* Along the tiles of a blob. Beyond the end of a row or of the matrix any codes and scales will do, if they are
+     * numbers: x, or the use of the output, is none. */
+    template <int MT> struct walk {
+        const char *codes[MT], *scale[MT];
+        int k; /* of the chunk */
+
+        __device__ __forceinline__ void set(const slk_linear_params &p, int n0, int warp, int lane) {
+            const int rows = p.act_mul ? 2 * p.n : p.n;
+            const int64_t chunks = (p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK;
+            k = warp * SLK_LINEAR_CHUNK;
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                const int row = n0 + m * p.pair, tile = (row < rows ? row : 0) / SLK_LINEAR_TILE;
+                codes[m] = static_cast<const char *>(p.w) + (tile * chunks + warp) * (w16 * 512) + lane * 16;
+                scale[m] = static_cast<const char *>(p.scale) +
+                           (static_cast<int64_t>(tile) * p.groups * 8 + lane / 4) * (p.asym ? 8 : 4);
+            }
+        }
+        __device__ __forceinline__ void ask_scale(const slk_linear_params &p, int half, uint32_t to) const {
+            const uint32_t unit = k / 32 + half;
+            int group = static_cast<int>(static_cast<uint64_t>(unit) * p.magic >> 31);
+            group = group < p.groups ? group : p.groups - 1;
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+                if (p.asym)
+                    copy8(to + m * 128 + half * 8, scale[m] + static_cast<uint32_t>(group) * 64);
+                else
+                    copy4(to + m * 128 + half * 8, scale[m] + static_cast<uint32_t>(group) * 32);
+        }
+        __device__ __forceinline__ void ask(const slk_linear_params &p, uint32_t to, uint32_t scales_to,
+                                            uint64_t policy) const {
+            const int bytes = k < p.k ? 16 : 0;
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int i = 0; i < w16; i++)
+                    copy_weights(to + (m * w16 + i) * 512, codes[m] + i * 512, bytes, policy);
+            if (threadIdx.x % 4 == 0) {
+                ask_scale(p, 0, scales_to);
+                if (p.fine)
+                    ask_scale(p, 1, scales_to);
+            }
+        }
+        __device__ __forceinline__ void advance() {
+            k += ROUND;
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+                codes[m] += SLK_LINEAR_WARPS * w16 * 512;
+        }
+    };
 
     template <int NT>
     __device__ static __forceinline__ void add_scaled(float (&acc)[NT][4], float (&part)[NT][4], uint32_t scale) {
@@ -68,17 +80,17 @@ template <int BITS> struct of_integers : blob {
 
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &p, float (&acc)[MT][NT][4], uint32_t w,
-                                               uint32_t x, uint32_t scales_from) {
+                                               uint32_t x, uint32_t scales_from, int rows) {
         uint4 b[2][NT];
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            b[0][n] = load16(x + n * 2 * 512);
-            b[1][n] = load16(x + (n * 2 + 1) * 512);
+            b[0][n] = load_x(x + n * 2 * 512, n * 8 < rows);
+            b[1][n] = load_x(x + (n * 2 + 1) * 512, n * 8 < rows);
         }
 #pragma unroll
         for (int m = 0; m < MT; m++) {
             float part[NT][4] = {};
-            uint2 entry = load8(scales_from + m * 512);
+            uint2 entry = load8(scales_from + m * 128);
             uint4 codes[w16];
 #pragma unroll
             for (int i = 0; i < w16; i++)
@@ -101,7 +113,7 @@ template <int BITS> struct of_integers : blob {
                 }
                 if (half == 0 && p.fine) {
                     add_scaled<NT>(acc[m], part, entry.x);
-                    entry = load8(scales_from + m * 512 + 8);
+                    entry = load8(scales_from + m * 128 + 8);
                 }
             }
             add_scaled<NT>(acc[m], part, entry.x);
@@ -140,28 +152,14 @@ using of_int8 = of_integers<8>;
 struct of_e4m3 {
     static constexpr int w16 = 2, x16 = 1, x_bytes = 1, scales = 0;
 
-    __device__ static __forceinline__ int64_t x_input(int chunk, int, int quarter) {
-        return chunk * SLK_LINEAR_CHUNK + quarter * 16;
-    }
-    __device__ static __forceinline__ void ask(const slk_linear_params &p, int n0, int chunk, uint32_t to, uint32_t,
-                                               uint64_t policy, int lane) {
-        const int rows = p.act_mul ? 2 * p.n : p.n, k = chunk * SLK_LINEAR_CHUNK + lane % 4 * 16;
-#pragma unroll
-        for (int i = 0; i < w16; i++) {
-            const int n = n0 + lane / 4 + i * 8;
-            const bool valid = n < rows && k < p.k;
-            copy_weights(to + i * 512,
-                         static_cast<const char *>(p.w) + (valid ? n * p.ldw + k : static_cast<int64_t>(0)), valid,
-                         policy);
-        }
-    }
+    template <int MT> using walk = typename row_walk<1, 1, 1>::template of<MT>;
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
-                                               uint32_t x, uint32_t) {
+                                               uint32_t x, uint32_t, int rows) {
         uint4 b[NT];
 #pragma unroll
         for (int n = 0; n < NT; n++)
-            b[n] = load16(x + n * 512);
+            b[n] = load_x(x + n * 512, n * 8 < rows);
 #pragma unroll
         for (int m = 0; m < MT; m++) {
             const uint4 low = load16(w + m * 1024), high = load16(w + m * 1024 + 512);
