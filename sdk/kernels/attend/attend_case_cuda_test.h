@@ -33,6 +33,7 @@ typedef struct attend_case {
     int32_t fast, no_workspace, o_bf16, own_scale;
     uint32_t want; /* SL_WANT_SCORES, SL_WANT_COLSUM beside lse */
     int32_t colsum_apart, colsum_per_row;
+    int32_t even_scales; /* 1: scales and zeros depend on the channel alone: a row means the same wherever it lies */
     /* Bounds beyond what is needed. */
     int32_t more_context, more_seqs, more_seq_rows, more_rows;
     uint64_t seed;
@@ -118,8 +119,8 @@ static inline void case_put(const attend_case *c, case_side *s, int32_t page, in
         const int64_t channel = (int64_t)head * c->dim + d;
         const int64_t at = s->axis == SL_QUANT_PER_ROW ? r * (s->scale_stride / 2) + channel / c->quant_group
                                                        : (r / c->quant_group) * (s->scale_stride / 2) + channel;
-        const uint16_t a16 = sl_f16_of_f32(case_scale_of(c, at + page * 131)),
-                       z16 = sl_f16_of_f32(case_zero_of(c, s->bits, at + page * 131));
+        const int64_t draw = c->even_scales ? channel / c->quant_group : at + page * (int64_t)131;
+        const uint16_t a16 = sl_f16_of_f32(case_scale_of(c, draw)), z16 = sl_f16_of_f32(case_zero_of(c, s->bits, draw));
         memcpy(s->scale + page * s->scale_page + 2 * at, &a16, 2);
         memcpy(s->zero + page * s->scale_page + 2 * at, &z16, 2);
         const uint32_t code = (uint32_t)((x[d] * 0.5f + 0.5f) * (float)(1u << s->bits)) & ((1u << s->bits) - 1);
@@ -466,11 +467,12 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         fail_msg("%s: status %d", what != NULL ? what : "a case", status);
     r.o = malloc(sizeof(float) * (size_t)o_count);
     r.lse = malloc(sizeof(float) * (size_t)(step.max_rows * heads));
-    slt_download(h, r.o, a.o.data, o_count * (c->o_bf16 ? 2 : 4));
+    uint16_t *half = malloc((size_t)o_count * sizeof *half);
+    slt_download(h, c->o_bf16 ? (void *)half : (void *)r.o, a.o.data, o_count * (c->o_bf16 ? 2 : 4));
     slt_download(h, r.lse, a.lse, 4 * (int64_t)step.max_rows * heads);
-    if (c->o_bf16)
-        for (int64_t i = o_count - 1; i >= 0; i--)
-            r.o[i] = slt_float(((uint16_t *)(void *)r.o)[i]);
+    for (int64_t i = 0; i < o_count && c->o_bf16; i++)
+        r.o[i] = slt_float(half[i]);
+    free(half);
     for (int64_t i = (int64_t)n_rows * heads * c->dim; i < o_count; i++)
         if (!isnan(r.o[i]))
             fail_msg("a row of padding was written");

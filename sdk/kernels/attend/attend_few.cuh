@@ -92,7 +92,7 @@ __device__ __forceinline__ void advance(Walk &w, const WalkEnds &e) {
 
 template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(const slk_attend_few_params &p) {
     using S = Few<D, MT, ANY>;
-    constexpr int kStages = S::kStages, kTile = SLK_FEW_TILE, kRows = 16 * MT;
+    constexpr int kStages = S::kStages, kTile = SLK_FEW_TILE, kRows = 16 * MT, kPieces = kTile * S::kChunks;
     constexpr bool kQInRegisters = D <= 128 && MT == 1;
     extern __shared__ __align__(128) unsigned char shared[];
     __shared__ int2 where[kStages][kTile]; /* page and row of each key of a tile; page -1: none */
@@ -177,8 +177,10 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         const int stage = item % kStages;
         const uint32_t to = base + 2 * S::kSide * stage;
 #pragma unroll(ANY ? 2 : 4)
-        for (int n = 0; n < kTile * S::kChunks / S::kThreads; n++) {
+        for (int n = 0; n < (kPieces + S::kThreads - 1) / S::kThreads; n++) {
             const int at = thread + n * S::kThreads, key = at / S::kChunks, c = at % S::kChunks;
+            if (kPieces % S::kThreads != 0 && at >= kPieces)
+                break;
             const int2 place_of = where[stage][key];
             const uint32_t offset = tile_at<S::kChunks, S::kRow>(key, c);
             const bool there = place_of.x >= 0;

@@ -30,9 +30,7 @@ static void add(attend_case *c, int32_t past, int32_t rows, int32_t tree) {
     *s = (case_seq){.past = past, .rows = rows, .name = 10 + c->n_seqs++, .tree = tree};
     s->parent[0] = -1;
     for (int32_t i = 1; i < rows; i++) /* bushy near the root, some long paths */
-        s->parent[i] =
-            (int32_t)(case_mix(c->seed + 9, (uint64_t)i) % 3 == 0 ? i - 1
-                                                                  : case_mix(c->seed, (uint64_t)i) % (uint64_t)i);
+        s->parent[i] = case_mix(c->seed + 9, (uint64_t)i) % 3 == 0 ? i - 1 : (int32_t)(case_mix(c->seed, (uint64_t)i) % (uint64_t)i);
 }
 
 /* Lengths around everything that has an edge. */
@@ -164,6 +162,7 @@ static void test_bits(void **state) {
         attend_case c = shape(i == 1 ? 64 : i == 3 ? 256 : 128, 2, i == 2 ? 7 : 4, 700 + (uint64_t)i);
         c.window = i == 2 ? 300 : 0;
         c.k_bits = i == 1 ? 4 : 0;
+        c.even_scales = 1;
         add(&c, 700, 5, 0);
         add(&c, 4090, 70, 0);
         add(&c, 255, 33, 1);

@@ -43,10 +43,12 @@ static void try_merge(slt_host *h, int32_t rows, int32_t heads, int32_t dim, int
                                     .o2_f32 = f32_2};
     assert_int_equal(slk_cuda_lse_merge(&h->k, h->lane, &p), SL_OK);
     float *got = malloc((size_t)count * sizeof(float)), *got_lse = malloc((size_t)n * sizeof(float));
-    slt_download(h, got, d[0], count * (f32 ? 4 : 2));
+    uint16_t *half = malloc((size_t)count * sizeof *half);
+    slt_download(h, f32 ? (void *)got : (void *)half, d[0], count * (f32 ? 4 : 2));
+    for (int64_t j = 0; j < count && !f32; j++)
+        got[j] = slt_float(half[j]);
+    free(half);
     slt_download(h, got_lse, dl[0], n * 4);
-    for (int64_t j = count - 1; j >= 0 && !f32; j--)
-        got[j] = slt_float(((uint16_t *)(void *)got)[j]);
     for (int64_t j = 0; j < n; j++) {
         const double a = (double)lse[0][j], b = (double)lse[1][j], top = fmax(a, b);
         if (top == -INFINITY) {
