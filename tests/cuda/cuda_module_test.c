@@ -34,6 +34,21 @@ static void test_no_driver(void **state) {
     assert_int_equal(api->open(&options, &cuda, NULL), SL_E_NOT_FOUND); /* without anybody to tell */
 }
 
+/* Under the fake driver only: one that is older than what the functions are asked for. */
+static void test_old_driver(void **state) {
+    (void)state;
+    if (getenv("FAKE_DRIVER") == NULL)
+        skip();
+    sli_cuda *cuda = NULL;
+    sli_cuda_options options = {.ordinal = 0};
+    SL_ERROR(err);
+    setenv("FAKE_OLD_DRIVER", "1", 1);
+    assert_int_equal(api->open(&options, &cuda, &err), SL_E_VERSION);
+    unsetenv("FAKE_OLD_DRIVER");
+    assert_non_null(strstr(err.text, "12.8"));
+    assert_non_null(strstr(err.text, "13.0"));
+}
+
 static void test_no_such_device(void **state) {
     (void)state;
     ledger l;
@@ -335,9 +350,10 @@ int main(int argc, char **argv) {
     api = module_api();
     if (argc > 1)
         return fault_named(argv[1][0] == '1');
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),  cmocka_unit_test(test_no_driver), cmocka_unit_test(test_no_such_device),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_red_zones), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_graph),  cmocka_unit_test(test_events),    cmocka_unit_test(test_faults)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table),          cmocka_unit_test(test_no_driver),
+                                       cmocka_unit_test(test_no_such_device), cmocka_unit_test(test_old_driver),
+                                       cmocka_unit_test(test_memory),         cmocka_unit_test(test_red_zones),
+                                       cmocka_unit_test(test_refusals),       cmocka_unit_test(test_graph),
+                                       cmocka_unit_test(test_events),         cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests_name("cuda_module", tests, NULL, NULL);
 }

@@ -38,6 +38,7 @@ static void close_device(sli_cuda *cuda) {
     struct sli_cuda_state *s = cuda->state;
     if (s->driver.context != NULL) {
         slk_driver_capture_abort(&s->driver);
+        sli_cuda_gemms_release(cuda);
         sli_cublaslt_close(cuda);
         sli_cuda_release_all(cuda);
         slk_driver_close(&s->driver);
