@@ -49,9 +49,15 @@ sl_status sli_cudnn_fail(const sli_cudnn *lib, sl_error *err, const char *what, 
 static sl_status load(sl_error *err) {
     if (loaded)
         return SL_OK;
-    void *library = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+    static const char *const names[] = {"libcudnn.so.9", "/usr/local/cuda/lib64/libcudnn.so.9"};
+    void *library = NULL;
+    for (size_t i = 0; library == NULL && i < sizeof names / sizeof *names; i++) {
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL); /* its parts load one another */
+        if (library == NULL && i == 0)
+            sl_fail(err, SL_E_NOT_FOUND, "attention by a library needs cuDNN 9: %s", dlerror());
+    }
     if (library == NULL)
-        return sl_fail(err, SL_E_NOT_FOUND, "cuDNN 9 cannot be loaded: %s", dlerror());
+        return SL_E_NOT_FOUND;
     const char *missing = NULL;
     sli_cudnn got;
 #define LOOK_UP(name, result, arguments)                                                                               \

@@ -133,8 +133,8 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
         return;
     }
 
-    slk::bf16 *q = static_cast<slk::bf16 *>(p.q) + row * p.ldq + head * p.ldq_head;
-    const slk::bf16 *from = is_q ? q : static_cast<const slk::bf16 *>(p.k) + row * p.ldk + head * p.ldk_head;
+    slk::bf16 *from = is_q ? static_cast<slk::bf16 *>(p.q) + row * p.ldq + head * p.ldq_head
+                           : static_cast<slk::bf16 *>(p.k) + row * p.ldk + head * p.ldk_head;
     const float *norm = is_q ? p.q_norm : p.k_norm;
     float sum = 0;
 #pragma unroll
@@ -192,8 +192,8 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
     for (int j = 0; j < TURNS; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            if (t[j].valid && is_q)
-                slk::store2(q + t[j].off[i], t[j].x[i][0], t[j].x[i][1]);
+            if (t[j].valid) /* keys too: who attends to the step's own rows (sl_note) reads them there */
+                slk::store2(from + t[j].off[i], t[j].x[i][0], t[j].x[i][1]);
             if (t[j].valid && !is_q)
                 slk::store2(to + t[j].off[i], t[j].x[i][0], t[j].x[i][1]);
         }

@@ -1,5 +1,5 @@
 /* The rows of a step on their way into a store of plain rows: norms of q and k, RoPE, maps of a head's width, then k
- * and v into their slots (sl_op_append). q is changed in place. Slots and pages are those of sl_view_device. */
+ * and v into their slots (sl_op_append). q and k are changed in place. Slots and pages are those of sl_view_device. */
 #ifndef SLUICE_KERNELS_APPEND_CUDA_H
 #define SLUICE_KERNELS_APPEND_CUDA_H
 
@@ -19,7 +19,8 @@ typedef struct slk_append_map {
 
 typedef struct slk_append_params {
     void *q;                                             /* bf16 [rows, heads, k_dim]; NULL with heads = 0 */
-    const void *k, *v;                                   /* bf16 [rows, kv_heads, k_dim], [rows, kv_heads, v_dim] */
+    void *k;                                             /* bf16 [rows, kv_heads, k_dim] */
+    const void *v;                                       /* bf16 [rows, kv_heads, v_dim] */
     int64_t ldq, ldq_head, ldk, ldk_head, ldv, ldv_head; /* elements */
     const float *q_norm, *k_norm;                        /* [k_dim] or NULL */
     const float *cos, *sin;                              /* [n_positions, rope_dims / 2] */

@@ -175,6 +175,8 @@ static void try_append(slt_host *h, const char *name, scene s) {
             float key[SLK_APPEND_MAX_DIM];
             memcpy(key, k + head * s.k_dim, (size_t)s.k_dim * 4);
             process(&s, key, s.norms ? norms + s.k_dim : NULL, c, sn, SLK_APPEND_ON_K);
+            for (int32_t i = 0; i < s.k_dim; i++)
+                k[head * s.k_dim + i] = slt_rounded(SL_BF16, key[i]);
             const int32_t n = s.own_rows ? n_rows[seq[place] * s.kv_heads + head] : n_past[place];
             const int32_t slot = s.overwrite ? token_index[r] : n + r - row_begin[place];
             const int64_t page = pages[(seq[place] * tables + (s.head_tables ? head : 0)) * PAGES + slot / PAGE_ROWS];
@@ -187,7 +189,7 @@ static void try_append(slt_host *h, const char *name, scene s) {
     }
     char what[128];
     float *got = slt_download_as(h, SL_BF16, data, rows * width);
-    snprintf(what, sizeof what, "%s, %s: q", name, slt_name(s.dtype));
+    snprintf(what, sizeof what, "%s, %s: q and k", name, slt_name(s.dtype));
     slt_close_to(what, x, got, rows * width, slt_tolerance(SL_BF16), 2e-5);
     free(got);
     got = slt_download_as(h, s.dtype, p.k_pool, k_pool / element);

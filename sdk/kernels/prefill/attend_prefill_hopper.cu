@@ -321,6 +321,8 @@ SLK_KERNEL __launch_bounds__(THREADS, 1)
         return;
     const uint32_t base = shared_address(shared), barriers = base + BARRIERS_AT;
     if (threadIdx.x == 0) {
+        if (base % 1024 != 0)
+            __trap(); /* the swizzle goes by addresses */
         for (int i = 0; i < 2; i++) {
             barrier_init(barriers + (KEYS_FULL + i) * 8, 64);
             barrier_init(barriers + (VALUES_FULL + i) * 8, 64);
