@@ -422,7 +422,7 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
     SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
     if (e->target.device != NULL)
-        SL_TRY(sli_device_engine_check(e, err));
+        SL_TRY(sli_device_engine_ready(e, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;

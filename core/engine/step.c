@@ -174,7 +174,7 @@ static sl_status decide(sluice_engine *e, int32_t i, sluice_chunk_fn fn, void *u
     else if (s->wants_next) {
         const float *logits = e->logits + (int64_t)s->first_logits * e->target.info->vocab;
         if (e->best != NULL)
-            sli_device_decide(s, e->best + s->first_logits, path, &n_path, &next);
+            sli_device_decide(e, s, path, &n_path, &next);
         else
             SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
         int32_t n_draft = s->tree != NULL ? n_path - 1 : 0;

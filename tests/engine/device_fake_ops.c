@@ -465,19 +465,25 @@ static sl_status move(const sl_host *host, const sl_op_move *op) {
 
 static void run_topk(const void *p) {
     const sl_op_topk *a = p;
-    int32_t *id = fake_at(a->id, 4 * a->rows, "topk");
+    int32_t *id = fake_at(a->id, 4 * a->rows * a->k, "topk");
+    float *value = a->value != NULL ? fake_at(a->value, 4 * a->rows * a->k, "topk") : NULL;
     for (int64_t i = 0; i < a->rows; i++) {
         const float *x = fake_at(a->x + i * a->stride, 4 * a->n, "topk");
-        id[i] = 0;
-        for (int64_t k = 1; k < a->n; k++)
-            if (x[k] > x[id[i]])
-                id[i] = (int32_t)k;
+        for (int64_t j = 0; j < a->k; j++) { /* the best of those behind the last one in the order */
+            int64_t last = j > 0 ? id[i * a->k + j - 1] : -1, best = -1;
+            for (int64_t k = 0; k < a->n; k++)
+                if ((last < 0 || x[k] < x[last] || (x[k] == x[last] && k > last)) && (best < 0 || x[k] > x[best]))
+                    best = k;
+            id[i * a->k + j] = (int32_t)best;
+            if (value != NULL)
+                value[i * a->k + j] = x[best];
+        }
     }
 }
 
 static sl_status topk(const sl_host *host, const sl_op_topk *op) {
     (void)host;
-    return op->k == 1 && op->value == NULL ? fake_launch(op->lane, run_topk, op, sizeof *op) : SL_E_UNIMPLEMENTED;
+    return op->k <= op->n ? fake_launch(op->lane, run_topk, op, sizeof *op) : SL_E_INVALID;
 }
 
 typedef struct random_args {
