@@ -128,12 +128,32 @@ typedef struct gemm_args {
     uint32_t act_mul, act;
 } gemm_args;
 
-static float output(const gemm_args *a, const float *x, const float *bias, int64_t j, int64_t n) {
-    const void *w = row_of(&a->w, j, "gemm");
+enum { LANES = 8 }; /* sums of their own, so that a compiler may use vectors */
+
+static float dot_bf16(const float *x, const uint16_t *w, int64_t n) {
+    float sum[LANES] = {0}, all = 0;
+    int64_t k = 0;
+    for (; k + LANES <= n; k += LANES)
+        for (int l = 0; l < LANES; l++)
+            sum[l] += x[k + l] * slk_f32_of_bf16(w[k + l]);
+    for (; k < n; k++)
+        all += x[k] * slk_f32_of_bf16(w[k]);
+    for (int l = 0; l < LANES; l++)
+        all += sum[l];
+    return all;
+}
+
+static float dot(const float *x, const void *w, sl_dtype dtype, int64_t n) {
     float sum = 0;
+    if (dtype == SL_BF16)
+        return dot_bf16(x, w, n);
     for (int64_t k = 0; k < n; k++)
-        sum += x[k] * load(w, a->w.dtype, k);
-    return sum + (bias != NULL ? bias[j] : 0);
+        sum += x[k] * load(w, dtype, k);
+    return sum;
+}
+
+static float output(const gemm_args *a, const float *x, const float *bias, int64_t j, int64_t n) {
+    return dot(x, row_of(&a->w, j, "gemm"), a->w.dtype, n) + (bias != NULL ? bias[j] : 0);
 }
 
 static void run_gemm(const void *p) {
