@@ -374,8 +374,9 @@ void sli_network_destroy(sli_network *net) {
     }
     free_vector(&net->final_norm);
     sli_device_network_destroy(net);
-    void *owned[] = {net->groups, net->layers, net->x,    net->xn, net->q,       net->k,         net->v,   net->q_raw, net->k_raw,
-                     net->o,      net->gate,   net->up,   net->head_in, net->row_index, net->lse, net->o2, net->lse2};
+    void *owned[] = {net->groups,  net->layers,    net->x,     net->xn, net->q,    net->k,
+                     net->v,       net->q_raw,     net->k_raw, net->o,  net->gate, net->up,
+                     net->head_in, net->row_index, net->lse,   net->o2, net->lse2};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     net->groups = NULL;

@@ -1,8 +1,8 @@
 /* device_network.h - a network whose weights and activations live on a device, and its steps there.
  *
- * Life-cycle: create before the network's linears are bound, the functions of "weights" while they are, ready at the end
- * of it. Residual rows x and logits are f32, inputs of linears and q, k, v, o bf16. Everything is made at load, so that
- * steps of decoding can be captured as graphs and launched again: see device_run.c.
+ * Life-cycle: create before the network's linears are bound, the functions of "weights" while they are, ready at the
+ * end of it. Residual rows x and logits are f32, inputs of linears and q, k, v, o bf16. Everything is made at load, so
+ * that steps of decoding can be captured as graphs and launched again: see device_run.c.
  */
 #ifndef SLUICE_CORE_DEVICE_NETWORK_H
 #define SLUICE_CORE_DEVICE_NETWORK_H
@@ -54,7 +54,7 @@ typedef struct sli_device_network {
     float *host_logits;
     int32_t *host_best;
     int32_t *host_rows; /* rows on their way to step.logit_row */
-    int32_t *rows; /* [max_logits] rows of logits, as the engine wants them */
+    int32_t *rows;      /* [max_logits] rows of logits, as the engine wants them */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
     uint64_t launches; /* of graphs, for the least recently used */
@@ -108,8 +108,8 @@ static inline const float *sli_device_best_logits(const sli_device_network *d) {
 }
 /* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
 sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
-/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best their
- * best ids in host_best. n = 0 does not wait. */
+/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best
+ * their best ids in host_best. n = 0 does not wait. */
 sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int best, sl_error *err);
 
 /* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */

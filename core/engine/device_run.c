@@ -1,5 +1,5 @@
-/* Steps on a device. Steps with prompt rows are queued launch by launch; those that only decode or verify are captured as
- * graphs when their bounds first occur, and launched again after that. A step waits once, at its end, when somebody
+/* Steps on a device. Steps with prompt rows are queued launch by launch; those that only decode or verify are captured
+ * as graphs when their bounds first occur, and launched again after that. A step waits once, at its end, when somebody
  * needs to know what was computed. */
 #include "device_network.h"
 
@@ -12,13 +12,13 @@
 /* ---- what can be computed here ----------------------------------------------------------------------------------- */
 
 static sl_status check_pass(const sli_network *net, const sli_pass *pass, sl_error *err) {
-    const char *what = pass->hidden != NULL        ? "work that enters with hidden rows"
-                       : pass->enter_layer > 0     ? "work that enters at a layer"
-                       : pass->exit_layer > 0      ? "work that leaves in front of the head"
-                       : pass->tap != NULL         ? "work with taps"
-                       : pass->overwrite           ? "work that replaces committed rows"
-                       : net->listener != NULL     ? "collecting data of calibration"
-                                                   : NULL;
+    const char *what = pass->hidden != NULL    ? "work that enters with hidden rows"
+                       : pass->enter_layer > 0 ? "work that enters at a layer"
+                       : pass->exit_layer > 0  ? "work that leaves in front of the head"
+                       : pass->tap != NULL     ? "work with taps"
+                       : pass->overwrite       ? "work that replaces committed rows"
+                       : net->listener != NULL ? "collecting data of calibration"
+                                               : NULL;
     if (what != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
     const sl_batch *b = pass->batch;
@@ -197,7 +197,8 @@ static sli_graph *place_of(sli_device_network *d, const sli_graph_key *key) {
     return place;
 }
 
-/* The step as a graph in *place. A capture that fails is the last one: steps are queued launch by launch from then on. */
+/* The step as a graph in *place. A capture that fails is the last one: steps are queued launch by launch from then on.
+ */
 static sl_status capture(sli_network *net, const sli_pass *pass, const sli_graph_key *key, sli_graph *place) {
     sli_device_network *d = net->device;
     const sli_cuda_api *api = d->device->api;

@@ -186,7 +186,8 @@ static sl_status best_of_prompt(sluice_engine *e, int32_t row, int32_t end, sl_e
         for (int32_t i = 0; i < n; i++)
             rows[i] = row + i;
         if (e->target.device != NULL) {
-            SL_TRY(sli_device_best(&e->target, rows, n, e->drafts->topk + row * k, e->drafts->topk_logit + row * k, err));
+            SL_TRY(
+                sli_device_best(&e->target, rows, n, e->drafts->topk + row * k, e->drafts->topk_logit + row * k, err));
             continue;
         }
         SL_TRY(sli_network_head(&e->target, rows, n, e->work_logits, err));
@@ -202,7 +203,8 @@ static sl_status find_best(sluice_engine *e, sluice_session **sessions, const sl
         d->topk[i] = -1;
         d->topk_logit[i] = 0;
     }
-    for (int32_t turn = 0; turn < 2 * b->n_seqs; turn++) { /* computing others' logits may overwrite those of the step */
+    for (int32_t turn = 0; turn < 2 * b->n_seqs;
+         turn++) { /* computing others' logits may overwrite those of the step */
         int32_t i = turn % b->n_seqs, begin = b->row_begin[i], end = b->row_begin[i + 1];
         const sluice_session *s = sessions[i];
         int in_prompt = b->stage[i] == SL_STAGE_PREFILL, computed = in_prompt && e->drafter.caps.topk_prompt;

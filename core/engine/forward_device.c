@@ -1,5 +1,6 @@
-/* The forward pass on a device: the order of a decoder layer in eight launches where the plugins fuse what they may. Nothing
- * here waits, and nothing that differs between steps of one graph is decided: counts are bounds (device_step.h). */
+/* The forward pass on a device: the order of a decoder layer in eight launches where the plugins fuse what they may.
+ * Nothing here waits, and nothing that differs between steps of one graph is decided: counts are bounds
+ * (device_step.h). */
 #include "device_network.h"
 
 #include "sl_error.h"
@@ -202,8 +203,8 @@ int sli_device_one_part(const sli_network *net, uint32_t stages) {
     return 1;
 }
 
-/* Rows of one attention instance are neighbours, since the step is laid out by stage. Where one instance serves them all, the
- * true number of rows is the device's to know; else the step is computed once, and numbers are exact. */
+/* Rows of one attention instance are neighbours, since the step is laid out by stage. Where one instance serves them
+ * all, the true number of rows is the device's to know; else the step is computed once, and numbers are exact. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
     const sli_device_step *step = &net->device->step;

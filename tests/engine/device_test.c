@@ -1,5 +1,5 @@
-/* The engine's device path on a device that is none (device_fake.h): its logits are the CPU's up to the rounding of bf16, and
- * do not depend on chunks, company, drafts or graphs, bit by bit. */
+/* The engine's device path on a device that is none (device_fake.h): its logits are the CPU's up to the rounding of
+ * bf16, and do not depend on chunks, company, drafts or graphs, bit by bit. */
 #include "e2e.h"
 
 #include <math.h>
@@ -42,7 +42,8 @@ static void test_logits(void **state) {
     (void)state;
     static const struct {
         const char *name, *set;
-    } variants[] = {{"none", "quant.plugin=none"}, {"chunks of 7", "engine.prefill_chunk=7"}, {"page 4", "kvcache.page=4"}};
+    } variants[] = {
+        {"none", "quant.plugin=none"}, {"chunks of 7", "engine.prefill_chunk=7"}, {"page 4", "kvcache.page=4"}};
     int64_t vocab;
     float *cpu = tail_of(SETS("engine.device=cpu", "engine.max_context=512"), &vocab);
     float *packed = tail_of(SETS(ON_DEVICE, "quant.plugin=rtn", "quant.bits=8"), &vocab);
@@ -234,8 +235,8 @@ int main(void) {
         if (prompts.prompt[i].n_ids >= N)
             memcpy(ids, prompts.prompt[i].ids, sizeof ids);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_tokens), cmocka_unit_test(test_sampled),
-        cmocka_unit_test(test_scores), cmocka_unit_test(test_forks),  cmocka_unit_test(test_files),
+        cmocka_unit_test(test_logits),   cmocka_unit_test(test_tokens), cmocka_unit_test(test_sampled),
+        cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),  cmocka_unit_test(test_files),
         cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
