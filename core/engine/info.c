@@ -207,6 +207,20 @@ static const sl_param_def *const *defs_of(void *user, const sli_choice *choice) 
     return sli_plugin_open(user, choice->scope.role, choice->plugin, &found, NULL) >= 0 ? found.plugin->params : NULL;
 }
 
+/* A comment behind the sections: where engine.device = auto leads on this machine, and why. */
+static sl_status show_device(const sli_config *config, FILE *out, sl_error *err) {
+    sli_device_choice chosen;
+    if (sli_param_int(config->core[SLI_CORE_ENGINE], "device") != SLI_ENGINE_AUTO)
+        return SL_OK;
+    SL_TRY(sli_choose_device(config, NULL, &chosen, err));
+    if (chosen.device != NULL)
+        fprintf(out, "\n; engine.device = auto: %s\n", chosen.device->info.name);
+    else
+        fprintf(out, "\n; engine.device = auto: the CPU: %s\n", chosen.reason);
+    sli_device_close(chosen.device);
+    return SL_OK;
+}
+
 int sluice_config_show(const sluice_options *options, sluice_write_fn write, void *user, sluice_error *error) {
     SLI_API(err, error);
     sli_config *config = NULL;
@@ -219,6 +233,8 @@ int sluice_config_show(const sluice_options *options, sluice_write_fn write, voi
     if (s >= 0) {
         sli_search search = {.dirs = config->plugin_dirs, .n_dirs = config->n_plugin_dirs};
         s = sli_config_show(config, f, defs_of, &search, &err);
+        if (s >= 0)
+            s = show_device(config, f, &err);
     }
     if (f != NULL)
         fclose(f);

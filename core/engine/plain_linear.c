@@ -60,6 +60,8 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
                      args->bias,
                      args->residual,
                      h->net->limits.compute,
+                     0,
+                     0,
                      0};
     return h->net->ops->gemm(h->net->host, &op);
 }

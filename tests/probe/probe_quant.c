@@ -141,7 +141,7 @@ static void unbind(sl_instance *self, sl_quant_handle *h) {
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *a) {
     sl_tensor y = a->y;
     const sl_tensor *w = &h->group->linears[a->which]->weight;
-    sl_op_gemm op = {SL_SIZE(sl_op_gemm), a->lane, &a->x, w, &y, a->bias, a->residual, SL_F32, 0};
+    sl_op_gemm op = {SL_SIZE(sl_op_gemm), a->lane, &a->x, w, &y, a->bias, a->residual, SL_F32, 0, 0, 0};
     if (h->group->layer != h->owner->zero)
         return h->owner->ops->gemm(h->owner->host, &op);
     for (int64_t t = 0; t < y.shape[0]; t++)

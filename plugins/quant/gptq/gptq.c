@@ -331,7 +331,7 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     if (b->data == NULL) {
         sl_op_gemm op = {
             SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-            args->residual,      self->compute, 0};
+            args->residual,      self->compute, 0, 0, 0};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, b->order, args->prepared == NULL);
@@ -341,7 +341,7 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
         return sl_decoded_matmul(&self->decoder, &m, args, &x);
     }
     sl_q_format f = gptq_q_format(&b->header);
-    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane, &f, b->data, &x, &y, args->bias, args->residual};
+    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane, &f, b->data, &x, &y, args->bias, args->residual, 0, 0};
     return self->env.ops->qgemm(self->env.host, &op);
 }
 

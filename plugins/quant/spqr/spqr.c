@@ -338,7 +338,7 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
         sl_tensor y = args->y;
         sl_op_gemm op = {
             SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-            args->residual,      self->compute, 0};
+            args->residual,      self->compute, 0, 0, 0};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, m->order, args->prepared == NULL);
