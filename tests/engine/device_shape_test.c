@@ -80,6 +80,7 @@ static void caches_are_filled(void **state) {
         e2e_outputs_free(&out, 1);
         sluice_get_stats(e, &stats);
         assert_int_equal(stats.allocs_in_steps, 0);
+        assert_true(stats.bytes_weights >= 0 && stats.gpu_bytes_weights >= 10000000);
         assert_true(stats.gpu_bytes_kv > 0 || stats.bytes_kv > 0);
         sluice_session_close(s);
     }
