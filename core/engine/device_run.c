@@ -22,6 +22,13 @@ static sl_status check_pass(const sli_network *net, const sli_pass *pass, sl_err
     if (what != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
     const sl_batch *b = pass->batch;
+    uint32_t stages = 0;
+    for (int32_t i = 0; i < b->n_seqs; i++)
+        stages |= b->stage[i];
+    if (!sli_device_one_part(net, stages))
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED,
+            "rows of stages with attention instances of their own are not computed in one step on the device");
     for (int32_t i = 0; i < b->n_rows; i++)
         if (b->token[i] < 0 || b->token[i] >= net->info->vocab)
             return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", b->token[i],
@@ -175,7 +182,7 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
     if (net->device->eager || (bounds->stages & SL_STAGE_PREFILL) || pass->attn_layers != NULL ||
-        pass->ffn_layers != NULL || !sli_device_one_part(net, bounds->stages))
+        pass->ffn_layers != NULL)
         return 0;
     for (int32_t l = 0; l < net->info->n_layers; l++)
         for (int s = 0; s < SLI_STAGES; s++)

@@ -25,7 +25,6 @@ typedef struct sli_device_step {
     const sli_device *device;
     sl_step_device view;      /* addresses are fixed, bounds are those of the step in hand */
     const int32_t *logit_row; /* device [max_logits] rows whose logits are wanted */
-    const int32_t *iota;      /* device [max_rows] 0, 1, 2 ... : rows of one stage are a stretch of it */
     int32_t max_rows, max_seqs, max_logits;
     char *block;
     char *mirror[SLI_STEP_MIRRORS];

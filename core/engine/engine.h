@@ -138,6 +138,7 @@ struct sluice_engine {
     sluice_stats stats;
     double busy_before; /* seconds of the device's work that stats do not count */
     uint64_t allocations_before; /* of the ledger, when the step began */
+    uint32_t stage_turn;         /* of the last step, where stages take turns */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */
 };
 

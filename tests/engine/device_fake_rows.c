@@ -105,7 +105,7 @@ sl_status fake_append(const sl_host *host, const sl_op_append *op) {
 
 typedef struct attend_args {
     sl_step_device step;
-    const int32_t *index, *device_n;
+    const int32_t *device_n;
     int32_t n;
     sl_tensor q, o;
     sl_view_device view;
@@ -142,7 +142,7 @@ static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, i
     m->most = most;
 }
 
-static void attend_row(const attend_args *a, int32_t i, int32_t r, const int32_t *row_seq) {
+static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) {
     const sl_step_device *s = &a->step;
     int32_t place = row_seq[r], seq = *ints(s->seq + place, 1, "attend"),
             begin = *ints(s->row_begin + place, 1, "attend"), end = *ints(s->row_begin + place + 1, 1, "attend");
@@ -152,8 +152,8 @@ static void attend_row(const attend_args *a, int32_t i, int32_t r, const int32_t
     if (end - begin > s->max_seq_rows || *ints(s->n_past + place, 1, "attend") + end - begin > s->max_context)
         abort(); /* the bounds do not hold */
     for (int64_t h = 0; h < H; h++) {
-        const uint16_t *from = row_of(&a->q, i, "attend");
-        uint16_t *to = row_of(&a->o, i, "attend");
+        const uint16_t *from = row_of(&a->q, r, "attend");
+        uint16_t *to = row_of(&a->o, r, "attend");
         int64_t n = committed(s, &a->view, place, seq, h / group), first = 0;
         softmax m = {-INFINITY, 0, o};
         for (int64_t d = 0; d < D; d++)
@@ -174,22 +174,21 @@ static void attend_row(const attend_args *a, int32_t i, int32_t r, const int32_t
 static void run_attend(const void *p) {
     const attend_args *a = p;
     int32_t n = a->device_n != NULL ? *ints(a->device_n, 1, "attend") : a->n;
-    const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend"),
-                  *index = a->index != NULL ? ints(a->index, n, "attend") : NULL;
+    const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend");
     if (n > a->n)
         abort(); /* the bound does not hold */
     for (int32_t i = 0; i < n; i++)
-        attend_row(a, i, index != NULL ? index[i] : i, row_seq);
+        attend_row(a, i, row_seq);
 }
 
 sl_status fake_attend(const sl_host *host, const sl_attend *op) {
     (void)host;
     const sl_step_device *step = op->rows->batch->device;
-    if (step == NULL || op->view->device == NULL || op->view->device->list != NULL || op->want != 0 ||
-        op->q.dtype != SL_BF16 || op->o.dtype != SL_BF16 || op->q.shape[2] > 1024 || op->mask->base != SL_MASK_CAUSAL)
+    if (step == NULL || op->view->device == NULL || op->view->device->list != NULL || op->rows->index != NULL ||
+        op->want != 0 || op->q.dtype != SL_BF16 || op->o.dtype != SL_BF16 || op->q.shape[2] > 1024 ||
+        op->mask->base != SL_MASK_CAUSAL)
         return SL_E_UNIMPLEMENTED;
     attend_args a = {.step = *step,
-                     .index = op->rows->index,
                      .device_n = op->rows->device_n,
                      .n = op->rows->n,
                      .q = op->q,
