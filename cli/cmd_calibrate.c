@@ -101,6 +101,7 @@ static int run_prompts(sluice_engine *e, const job *j, const char *text, size_t 
 static int measure(job *j, char *const *text, const size_t *bytes, sluice_calibration **out, sluice_error *err) {
     sluice_engine *e = NULL;
     sluice_options options = options_engine(&j->c);
+    options.only_cpu = "calibration";
     sluice_info info;
     int sees = 0, status = sluice_open(&options, &e, err);
     if (status >= 0)

@@ -49,8 +49,12 @@ static void summary(const sluice_engine *engine) {
                 (long long)s.kept_tokens,
                 100.0 * (double)s.prompt_work_layers / (double)s.replaced_tokens / info.layers, s.prompt_work_seconds);
     }
-    fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB\n", (double)s.bytes_weights / 1e6,
+    fprintf(stderr, "; memory: weights %.1f MB, kv %.1f MB, peak %.1f MB", (double)s.bytes_weights / 1e6,
             (double)s.bytes_kv / 1e6, (double)s.bytes_peak / 1e6);
+    if (s.gpu_bytes_peak > 0)
+        fprintf(stderr, "; of the GPU: weights %.1f MB, kv %.1f MB, peak %.1f MB", (double)s.gpu_bytes_weights / 1e6,
+                (double)s.gpu_bytes_kv / 1e6, (double)s.gpu_bytes_peak / 1e6);
+    fputc('\n', stderr);
 }
 
 static int write_stats(const sluice_engine *engine, const char *path) {

@@ -6,6 +6,7 @@
 
 #include "eval.h"
 #include "options.h"
+#include "report.h"
 
 static int32_t *tokenize(sluice_engine *e, const char *text, size_t length, int64_t *n, sluice_error *err) {
     *n = sluice_tokenize(e, text, length, 0, NULL, 0, err);
@@ -94,6 +95,7 @@ static int ppl(sluice_engine *e, const char *path, const char *text, size_t leng
                                    info.model, "context", (json_int_t)window, "steps", (json_int_t)steps, "windows",
                                    (json_int_t)windows, "n_tokens", (json_int_t)predicted, "nll_sum", nll, "ppl",
                                    exp(nll / (double)predicted), "seconds", now() - begin, "nll_by_window", by_window);
+        report_device_memory(e, result);
         status = against != NULL ? compare(result, against, scored, err) : SLUICE_OK;
         if (status >= 0)
             eval_print(result);

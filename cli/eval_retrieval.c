@@ -214,6 +214,7 @@ static int report(const run *r, const struct mode *mode, int64_t length, int64_t
         (json_int_t)r->answers_right, "tokens", (json_int_t)r->tokens, "tokens_right", (json_int_t)r->tokens_right,
         "token_accuracy", (double)r->tokens_right / (double)r->tokens, "answer_accuracy",
         (double)r->answers_right / (double)r->answers, "seconds", seconds, "by_question", r->by_question);
+    report_device_memory(r->engine, result);
     report_prompts(r->engine, result);
     int status = against != NULL ? compare(result, against, is_forced, err) : SLUICE_OK;
     if (status >= 0)

@@ -1,6 +1,19 @@
 /* See report.h. */
 #include "report.h"
 
+void report_device_memory(const sluice_engine *engine, json_t *report) {
+    sluice_stats s;
+    sluice_info info;
+    sluice_get_stats(engine, &s);
+    sluice_get_info(engine, &info);
+    json_object_set_new(report, "device", json_string(info.device));
+    if (info.device_name[0] != '\0')
+        json_object_set_new(report, "gpu",
+                            json_pack("{s:s, s:I, s:I, s:I, s:I}", "name", info.device_name, "weights",
+                                      (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "peak",
+                                      (json_int_t)s.gpu_bytes_peak, "pinned", (json_int_t)s.bytes_pinned));
+}
+
 void report_prompts(const sluice_engine *engine, json_t *report) {
     sluice_stats s;
     sluice_info info;

@@ -6,6 +6,9 @@
 
 #include "libsluice.h"
 
+/* Adds "device" to a report, and on a GPU its name and what it holds. */
+void report_device_memory(const sluice_engine *engine, json_t *report);
+
 /* Adds "prompts" to a report when a prompt transformer replaced some since the statistics began: tokens given and kept,
  * the part of the layers that ran to find them, seconds of that. */
 void report_prompts(const sluice_engine *engine, json_t *report);

@@ -94,7 +94,7 @@ static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_w
 /* The checkpoint's pages of packed tensors are not needed any more; they come back from the file if somebody asks. */
 static void release_pages(sli_group *g) {
     int64_t page = sysconf(_SC_PAGESIZE);
-    for (int32_t i = 0; i < g->desc.n; i++) {
+    for (int32_t i = 0; g->is_mapped && i < g->desc.n; i++) {
         int64_t bytes;
         if (g->source[i].data == NULL) /* it is there in another form */
             continue;
@@ -131,7 +131,7 @@ static sl_status pack(sli_group *g, sl_error *err) {
             g->linear[i].weight.data = NULL; /* the blob stands for it */
         }
     SL_TRY(api->bind(self, &g->desc, g->blob, &g->handle, err));
-    if (bytes > 0 && g->is_mapped && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding: it stays */
+    if (bytes > 0 && strcmp(g->desc.name, "head") != 0) /* the head may be the embedding, which stays in use */
         release_pages(g);
     return SL_OK;
 }
@@ -374,8 +374,9 @@ void sli_network_destroy(sli_network *net) {
     }
     free_vector(&net->final_norm);
     sli_device_network_destroy(net);
-    void *owned[] = {net->groups, net->layers, net->x,    net->xn, net->q,       net->k,         net->v,   net->q_raw, net->k_raw,
-                     net->o,      net->gate,   net->up,   net->head_in, net->row_index, net->lse, net->o2, net->lse2};
+    void *owned[] = {net->groups,  net->layers,    net->x,     net->xn, net->q,    net->k,
+                     net->v,       net->q_raw,     net->k_raw, net->o,  net->gate, net->up,
+                     net->head_in, net->row_index, net->lse,   net->o2, net->lse2};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     net->groups = NULL;

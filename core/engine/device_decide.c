@@ -15,7 +15,7 @@ static int is_greedy(const sli_sampling *how) {
 
 sl_status sli_device_decide_step(sluice_engine *e, const sli_pass *pass, sl_error *err) {
     sli_device_network *d = e->target.device;
-    int best = !sli_accepts_itself(e) && e->drafter.caps.topk == 0;
+    int best = !sli_accepts_itself(e);
     int32_t used = 0;
     for (int32_t i = 0; i < e->batch.view.n_seqs; i++) {
         sluice_session *s = e->active[i];
@@ -42,7 +42,9 @@ static int32_t child_with(const sli_tree *t, int32_t row, int32_t token) {
 }
 
 /* Greedy verification follows the best ids whatever the drafts' kinds are (verify.c: one_by_one). */
-void sli_device_decide(const sluice_session *s, const int32_t *best, int32_t *path, int32_t *n_path, int32_t *next) {
+void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t *path, int32_t *n_path, int32_t *next) {
+    int64_t k = e->target.device->n_best;
+    const int32_t *best = e->best + s->first_logits * k;
     if (s->tree == NULL) {
         *next = best[0];
         return;
@@ -53,18 +55,19 @@ void sli_device_decide(const sluice_session *s, const int32_t *best, int32_t *pa
         path[*n_path] = *n_path;
     do {
         path[(*n_path)++] = row;
-        *next = best[row];
+        *next = best[row * k];
         row = child_with(t, row, *next);
     } while (row >= 0);
 }
 
-sl_status sli_device_engine_check(const sluice_engine *e, sl_error *err) {
-    const char *what = e->taps != NULL             ? "[speculation]: a drafter that wants hidden rows"
-                       : e->prompter.self != NULL  ? "[kvcache.prompt]: a prompt transformer"
-                       : e->sources != NULL        ? "work that plugins ask for"
-                       : e->quantizing != NULL     ? "packing with data"
-                                                   : NULL;
-    return what == NULL ? SL_OK
-                        : sl_fail(err, SL_E_UNIMPLEMENTED,
-                                  "%s is not served on the device yet: set engine.device = cpu", what);
+sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err) {
+    const char *what = e->taps != NULL            ? "[speculation]: a drafter that wants hidden rows"
+                       : e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
+                       : e->sources != NULL       ? "work that plugins ask for"
+                       : e->quantizing != NULL    ? "packing with data"
+                                                  : NULL;
+    if (what != NULL)
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
+    int32_t k = e->drafter.caps.topk;
+    return sli_device_best_reserve(&e->target, k > 1 ? k : 1, k > 0, err);
 }

@@ -121,6 +121,7 @@ void sli_device_network_destroy(sli_network *net) {
     sli_device_step_destroy(&d->step);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_logits);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_best);
+    api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_rows);
     for (int32_t i = d->n_owned - 1; i >= 0; i--)
         api->release(d->device->cuda, SL_DEVICE_CUDA, d->owned[i]);
     sli_free(d->owned);
@@ -157,18 +158,30 @@ static sl_status take_activations(sli_network *net, sl_error *err) {
         {&d->h, 2 * n * w.ffn},
         {&d->head_x, 4 * L * E},
         {&d->logits, 4 * L * V},
-        {&d->best, 4 * L},
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if ((*(void **)buffers[i].p = sli_device_take(d, buffers[i].bytes, SL_MEM_SCRATCH)) == NULL)
             return sl_fail(err, SL_E_NO_MEMORY,
                            "no device memory for activations of %" PRId64 " rows (engine.max_rows)", n);
     d->host_logits = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L * V, 256, SL_MEM_SCRATCH);
-    d->host_best = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L, 256, SL_MEM_SCRATCH);
+    d->host_rows = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L, 256, SL_MEM_SCRATCH);
     d->rows = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *d->rows);
-    if (d->host_logits == NULL || d->host_best == NULL || d->rows == NULL)
+    if (d->host_logits == NULL || d->host_rows == NULL || d->rows == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no pinned memory for %" PRId64 " rows of logits", L);
     return SL_OK;
+}
+
+sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t bytes = 2 * 4 * (int64_t)d->step.max_logits * n_best;
+    d->n_best = n_best;
+    d->with_best_logits = with_logits;
+    d->best = sli_device_take(d, bytes, SL_MEM_SCRATCH);
+    d->host_best = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, bytes, 256, SL_MEM_SCRATCH);
+    return d->best != NULL && d->host_best != NULL
+               ? SL_OK
+               : sl_fail(err, SL_E_NO_MEMORY, "no device memory for the %d best ids of %d rows", n_best,
+                         d->step.max_logits);
 }
 
 sl_status sli_device_network_ready(sli_network *net, sl_error *err) {

@@ -1,8 +1,8 @@
 /* device_network.h - a network whose weights and activations live on a device, and its steps there.
  *
- * Life-cycle: create before the network's linears are bound, the functions of "weights" while they are, ready at the end
- * of it. Residual rows x and logits are f32, inputs of linears and q, k, v, o bf16. Everything is made at load, so that
- * steps of decoding can be captured as graphs and launched again: see device_run.c.
+ * Life-cycle: create before the network's linears are bound, the functions of "weights" while they are, ready at the
+ * end of it. Residual rows x and logits are f32, inputs of linears and q, k, v, o bf16. Everything is made at load, so
+ * that steps of decoding can be captured as graphs and launched again: see device_run.c.
  */
 #ifndef SLUICE_CORE_DEVICE_NETWORK_H
 #define SLUICE_CORE_DEVICE_NETWORK_H
@@ -13,7 +13,7 @@
 /* Which steps one graph serves. */
 typedef struct sli_graph_key {
     sli_step_bounds bounds;
-    uint32_t best;     /* 1: the best id of each row of logits is fetched, 0: the logits are */
+    uint32_t best;     /* 1: the best ids of each row of logits are fetched, 0: the logits are */
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
     uint32_t reserved0;
@@ -48,15 +48,18 @@ typedef struct sli_device_network {
     void *xn, *qkv, *o, *gate_up, *h;
     /* Rows of logits, [max_logits, ...] */
     float *head_x, *logits;
-    int32_t *best;
+    int32_t *best; /* [max_logits, n_best] ids, best first, and their logits behind them */
+    int32_t n_best, with_best_logits;
     /* The same on the host, pinned. */
     float *host_logits;
     int32_t *host_best;
-    int32_t *rows; /* [max_logits] rows of logits, as the engine wants them */
+    int32_t *host_rows; /* rows on their way to step.logit_row */
+    int32_t *rows;      /* [max_logits] rows of logits, as the engine wants them */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
     uint64_t launches; /* of graphs, for the least recently used */
-    int eager;         /* 1: no graphs any more; the reason was logged */
+    int eager;         /* 1: no graphs any more */
+    char why_eager[256];
     int64_t n_captured, n_nodes; /* of all graphs that were made */
 } sli_device_network;
 
@@ -97,8 +100,16 @@ int sli_device_one_part(const sli_network *net, uint32_t stages);
 /* sli_network_forward and sli_network_head on a device: without graphs, for any pass. */
 sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *err);
 sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err);
-/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best their
- * best ids in host_best. n = 0 does not wait. */
+/* Room for the n_best best ids of each row of logits, and for their logits. [setup] */
+sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err);
+/* Logits of the n_best best ids, [max_logits, n_best] behind the ids. */
+static inline const float *sli_device_best_logits(const sli_device_network *d) {
+    return (const float *)(const void *)(d->host_best + (int64_t)d->step.max_logits * d->n_best);
+}
+/* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
+sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
+/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best
+ * their best ids in host_best. n = 0 does not wait. */
 sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int best, sl_error *err);
 
 /* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */

@@ -1,27 +1,34 @@
-/* Steps on a device. Steps with prompt rows are queued launch by launch; those that only decode or verify are captured as
- * graphs when their bounds first occur, and launched again after that. A step waits once, at its end, when somebody
+/* Steps on a device. Steps with prompt rows are queued launch by launch; those that only decode or verify are captured
+ * as graphs when their bounds first occur, and launched again after that. A step waits once, at its end, when somebody
  * needs to know what was computed. */
 #include "device_network.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "sl_error.h"
-#include "sl_host_util.h"
 
 /* ---- what can be computed here ----------------------------------------------------------------------------------- */
 
 static sl_status check_pass(const sli_network *net, const sli_pass *pass, sl_error *err) {
-    const char *what = pass->hidden != NULL        ? "work that enters with hidden rows"
-                       : pass->enter_layer > 0     ? "work that enters at a layer"
-                       : pass->exit_layer > 0      ? "work that leaves in front of the head"
-                       : pass->tap != NULL         ? "work with taps"
-                       : pass->overwrite           ? "work that replaces committed rows"
-                       : net->listener != NULL     ? "collecting data of calibration"
-                                                   : NULL;
+    const char *what = pass->hidden != NULL    ? "work that enters with hidden rows"
+                       : pass->enter_layer > 0 ? "work that enters at a layer"
+                       : pass->exit_layer > 0  ? "work that leaves in front of the head"
+                       : pass->tap != NULL     ? "work with taps"
+                       : pass->overwrite       ? "work that replaces committed rows"
+                       : net->listener != NULL ? "collecting data of calibration"
+                                               : NULL;
     if (what != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
     const sl_batch *b = pass->batch;
+    uint32_t stages = 0;
+    for (int32_t i = 0; i < b->n_seqs; i++)
+        stages |= b->stage[i];
+    if (!sli_device_one_part(net, stages))
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED,
+            "rows of stages with attention instances of their own are not computed in one step on the device");
     for (int32_t i = 0; i < b->n_rows; i++)
         if (b->token[i] < 0 || b->token[i] >= net->info->vocab)
             return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", b->token[i],
@@ -61,22 +68,71 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     return sli_device_step_end(step, err);
 }
 
+/* Queues the best ids of n rows of logits, and their way to the host. */
+static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t V = net->info->vocab, k = d->n_best, all = (int64_t)d->step.max_logits * k;
+    sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk),
+                     .lane = d->lane,
+                     .x = d->logits,
+                     .id = d->best,
+                     .value = d->with_best_logits ? (float *)(void *)(d->best + all) : NULL,
+                     .rows = n,
+                     .n = V,
+                     .stride = V,
+                     .k = k};
+    sl_status s = d->ops->topk(net->host, &op);
+    if (s < 0)
+        return sl_fail(err, s, "best of the logits: %s", sl_status_text(s));
+    SL_TRY(fetch(net, d->host_best, d->best, 4 * k * n, err));
+    return d->with_best_logits ? fetch(net, d->host_best + all, d->best + all, 4 * k * n, err) : SL_OK;
+}
+
+/* Queues logits of rows of the last pass, at most max_logits of them; NULL: first, first + 1 ... */
+static sl_status queue_rows(sli_network *net, const int32_t *rows, int32_t first, int32_t n, sl_error *err) {
+    sli_device_network *d = net->device;
+    for (int32_t k = 0; k < n; k++)
+        d->host_rows[k] = rows != NULL ? rows[first + k] : first + k;
+    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, d->host_rows, 4 * (int64_t)n);
+    if (s < 0)
+        return sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s));
+    return sli_device_queue_logits(net, n, 0, err);
+}
+
+static sl_status end_and_wait(sli_network *net, sl_error *err) {
+    SL_TRY(sli_device_step_end(&net->device->step, err));
+    return sli_device_step_wait(&net->device->step, err);
+}
+
+static int32_t at_once(const sli_network *net, int32_t n) {
+    int32_t most = net->device->step.max_logits;
+    return n < most ? n : most;
+}
+
 sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
     sli_device_network *d = net->device;
     int64_t V = net->info->vocab;
     for (int32_t i = 0, some; i < n; i += some) {
-        some = n - i < d->step.max_logits ? n - i : d->step.max_logits;
-        for (int32_t k = 0; k < some; k++)
-            d->host_best[k] = rows != NULL ? rows[i + k] : i + k;
-        sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, d->host_best, 4 * (int64_t)some);
-        if (s < 0)
-            return sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s));
-        SL_TRY(sli_device_queue_logits(net, some, 0, err));
+        some = at_once(net, n - i);
+        SL_TRY(queue_rows(net, rows, i, some, err));
         SL_TRY(fetch(net, d->host_logits, d->logits, 4 * some * V, err));
-        SL_TRY(sli_device_step_end(&d->step, err));
-        SL_TRY(sli_device_step_wait(&d->step, err));
+        SL_TRY(end_and_wait(net, err));
         if (logits + i * V != d->host_logits)
             memcpy(logits + i * V, d->host_logits, sizeof *logits * (size_t)(some * V));
+    }
+    return SL_OK;
+}
+
+sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t k = d->n_best;
+    for (int32_t i = 0, some; i < n; i += some) {
+        some = at_once(net, n - i);
+        SL_TRY(queue_rows(net, rows, i, some, err));
+        SL_TRY(queue_best(net, some, err));
+        SL_TRY(end_and_wait(net, err));
+        memcpy(id + i * k, d->host_best, sizeof *id * (size_t)(some * k));
+        memcpy(logit + i * k, sli_device_best_logits(d), sizeof *logit * (size_t)(some * k));
     }
     return SL_OK;
 }
@@ -121,25 +177,12 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
     if (n == 0)
         return SL_OK;
     SL_TRY(sli_device_queue_logits(net, n, (int)key->identity, err));
-    if (!key->best)
-        return fetch(net, d->host_logits, d->logits, 4 * n * V, err);
-    sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk),
-                     .lane = d->lane,
-                     .x = d->logits,
-                     .id = d->best,
-                     .rows = n,
-                     .n = V,
-                     .stride = V,
-                     .k = 1};
-    sl_status s = d->ops->topk(net->host, &op);
-    if (s < 0)
-        return sl_fail(err, s, "best of the logits: %s", sl_status_text(s));
-    return fetch(net, d->host_best, d->best, 4 * (int64_t)n, err);
+    return key->best ? queue_best(net, n, err) : fetch(net, d->host_logits, d->logits, 4 * n * V, err);
 }
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
     if (net->device->eager || (bounds->stages & SL_STAGE_PREFILL) || pass->attn_layers != NULL ||
-        pass->ffn_layers != NULL || !sli_device_one_part(net, bounds->stages))
+        pass->ffn_layers != NULL)
         return 0;
     for (int32_t l = 0; l < net->info->n_layers; l++)
         for (int s = 0; s < SLI_STAGES; s++)
@@ -161,7 +204,8 @@ static sli_graph *place_of(sli_device_network *d, const sli_graph_key *key) {
     return place;
 }
 
-/* The step as a graph in *place. A capture that fails is the last one: steps are queued launch by launch from then on. */
+/* The step as a graph in *place. A capture that fails is the last one: steps are queued launch by launch from then on.
+ */
 static sl_status capture(sli_network *net, const sli_pass *pass, const sli_graph_key *key, sli_graph *place) {
     sli_device_network *d = net->device;
     const sli_cuda_api *api = d->device->api;
@@ -180,7 +224,7 @@ static sl_status capture(sli_network *net, const sli_pass *pass, const sli_graph
     if (s < 0) {
         place->graph = NULL;
         d->eager = 1;
-        sl_logf(net->host, SL_LOG_INFO, "steps are not captured as graphs: %s", why.text);
+        snprintf(d->why_eager, sizeof d->why_eager, "%s", why.text);
         return s;
     }
     place->key = *key;

@@ -46,16 +46,6 @@ static void point(sli_device_step *s) {
                                .ancestors = (const void *)(b + s->at.ancestors)};
 }
 
-static sl_status send_iota(sli_device_step *s, int32_t *device) {
-    const sli_cuda_api *api = s->device->api;
-    int32_t *numbers = (void *)s->mirror[0]; /* the block is longer than one array of rows */
-    for (int32_t i = 0; i < s->max_rows; i++)
-        numbers[i] = i;
-    s->iota = device;
-    SL_TRY(api->exec->copy(s->device->lane, device, numbers, 4 * (int64_t)s->max_rows));
-    return api->exec->sync(s->device->lane, NULL);
-}
-
 sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, const sl_limits *limits,
                                  int64_t max_logits, sl_error *err) {
     const sli_cuda_api *api = device->api;
@@ -65,9 +55,7 @@ sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, c
                            .max_logits = (int32_t)max_logits};
     lay_out(s);
     s->block = api->alloc(device->cuda, SL_DEVICE_CUDA, s->at.end, 256, SL_MEM_SCRATCH);
-    int32_t *iota = api->alloc(device->cuda, SL_DEVICE_CUDA, 4 * (int64_t)s->max_rows, 256, SL_MEM_SCRATCH);
-    s->iota = iota;
-    int ok = s->block != NULL && iota != NULL;
+    int ok = s->block != NULL;
     for (int i = 0; ok && i < SLI_STEP_MIRRORS; i++) {
         s->mirror[i] = api->alloc(device->cuda, SL_DEVICE_HOST_PINNED, s->at.end, 256, SL_MEM_SCRATCH);
         ok = s->mirror[i] != NULL && api->exec->event_create(NULL, device->lane, &s->turn[i].begin) >= 0 &&
@@ -76,8 +64,7 @@ sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, c
     if (!ok)
         return sl_fail(err, SL_E_NO_MEMORY, "no device memory for steps of %d rows (engine.max_rows)", s->max_rows);
     point(s);
-    sl_status status = send_iota(s, iota);
-    return status < 0 ? sl_fail(err, status, "sending to the device: %s", sl_status_text(status)) : SL_OK;
+    return SL_OK;
 }
 
 void sli_device_step_destroy(sli_device_step *s) {
@@ -91,7 +78,6 @@ void sli_device_step_destroy(sli_device_step *s) {
             api->exec->event_destroy(NULL, s->turn[i].end);
         api->release(s->device->cuda, SL_DEVICE_HOST_PINNED, s->mirror[i]);
     }
-    api->release(s->device->cuda, SL_DEVICE_CUDA, (void *)(uintptr_t)s->iota);
     api->release(s->device->cuda, SL_DEVICE_CUDA, s->block);
     *s = (sli_device_step){0};
 }

@@ -1,7 +1,8 @@
-/* device_step.h - the step in device memory: one block at a fixed address, filled on the host and sent by one copy a step.
+/* device_step.h - the step in device memory: one block at a fixed address, filled on the host and sent by one copy a
+ * step.
  *
- * Two pinned mirrors take turns, so that the next step can be laid out while the last one is on its way; a mirror that is
- * still in flight is waited for. */
+ * Two pinned mirrors take turns, so that the next step can be laid out while the last one is on its way; a mirror that
+ * is still in flight is waited for. */
 #ifndef SLUICE_CORE_DEVICE_STEP_H
 #define SLUICE_CORE_DEVICE_STEP_H
 
@@ -22,9 +23,8 @@ enum { SLI_STEP_MIRRORS = 2 };
 
 typedef struct sli_device_step {
     const sli_device *device;
-    sl_step_device view; /* addresses are fixed, bounds are those of the step in hand */
+    sl_step_device view;      /* addresses are fixed, bounds are those of the step in hand */
     const int32_t *logit_row; /* device [max_logits] rows whose logits are wanted */
-    const int32_t *iota;      /* device [max_rows] 0, 1, 2 ... : rows of one stage are a stretch of it */
     int32_t max_rows, max_seqs, max_logits;
     char *block;
     char *mirror[SLI_STEP_MIRRORS];

@@ -251,10 +251,9 @@ static sl_status send_packed(sli_network *net, sli_group *g, int64_t bytes, void
 static sl_status check_claim(const sli_network *net, const sli_group *g, sl_error *err) {
     const char *name = g->linear[0].name;
     if (g->claim.x_dtype != SL_BF16 || (g->claim.flags & SL_QUANT_FUSES_NORM))
-        return sl_fail(err, SL_E_UNIMPLEMENTED,
-                       "%s: on a device this engine gives normed bf16 inputs, the quantiser wants %s%s", name,
-                       g->claim.flags & SL_QUANT_FUSES_NORM ? "residual rows in " : "",
-                       sl_dtype_name(g->claim.x_dtype));
+        return sl_fail(
+            err, SL_E_UNIMPLEMENTED, "%s: on a device this engine gives normed bf16 inputs, the quantiser wants %s%s",
+            name, g->claim.flags & SL_QUANT_FUSES_NORM ? "residual rows in " : "", sl_dtype_name(g->claim.x_dtype));
     if (g->claim.max_rows > 0 && g->claim.max_rows < net->limits.max_rows)
         return sl_fail(err, SL_E_UNIMPLEMENTED,
                        "%s: the quantiser multiplies %" PRId64 " rows at once, engine.max_rows = %" PRId64

@@ -1,5 +1,6 @@
-/* The forward pass on a device: the order of a decoder layer in eight launches where the plugins fuse what they may. Nothing
- * here waits, and nothing that differs between steps of one graph is decided: counts are bounds (device_step.h). */
+/* The forward pass on a device: the order of a decoder layer in eight launches where the plugins fuse what they may.
+ * Nothing here waits, and nothing that differs between steps of one graph is decided: counts are bounds
+ * (device_step.h). */
 #include "device_network.h"
 
 #include "sl_error.h"
@@ -113,20 +114,20 @@ typedef struct heads {
     sl_tensor q, k, v, o;
 } heads;
 
-static heads heads_of(const sli_network *net, const sl_layer_info *info, int64_t begin, int64_t n) {
+static heads heads_of(const sli_network *net, const sl_layer_info *info, int64_t n) {
     const sli_device_network *d = net->device;
     int64_t H = info->n_heads, K = info->n_kv_heads, D = info->head_dim, Dv = info->v_head_dim;
     int64_t width = (H + K) * D + K * Dv;
-    char *row = element(d->qkv, SL_BF16, begin * width);
+    void *row = d->qkv;
     return (heads){.q = view3(row, SL_BF16, n, H, D, width),
                    .k = view3(element(row, SL_BF16, H * D), SL_BF16, n, K, D, width),
                    .v = view3(element(row, SL_BF16, (H + K) * D), SL_BF16, n, K, Dv, width),
-                   .o = view3(element(d->o, SL_BF16, begin * H * Dv), SL_BF16, n, H, Dv, H * Dv)};
+                   .o = view3(d->o, SL_BF16, n, H, Dv, H * Dv)};
 }
 
 static sl_status append(sli_network *net, const sli_pass *pass, int32_t l, const sl_rows *rows) {
     sli_net_layer *layer = &net->layers[l];
-    heads h = heads_of(net, layer->info, 0, rows->n);
+    heads h = heads_of(net, layer->info, rows->n);
     sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append),
                          .lane = net->device->lane,
                          .rows = rows,
@@ -141,12 +142,11 @@ static sl_status append(sli_network *net, const sli_pass *pass, int32_t l, const
     return layer->store->api->append(layer->store->self, &args);
 }
 
-static sl_status note_rows(sli_network *net, const sli_attender *attender, int stage, int32_t l, int32_t begin,
-                           const sl_rows *rows) {
+static sl_status note_rows(sli_network *net, const sli_attender *attender, int stage, int32_t l, const sl_rows *rows) {
     const sli_net_layer *layer = &net->layers[l];
     if (!(layer->caps[stage].flags & SL_ATTN_NOTES_ROWS) || attender->api->note_rows == NULL)
         return SL_OK;
-    heads h = heads_of(net, layer->info, begin, rows->n);
+    heads h = heads_of(net, layer->info, rows->n);
     sl_note note = {.struct_size = SL_SIZE(sl_note),
                     .lane = net->device->lane,
                     .rows = rows,
@@ -157,15 +157,15 @@ static sl_status note_rows(sli_network *net, const sli_attender *attender, int s
     return attender->api->note_rows(attender->self, &note);
 }
 
-/* Locate and attend for rows [begin, begin + rows->n) of the step, which one attention instance serves. */
-static sl_status attend_part(sli_network *net, int32_t l, int stage, int32_t begin, const sl_rows *rows) {
+/* Locate and attend. */
+static sl_status attend(sli_network *net, int32_t l, int stage, const sl_rows *rows) {
     sli_net_layer *layer = &net->layers[l];
     const sli_attender *attender = layer->attender[stage];
     const sli_store *store = layer->store;
     const sl_lane *lane = net->device->lane;
-    heads h = heads_of(net, layer->info, begin, rows->n);
+    heads h = heads_of(net, layer->info, rows->n);
     sl_mask mask = {.struct_size = SL_SIZE(sl_mask), .window = layer->info->window, .base = SL_MASK_CAUSAL};
-    SL_TRY(note_rows(net, attender, stage, l, begin, rows));
+    SL_TRY(note_rows(net, attender, stage, l, rows));
     sl_attend args = {.struct_size = SL_SIZE(sl_attend),
                       .lane = lane,
                       .rows = rows,
@@ -202,25 +202,13 @@ int sli_device_one_part(const sli_network *net, uint32_t stages) {
     return 1;
 }
 
-/* Rows of one attention instance are neighbours, since the step is laid out by stage. Where one instance serves them all, the
- * true number of rows is the device's to know; else the step is computed once, and numbers are exact. */
+/* All rows, whose true number is the device's to know, through the one instance that serves their stages. */
 static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) {
     const sl_batch *b = pass->batch;
-    const sli_device_step *step = &net->device->step;
-    const sli_net_layer *layer = &net->layers[l];
-    sl_rows rows = {SL_SIZE(sl_rows), b, NULL, step->view.n_rows, step->view.max_rows, 0};
+    const sl_step_device *step = &net->device->step.view;
+    sl_rows rows = {SL_SIZE(sl_rows), b, NULL, step->n_rows, step->max_rows, 0};
     SL_TRY(append(net, pass, l, &rows));
-    for (int32_t i = 0, j; i < b->n_seqs; i = j) {
-        int stage = stage_number(b->stage[i]);
-        for (j = i + 1; j < b->n_seqs && layer->attender[stage_number(b->stage[j])] == layer->attender[stage];)
-            j++;
-        int32_t begin = b->row_begin[i], end = b->row_begin[j];
-        if (i == 0 && j == b->n_seqs)
-            return attend_part(net, l, stage, 0, &rows);
-        sl_rows some = {SL_SIZE(sl_rows), b, step->iota + begin, NULL, end - begin, 0};
-        SL_TRY(attend_part(net, l, stage, begin, &some));
-    }
-    return SL_OK;
+    return attend(net, l, stage_number(b->stage[0]), &rows);
 }
 
 sl_status sli_device_append_rows(sli_network *net, const sl_batch *b, int32_t l) {
@@ -229,10 +217,10 @@ sl_status sli_device_append_rows(sli_network *net, const sl_batch *b, int32_t l)
     int stage = stage_number(b->stage[0]);
     sl_rows rows = {SL_SIZE(sl_rows), b, NULL, step->n_rows, step->max_rows, 0};
     SL_TRY(append(net, &(sli_pass){.batch = b}, l, &rows));
-    SL_TRY(note_rows(net, layer->attender[stage], stage, l, 0, &rows));
+    SL_TRY(note_rows(net, layer->attender[stage], stage, l, &rows));
     if (layer->store->api->settle == NULL)
         return SL_OK;
-    heads h = heads_of(net, layer->info, 0, rows.n);
+    heads h = heads_of(net, layer->info, rows.n);
     sl_kv_side side = {.struct_size = SL_SIZE(sl_kv_side), .rows = &rows, .q = &h.q, .layer = l};
     return layer->store->api->settle(layer->store->self, &side);
 }

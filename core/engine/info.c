@@ -176,25 +176,25 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
         json_pack("{s:I, s:I, s:I, s:f}", "replaced_tokens", (json_int_t)s.replaced_tokens, "kept_tokens",
                   (json_int_t)s.kept_tokens, "work_layers", (json_int_t)s.prompt_work_layers, "work_seconds",
                   s.prompt_work_seconds);
-    json_t *gpu = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I}", "name", info.device_name, "weights",
-                            (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "scratch",
+    json_t *gpu = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "name", info.device_name,
+                            "weights", (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "scratch",
                             (json_int_t)s.gpu_bytes_scratch, "plugin", (json_int_t)s.gpu_bytes_plugin, "peak",
                             (json_int_t)s.gpu_bytes_peak, "pinned", (json_int_t)s.bytes_pinned, "busy_seconds",
-                            s.device_seconds, "graphs", (json_int_t)s.graphs, "graph_nodes", (json_int_t)s.graph_nodes);
+                            s.device_seconds, "graphs", (json_int_t)s.graphs, "graph_nodes", (json_int_t)s.graph_nodes,
+                            "no_graphs", e->target.device != NULL ? e->target.device->why_eager : "");
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
                   "s:I, s:I}, s:I, s:o, s:o, s:o, s:s, s:o}",
                   "version", sluice_version(), "model", info.model, "isa", info.isa, "threads", info.threads,
                   "prompt_tokens", (json_int_t)s.prompt_tokens, "tokens", (json_int_t)s.tokens, "prompt_tps",
-                  rate(s.prompt_tokens + s.replaced_tokens - s.kept_tokens, s.prompt_seconds), "decode_tps", rate(s.emitted, s.decode_seconds), "steps",
-                  (json_int_t)s.steps, "emitted", (json_int_t)s.emitted, "drafted", (json_int_t)s.drafted, "accepted",
-                  (json_int_t)s.accepted, "drafted_by_depth", by_depth(s.drafted_by_depth), "accepted_by_depth",
-                  by_depth(s.accepted_by_depth), "lossless", s.lossless, "bytes", "weights",
-                  (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch", (json_int_t)s.bytes_scratch,
-                  "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak, "kv_host", (json_int_t)s.bytes_kv_host,
-                  "allocs_in_steps",
-                  (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics, "prompts", prompts,
-                  "device", info.device, "gpu", gpu);
+                  rate(s.prompt_tokens + s.replaced_tokens - s.kept_tokens, s.prompt_seconds), "decode_tps",
+                  rate(s.emitted, s.decode_seconds), "steps", (json_int_t)s.steps, "emitted", (json_int_t)s.emitted,
+                  "drafted", (json_int_t)s.drafted, "accepted", (json_int_t)s.accepted, "drafted_by_depth",
+                  by_depth(s.drafted_by_depth), "accepted_by_depth", by_depth(s.accepted_by_depth), "lossless",
+                  s.lossless, "bytes", "weights", (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch",
+                  (json_int_t)s.bytes_scratch, "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak,
+                  "kv_host", (json_int_t)s.bytes_kv_host, "allocs_in_steps", (json_int_t)s.allocs_in_steps, "plugins",
+                  plugins, "metrics", metrics, "prompts", prompts, "device", info.device, "gpu", gpu);
     return emit_json(root, JSON_INDENT(2) | JSON_REAL_PRECISION(8), write, user, &err, error);
 }
 
@@ -205,6 +205,20 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
 static const sl_param_def *const *defs_of(void *user, const sli_choice *choice) {
     sli_plugin found;
     return sli_plugin_open(user, choice->scope.role, choice->plugin, &found, NULL) >= 0 ? found.plugin->params : NULL;
+}
+
+/* A comment behind the sections: where engine.device = auto leads on this machine, and why. */
+static sl_status show_device(const sli_config *config, FILE *out, sl_error *err) {
+    sli_device_choice chosen;
+    if (sli_param_int(config->core[SLI_CORE_ENGINE], "device") != SLI_ENGINE_AUTO)
+        return SL_OK;
+    SL_TRY(sli_choose_device(config, NULL, &chosen, err));
+    if (chosen.device != NULL)
+        fprintf(out, "\n; engine.device = auto: %s\n", chosen.device->info.name);
+    else
+        fprintf(out, "\n; engine.device = auto: the CPU: %s\n", chosen.reason);
+    sli_device_close(chosen.device);
+    return SL_OK;
 }
 
 int sluice_config_show(const sluice_options *options, sluice_write_fn write, void *user, sluice_error *error) {
@@ -219,6 +233,8 @@ int sluice_config_show(const sluice_options *options, sluice_write_fn write, voi
     if (s >= 0) {
         sli_search search = {.dirs = config->plugin_dirs, .n_dirs = config->n_plugin_dirs};
         s = sli_config_show(config, f, defs_of, &search, &err);
+        if (s >= 0)
+            s = show_device(config, f, &err);
     }
     if (f != NULL)
         fclose(f);

@@ -137,9 +137,12 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
         sli_model_info_create(p->model, base_name(p->path), n_positions, vocab_fingerprint(p->tokenizer), info, err));
     net->info = sli_model_info_view(*info);
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
-    sli_binding_for args = {e->config, &search,
-                            prefix,    net->info,
-                            e->hosts,  prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
+    sli_binding_for args = {e->config,
+                            &search,
+                            prefix,
+                            net->info,
+                            e->hosts,
+                            prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
                             e->chosen.device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
@@ -304,9 +307,8 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
     int64_t V = e->target.info->vocab;
     e->logit_rows = logit_rows(e);
-    e->logits = e->target.device != NULL
-                    ? e->target.device->host_logits
-                    : sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
+    e->logits = e->target.device != NULL ? e->target.device->host_logits
+                                         : sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
     e->work_logits = works ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
@@ -422,7 +424,7 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
     SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
     if (e->target.device != NULL)
-        SL_TRY(sli_device_engine_check(e, err));
+        SL_TRY(sli_device_engine_ready(e, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;

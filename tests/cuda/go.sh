@@ -85,7 +85,7 @@ greedy() { # device, options ...
     local on=$1 p
     shift
     for p in "${prompts[@]}"; do
-        "$here/sluice" run -m "$SLUICE_SOURCE/models/tiny" --set engine.device="$on" -p "$p" -n 64 -q "$@" | tr '\n' '~' || return 1
+        "$here/sluice" run -m "$SLUICE_SOURCE/models/tiny" --set engine.device="$on" -p "$p" -n 64 -q "$@" | tr '\n\t' '~ ' || return 1
         say ""
     done
 }
@@ -98,7 +98,7 @@ run_e2e() {
             >"$tmp/$on.ppl" 2>&1 || { say "perplexity on $on FAILED:"; tail -n 5 "$tmp/$on.ppl"; status=1; }
         "$here/sluice" bench -m "$SLUICE_SOURCE/models/tiny" --set engine.device=$on -p 512 -n 128 -r 3 | tail -n +$([ $on = cpu ] && echo 1 || echo 3)
     done
-    same=$(paste -d'\001' "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\001' '$1 == $2 { n++ } END { print n + 0 }')
+    same=$(paste "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\t' '$1 == $2 { n++ } END { print n + 0 }')
     say "greedy text of ${#prompts[@]} prompts, 64 tokens: $same the same on CPU (f32) and GPU (bf16 activations; ties may part)"
     paste -d'\n' "$tmp/cpu.txt" "$tmp/cuda.txt" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
         print "  parts after " n " characters: ..." substr(a, n - 20, 40) "|" substr($0, n - 20, 40) }' | cut -c 1-160

@@ -1,5 +1,5 @@
-/* See device_fake.h: memory, lanes, events, graphs, and the module's table. FAKE_NO_GRAPHS=1 in the environment: captures
- * are refused. */
+/* See device_fake.h: memory, lanes, events, graphs, and the module's table. FAKE_NO_GRAPHS=1 in the environment:
+ * captures are refused. */
 #include "device_fake.h"
 
 #include <stdio.h>
@@ -34,7 +34,8 @@ static int is_device(const void *p) { return (const char *)p >= shown_ && (const
 
 static const struct block *block_of(const void *p) {
     for (int i = 0; i < MAX_BLOCKS; i++)
-        if (blocks_[i].p != NULL && (const char *)p >= blocks_[i].p && (const char *)p < blocks_[i].p + blocks_[i].bytes)
+        if (blocks_[i].p != NULL && (const char *)p >= blocks_[i].p &&
+            (const char *)p < blocks_[i].p + blocks_[i].bytes)
             return &blocks_[i];
     return NULL;
 }

@@ -1,5 +1,5 @@
-/* The engine's device path on a device that is none (device_fake.h): its logits are the CPU's up to the rounding of bf16, and
- * do not depend on chunks, company, drafts or graphs, bit by bit. */
+/* The engine's device path on a device that is none (device_fake.h): its logits are the CPU's up to the rounding of
+ * bf16, and do not depend on chunks, company, drafts or graphs, bit by bit. */
 #include "e2e.h"
 
 #include <math.h>
@@ -42,9 +42,15 @@ static void test_logits(void **state) {
     (void)state;
     static const struct {
         const char *name, *set;
-    } variants[] = {{"none", "quant.plugin=none"}, {"chunks of 7", "engine.prefill_chunk=7"}, {"page 4", "kvcache.page=4"}};
+    } variants[] = {
+        {"none", "quant.plugin=none"}, {"chunks of 7", "engine.prefill_chunk=7"}, {"page 4", "kvcache.page=4"}};
     int64_t vocab;
     float *cpu = tail_of(SETS("engine.device=cpu", "engine.max_context=512"), &vocab);
+    float *packed = tail_of(SETS(ON_DEVICE, "quant.plugin=rtn", "quant.bits=8"), &vocab);
+    double rounding = distance(cpu, packed, vocab);
+    printf("rtn, 8 bits: logits differ by %.5f of the largest\n", rounding);
+    assert_true(rounding > 0 && rounding < 0.05);
+    free(packed);
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
         float *device = tail_of(SETS(ON_DEVICE, variants[v].set), &vocab);
         double d = distance(cpu, device, vocab);
@@ -104,8 +110,11 @@ static void test_tokens(void **state) {
     sluice_close(e);
     one_variant("together", one_by_one, SETS(ON_DEVICE), SESSIONS);
     one_variant("two together", one_by_one, SETS(ON_DEVICE, "engine.prefill_chunk=16"), 2);
+    one_variant("two attention instances", one_by_one, SETS(ON_DEVICE, "attention.prefill.plugin=dense"), SESSIONS);
     one_variant("prompt_lookup", one_by_one, SETS(ON_DEVICE, "speculation.plugin=prompt_lookup"), SESSIONS);
     one_variant("token_recycling", one_by_one, SETS(ON_DEVICE, "speculation.plugin=token_recycling"), SESSIONS);
+    one_variant("token_recycling, prompts too", one_by_one,
+                SETS(ON_DEVICE, "speculation.plugin=token_recycling", "speculation.update_from_prompt=yes"), 2);
     setenv("FAKE_NO_GRAPHS", "1", 1);
     one_variant("no graphs", one_by_one, SETS(ON_DEVICE), SESSIONS);
     one_variant("no graphs, token_recycling", one_by_one, SETS(ON_DEVICE, "speculation.plugin=token_recycling"), 2);
@@ -151,6 +160,29 @@ static void test_scores(void **state) {
         assert_true(prompt[i] == steps[i]);
         assert_true(fabs(prompt[i] - cpu[i]) < 0.25);
     }
+}
+
+/* The cache as a file, from the device and back to it. */
+static void test_files(void **state) {
+    (void)state;
+    sluice_error err = {0};
+    sluice_engine *e = e2e_open("models/tiny", SETS(ON_DEVICE));
+    sluice_session *s = e2e_session(e, ids, 70), *loaded;
+    assert_true(sluice_prefill(s, 0, &err) >= 0);
+    if (sluice_session_save(s, e2e_temp("device.cache"), &err) < 0)
+        fail_msg("save: %s", err.text);
+    assert_true(sluice_session_open(e, &loaded, &err) >= 0);
+    if (sluice_session_load(loaded, e2e_temp("device.cache"), &err) < 0)
+        fail_msg("load: %s", err.text);
+    sluice_info info;
+    sluice_get_info(e, &info);
+    assert_true(sluice_session_append(s, ids + 70, 5, &err) >= 0);
+    assert_true(sluice_session_append(loaded, ids + 70, 5, &err) >= 0);
+    float *a = e2e_logits(e, s, 5), *b = e2e_logits(e, loaded, 5);
+    assert_memory_equal(a, b, sizeof *a * 5 * (size_t)info.vocab);
+    free(a);
+    free(b);
+    sluice_close(e);
 }
 
 static void test_forks(void **state) {
@@ -203,8 +235,9 @@ int main(void) {
         if (prompts.prompt[i].n_ids >= N)
             memcpy(ids, prompts.prompt[i].ids, sizeof ids);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_tokens), cmocka_unit_test(test_sampled),
-        cmocka_unit_test(test_scores), cmocka_unit_test(test_forks),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_logits),   cmocka_unit_test(test_tokens), cmocka_unit_test(test_sampled),
+        cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),  cmocka_unit_test(test_files),
+        cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     e2e_prompts_free(&prompts);

@@ -2,7 +2,7 @@
  *
  * Device code is data. A package embeds fatbins and launches them through the host; it links no CUDA library, so the
  * same file loads on a machine without a GPU. On the CPU lane everything here that is not device code works: copies,
- * events (already passed), matrix products. Life-cycle of the CUDA lane: declared here, provided by a later release.
+ * events (already passed), matrix products.
  */
 #ifndef SLUICE_EXEC_H
 #define SLUICE_EXEC_H
