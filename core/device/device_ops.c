@@ -58,14 +58,13 @@ static sl_status any_convert(void *dst, sl_dtype dst_dtype, const void *src, sl_
     return sli_ops_cpu.convert(dst, dst_dtype, src, src_dtype, n); /* memory of the host */
 }
 
-const sl_ops sli_ops_any = {
-    .struct_size = SL_SIZE(sl_ops),
-    .q_bytes = any_q_bytes,
-    .q_pack = any_q_pack,
-    .q_unpack = any_q_unpack,
-    .q_pack_codes = any_q_pack_codes,
-    .convert = any_convert,
+const sl_ops sli_ops_any = {.struct_size = SL_SIZE(sl_ops),
+                            .q_bytes = any_q_bytes,
+                            .q_pack = any_q_pack,
+                            .q_unpack = any_q_unpack,
+                            .q_pack_codes = any_q_pack_codes,
+                            .convert = any_convert,
 #define ENTRY(op, type) .op = any_##op,
-    BY_LANE(ENTRY)
+                            BY_LANE(ENTRY)
 #undef ENTRY
 };

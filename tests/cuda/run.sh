@@ -20,7 +20,7 @@ done
 
 # Programs of the suite "cuda", and benches of device code: <name>_cuda_bench, or <name>_bench that links the test host.
 all=$(ninja -C "$build" -t targets all)
-names=$(meson test -C "$build" --list --suite cuda 2>/dev/null | sed -n 's|.*/ *\([A-Za-z0-9_]*\) *$|\1|p' | sort -u || true)
+names=$(meson test -C "$build" --list --suite cuda 2>/dev/null | sed -n 's|.*/ *\([A-Za-z0-9_]*\) *$|\1|p' | sort -u | grep -v '_fake$' || true)
 target_of() { printf '%s\n' "$all" | sed -n "s|^\(\([^:]*/\)\{0,1\}$1\): c_LINKER.*|\1|p" | head -n 1; }
 tests= benches=
 for name in $names; do

@@ -13,15 +13,19 @@ struct sli_cuda {
     void *workspace;          /* of the operations: partial results of split work; nothing in it survives an operation */
     int64_t workspace_bytes;
     struct sli_cuda_state *state; /* driver, allocations, graphs, libraries */
+    struct sli_cuda_gemms *gemms; /* planned products (cuda_gemms.h); NULL until the first */
 };
 
 /* The device of a lane of this module. */
 sli_cuda *sli_cuda_of(const sl_lane *lane);
+/* The driver's stream of a lane (a CUstream), for libraries that queue work of their own. */
+void *sli_cuda_stream(const sl_lane *lane);
 
 /* The operations: one file each (cuda_<op>.c), launchers of sdk/kernels behind them. The table is in cuda_ops.c.
  * workspace: bytes that an operation may need for these shapes. */
 int64_t sli_cuda_attend_workspace(const sli_cuda *cuda, const sli_cuda_shapes *shapes);
 int64_t sli_cuda_linear_workspace(const sli_cuda *cuda, const sli_cuda_shapes *shapes);
+void sli_cuda_gemms_release(sli_cuda *cuda); /* before the device is closed */
 sl_status sli_cuda_op_gemm(const sl_host *host, const sl_op_gemm *args);
 sl_status sli_cuda_op_qgemm(const sl_host *host, const sl_op_qgemm *args);
 int64_t sli_cuda_q_bytes(const sl_q_format *format);

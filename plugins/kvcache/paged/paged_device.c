@@ -7,8 +7,8 @@
 #include "sl_host_util.h"
 #include "sl_tensor.h"
 
-/* Words of pinned memory through which table entries and moves travel: large, so that it rarely comes round, which is when
- * the lane must have caught up. */
+/* Words of pinned memory through which table entries and moves travel: large, so that it rarely comes round, which is
+ * when the lane must have caught up. */
 enum { RING_WORDS = 1 << 16 };
 
 struct paged_device {
@@ -23,10 +23,10 @@ struct paged_device {
     int64_t max_moves;
     int32_t *ring; /* pinned [ring_words] */
     int64_t ring_words, ring_at;
-    int64_t *dirty; /* [max_seqs, 2] entries [begin, end) that changed */
+    int64_t *dirty;           /* [max_seqs, 2] entries [begin, end) that changed */
     int64_t model_page_bytes; /* a page of all layers of the model, those of other stores included */
     int ready;                /* the pools are there */
-    sl_view_device listed; /* the last view through a row set */
+    sl_view_device listed;    /* the last view through a row set */
     sl_view view;
 };
 
@@ -213,8 +213,8 @@ sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error 
         if (n > 0) {
             SL_TRY(ring_take(d, n, &words, err));
             memcpy(words, s->pages + dirty[0], (size_t)n * sizeof *words);
-            sl_status status = d->exec->copy(d->lane, d->tables + seq * d->table_stride + dirty[0], words,
-                                             n * (int64_t)sizeof *words);
+            sl_status status =
+                d->exec->copy(d->lane, d->tables + seq * d->table_stride + dirty[0], words, n * (int64_t)sizeof *words);
             if (status < 0)
                 return sl_fail(err, status, "paged: the page table of sequence %d could not be copied", seq);
         }

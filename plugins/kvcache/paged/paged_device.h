@@ -1,8 +1,8 @@
 /* paged_device.h - the store on a device lane: the same sequences and page books, rows in device memory.
  *
- * One pool of keys and one of values a layer, made once and never moved; page p of a sequence is page p in all of them. The
- * tables that kernels read are copies of the sequences' lists, indexed by sequence id; reserve copies the entries that
- * changed, in the lane's order, so that work queued before still reads what it was queued with. */
+ * One pool of keys and one of values a layer, made once and never moved; page p of a sequence is page p in all of them.
+ * The tables that kernels read are copies of the sequences' lists, indexed by sequence id; reserve copies the entries
+ * that changed, in the lane's order, so that work queued before still reads what it was queued with. */
 #ifndef PAGED_DEVICE_H
 #define PAGED_DEVICE_H
 

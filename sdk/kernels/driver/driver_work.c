@@ -144,7 +144,7 @@ sl_status slk_driver_capture_end(slk_driver *d, slk_driver_graph *out, sl_error 
         status =
             slk_driver_check(lane, d->cu.cuGraphGetNodes(out->graph, NULL, &nodes), err, "counting a graph's nodes");
     if (status == SL_OK)
-        status = slk_driver_check(lane, d->cu.cuGraphInstantiate(&out->exec, out->graph, 0), err,
+        status = slk_driver_check(lane, d->cu.cuGraphInstantiateWithFlags(&out->exec, out->graph, 0), err,
                                   "making a graph of %zu nodes ready", nodes);
     if (status == SL_OK)
         status = slk_driver_check(lane, d->cu.cuGraphUpload(out->exec, lane->stream), err,
