@@ -41,7 +41,7 @@ run_tests() {
         sanitizer=(compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20)
         # errors of calls are answers that the code asks for: the end of a parameter list, refusals under test
         [ "$tool" != memcheck ] || sanitizer+=(--report-api-errors no)
-        export SLUICE_TEST_LENGTH=short
+        export SLUICE_TEST_LENGTH=short # kernels are a hundred times slower
     fi
     export SLUICE_RESULTS=$tmp/results
     mkdir -p "$SLUICE_RESULTS"
@@ -62,7 +62,7 @@ run_tests() {
           if (kind != "time") rows = rows (rows == "" ? "" : ",\n") "  {\"program\": \"" program "\", \"test\": \"" $0 "\", \"result\": \"" kind "\"}" }
         END { print "{\"commit\": \"" commit "\", \"device\": \"" device "\", \"tool\": \"" tool "\", \"tests\": [\n" rows "\n]}" }' >"$out/tests${tool:+-$tool}.json"
     say "log: $out/tests.log"
-    [ $n -gt 0 ] && [ $bad = 0 ] && ! grep -q '^skipped: ' "$tmp/summary"
+    [ $n -gt 0 ] && [ $bad = 0 ] && ! grep '^skipped: ' "$tmp/summary" | grep -qv 'only in long runs'
 }
 
 # ---- benches -------------------------------------------------------------------------------------------------------
