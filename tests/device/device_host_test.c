@@ -203,6 +203,7 @@ static void operations_go_by_lane_and_target(void **state) {
     format.target = SL_Q_CUDA;
     assert_int_equal(sli_ops_any.q_bytes(&format), 4244);
     assert_int_equal(sli_ops_cpu.q_bytes(&format), 0); /* not the CPU's to pack */
+    assert_int_equal(sli_ops_any.q_pack(f.host, &format, NULL, NULL, NULL), SL_E_UNIMPLEMENTED);
     /* every operation that the CPU has is there */
     const void *const *cpu = (const void *const *)(const void *)&sli_ops_cpu,
                       *const *any = (const void *const *)(const void *)&sli_ops_any;
