@@ -13,7 +13,11 @@ typedef struct header {
 } header;
 _Static_assert(sizeof(header) <= HEADER_BYTES, "header fits its place");
 
-static _Atomic int64_t now_[SLI_TAG_COUNT], peak_[SLI_TAG_COUNT], total_, total_peak_;
+typedef struct counters {
+    _Atomic int64_t now[SLI_TAG_COUNT], peak[SLI_TAG_COUNT], total, total_peak;
+} counters;
+
+static counters host_, places_[SLI_LEDGER_PLACES];
 static _Atomic uint64_t allocations_;
 static _Atomic int64_t fail_after_ = -1;
 
@@ -22,10 +26,13 @@ static void raise_peak(_Atomic int64_t *peak, int64_t value) {
     while (value > seen && !atomic_compare_exchange_weak(peak, &seen, value)) {}
 }
 
-void sli_ledger_note(sli_tag tag, int64_t bytes) {
-    raise_peak(&peak_[tag], atomic_fetch_add(&now_[tag], bytes) + bytes);
-    raise_peak(&total_peak_, atomic_fetch_add(&total_, bytes) + bytes);
+static void note(counters *c, sli_tag tag, int64_t bytes) {
+    raise_peak(&c->peak[tag], atomic_fetch_add(&c->now[tag], bytes) + bytes);
+    raise_peak(&c->total_peak, atomic_fetch_add(&c->total, bytes) + bytes);
 }
+
+void sli_ledger_note(sli_tag tag, int64_t bytes) { note(&host_, tag, bytes); }
+void sli_ledger_note_device(sli_ledger_place place, sli_tag tag, int64_t bytes) { note(&places_[place], tag, bytes); }
 
 static int told_to_fail(void) {
     int64_t left = atomic_load(&fail_after_);
@@ -92,12 +99,22 @@ void sli_free(void *p) {
 
 void sli_ledger_read(sli_ledger_report *out) {
     for (int t = 0; t < SLI_TAG_COUNT; t++) {
-        out->now[t] = atomic_load(&now_[t]);
-        out->peak[t] = atomic_load(&peak_[t]);
+        out->now[t] = atomic_load(&host_.now[t]);
+        out->peak[t] = atomic_load(&host_.peak[t]);
     }
-    out->total = atomic_load(&total_);
-    out->total_peak = atomic_load(&total_peak_);
+    out->total = atomic_load(&host_.total);
+    out->total_peak = atomic_load(&host_.total_peak);
     out->allocations = atomic_load(&allocations_);
+}
+
+void sli_ledger_read_device(sli_ledger_place place, sli_ledger_device_report *out) {
+    counters *c = &places_[place];
+    for (int t = 0; t < SLI_TAG_COUNT; t++) {
+        out->now[t] = atomic_load(&c->now[t]);
+        out->peak[t] = atomic_load(&c->peak[t]);
+    }
+    out->total = atomic_load(&c->total);
+    out->total_peak = atomic_load(&c->total_peak);
 }
 
 void sli_ledger_fail_after(int64_t n) { atomic_store(&fail_after_, n); }

@@ -38,6 +38,21 @@ void sli_free(void *p); /* NULL is legal */
 void sli_ledger_note(sli_tag tag, int64_t bytes);
 void sli_ledger_read(sli_ledger_report *out);
 
+/* Memory that devices hold, told by whoever allocates there. Not part of the sums above: it is other memory. */
+typedef enum {
+    SLI_LEDGER_DEVICE, /* of a GPU */
+    SLI_LEDGER_PINNED, /* of the host, pinned for a GPU */
+    SLI_LEDGER_PLACES
+} sli_ledger_place;
+
+typedef struct sli_ledger_device_report {
+    int64_t now[SLI_TAG_COUNT], peak[SLI_TAG_COUNT];
+    int64_t total, total_peak;
+} sli_ledger_device_report;
+
+void sli_ledger_note_device(sli_ledger_place place, sli_tag tag, int64_t bytes);
+void sli_ledger_read_device(sli_ledger_place place, sli_ledger_device_report *out);
+
 /* Makes the n-th allocation from now on (0 = the next) and all after it fail; a negative n turns that off. For tests. */
 void sli_ledger_fail_after(int64_t n);
 

@@ -17,25 +17,33 @@
 
 static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 static const char *const isas[] = {"auto", "ref", "avx2", "avx512", NULL};
-static const char *const computes[] = {"f32", "bf16", NULL};
+static const char *const computes[] = {"auto", "f32", "bf16", NULL};
+static const char *const debugs[] = {"no", "device", NULL};
+static const char *const shape_dtypes[] = {"bf16", "f16", "f32", NULL};
 static const char *const draws[] = {"cdf", "race", NULL};
 
 static const sl_param_def *const model[] = {
     PATH("path", "Folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)."),
+    TEXT("shape", "Instead of path: the shape of a known model, with random weights and no tokenizer; for speed work."),
+    WORD("shape_dtype", "bf16", shape_dtypes, "Of random weights."),
+    INT("shape_seed", "0", 0, INF, "Of random weights."),
     NULL,
 };
 
 static const sl_param_def *const engine[] = {
-    WORD("device", "auto", devices, "Where the model runs."),
+    WORD("device", "auto", devices, "Where the model runs; auto: on a GPU if one is there and all chosen plugins run on it."),
+    INT("gpu", "0", 0, 1023, "Which GPU, counted from 0."),
+    INT("gpu_memory", "0", 0, 1 << 30, "Limit of GPU memory in MiB; 0: what is free."),
     INT("threads", "0", 0, 1024, "CPU threads; 0: all cores."),
     WORD("isa", "auto", isas, "Instruction set of the CPU kernels."),
-    WORD("compute", "f32", computes, "Precision of matrix products."),
+    WORD("compute", "auto", computes, "Precision of matrix products; auto: f32 on the CPU, bf16 on a GPU."),
     FLAG("deterministic", "yes", "Tokens depend neither on batching, chunking, threads nor speculation."),
     INT("max_context", "0", 0, 1 << 30, "Longest sequence in tokens; 0: what the model was made for."),
     INT("prefill_chunk", "512", 1, 1 << 20, "Prompt tokens of one sequence in one step."),
     INT("max_seqs", "8", 1, 1 << 16, "Sequences alive at once."),
     INT("max_rows", "1024", 1, 1 << 20, "New tokens of all sequences in one step."),
     INT("kv_memory_mb", "0", 0, 1 << 30, "Limit of the KV cache in MiB; 0: none."),
+    WORD("debug", "no", debugs, "device: GPU memory with red zones, a wait behind every kernel; very slow."),
     FLAG("validate", "no", "Checks every call to and from plugins; slow."),
     NULL,
 };

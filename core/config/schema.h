@@ -25,7 +25,8 @@ int sli_is_core_section(const char *name);
 /* Values of the enums, in the order of their choices. */
 enum { SLI_ENGINE_AUTO, SLI_ENGINE_CPU, SLI_ENGINE_CUDA };                                    /* engine.device */
 enum { SLI_ISA_CHOICE_AUTO, SLI_ISA_CHOICE_REF, SLI_ISA_CHOICE_AVX2, SLI_ISA_CHOICE_AVX512 }; /* engine.isa */
-enum { SLI_COMPUTE_F32, SLI_COMPUTE_BF16 };                                                   /* engine.compute */
+enum { SLI_COMPUTE_AUTO, SLI_COMPUTE_F32, SLI_COMPUTE_BF16 };                                 /* engine.compute */
+enum { SLI_DEBUG_NO, SLI_DEBUG_DEVICE };                                                      /* engine.debug */
 enum { SLI_DRAW_CDF, SLI_DRAW_RACE };                                                         /* sampling.draw */
 
 #endif

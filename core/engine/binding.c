@@ -129,7 +129,7 @@ static sl_status match_all(const sli_binding *b, sl_error *err) {
                               .layer_stages = b->list[i].choice->scope.match != NULL ? NULL : b->list[i].layer_stages,
                               .n_layers = b->args.info->n_layers,
                               .model = b->args.prefix[0] != '\0',
-                              .device = SL_DEVICE_CPU};
+                              .device = b->args.device};
     sli_provider_search providers = {.search = b->args.search};
     return sli_match(picks, b->n, b->args.host_capabilities, who_would, &providers, err);
 }
@@ -174,7 +174,7 @@ static void describe_scopes(sli_binding *b, int i) {
         c->scope = (sl_scope){.struct_size = SL_SIZE(sl_scope),
                               .layer_stages = c->layer_stages,
                               .n_layers = b->args.info->n_layers,
-                              .device = SL_DEVICE_CPU,
+                              .device = b->args.device,
                               .role = c->choice->scope.role,
                               .section = c->choice->section->name};
         if (last != NULL)

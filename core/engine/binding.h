@@ -21,6 +21,7 @@ typedef struct sli_binding_for {
     const sl_model_info *info;
     sli_host_context *hosts;
     const char *const *host_capabilities; /* NULL-terminated */
+    uint32_t device;                      /* SL_DEVICE_CPU or SL_DEVICE_CUDA */
 } sli_binding_for;
 
 /* Opens the packages that the configuration names, binds their parameters and matches what they declare. No plugin code

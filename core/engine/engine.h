@@ -13,6 +13,8 @@
 #include "device/cpu/cpu_ops.h"
 #include "engine/batch.h"
 #include "engine/binding.h"
+#include "engine/choose_device.h"
+#include "engine/device_network.h"
 #include "engine/draft_draw.h"
 #include "engine/draft_tree.h"
 #include "engine/model_info.h"
@@ -22,6 +24,7 @@
 #include "engine/taps.h"
 #include "engine/verify.h"
 #include "model/tokenizer.h"
+#include "plugin/match.h"
 
 /* The request that a sequence is serving. */
 typedef struct sli_request {
@@ -89,6 +92,8 @@ typedef struct sli_prompter {
 struct sluice_engine {
     sli_config *config;
     sli_pool *pool;
+    sli_device_choice chosen; /* of engine.device; .device NULL: the CPU */
+    const char *capabilities[SLI_MAX_CAPABILITIES]; /* that plugins of the target are offered */
     sli_host_context *hosts;
     sli_binding *target_plugins, *draft_plugins;
     sli_model_info *target_info, *draft_info;
@@ -113,9 +118,10 @@ struct sluice_engine {
     sli_batch batch, work_batch;
     sli_sampler *sampler;
     sli_verifier *verifier;
-    float *logits;      /* [logit_rows, vocab] */
+    float *logits;      /* [logit_rows, vocab]; on a device its network's */
     float *work_logits; /* [logit_rows, vocab of the draft] */
     int64_t logit_rows;
+    const int32_t *best; /* on a device: the best ids of the step's rows of logits, in the place of the logits; else NULL */
     float *work_hidden;      /* residual rows of work items that end in front of the head */
     int64_t work_hidden_cap; /* floats */
     sli_tap_store work_taps; /* of the results of the last work */
@@ -130,6 +136,7 @@ struct sluice_engine {
     struct sli_quantize *quantizing; /* NULL: it serves */
 
     sluice_stats stats;
+    double busy_before; /* seconds of the device's work that stats do not count */
     uint64_t allocations_before; /* of the ledger, when the step began */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */
 };

@@ -77,7 +77,8 @@ static sl_status add_products(sli_gather *g, const float *x, int64_t n) {
         sl_tensor_make(&a, g->turned + i * n, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){s, n});
         sl_tensor_make(&b, g->turned, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){width, n});
         sl_tensor_make(&y, g->part, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){s, width});
-        sl_op_gemm op = {SL_SIZE(sl_op_gemm), g->lane, &a, &b, &y, NULL, NULL, SL_F32, 0};
+        sl_op_gemm op = {
+            .struct_size = SL_SIZE(sl_op_gemm), .lane = g->lane, .x = &a, .w = &b, .y = &y, .compute = SL_F32};
         SL_TRY(g->ops->gemm(g->host, &op));
         for (int64_t r = 0; r < s; r++)
             for (int64_t c = 0; c <= i + r; c++)

@@ -11,9 +11,10 @@
 #include "base/ledger.h"
 #include "chunk.h"
 #include "device/cpu/cpuinfo.h"
+#include "device_decide.h"
 #include "draft.h"
-#include "draft_taps.h"
 #include "draft_fork.h"
+#include "draft_taps.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "quantize.h"
@@ -50,27 +51,35 @@ static sl_status choose_isa(const sl_params *engine, uint32_t have, uint32_t *is
     return SL_OK;
 }
 
-static sl_status choose_device(const sl_params *engine, sl_error *err) {
-    if (sli_param_int(engine, "device") == SLI_ENGINE_CUDA)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "engine.device = cuda: this version runs on the CPU only");
-    return SL_OK;
-}
-
 /* ---- models
  * --------------------------------------------------------------------------------------------------------------- */
 
 /* Everything of one model before its plugins. */
 typedef struct parts {
-    const char *path;
+    const char *path; /* its folder, or the name of its shape */
     sli_model *model;
     sli_tokenizer *tokenizer; /* NULL: the directory has none */
     int64_t context;
 } parts;
 
-static sl_status open_model(const sluice_engine *e, sli_core_id id, parts *p, sl_error *err) {
-    p->path = section(e, id) != NULL ? sli_param_text(section(e, id), "path") : NULL;
-    if (p->path == NULL)
-        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR)");
+static sl_status open_shape(const sluice_engine *e, const sl_params *section, int with_weights, parts *p,
+                            sl_error *err) {
+    static const sl_dtype dtypes[] = {SL_BF16, SL_F16, SL_F32};
+    sli_model_shape shape = {.name = p->path,
+                             .dtype = dtypes[sli_param_int(section, "shape_dtype")],
+                             .seed = (uint64_t)sli_param_int(section, "shape_seed"),
+                             .in_host_memory = with_weights && e->chosen.device == NULL,
+                             .pool = e->pool};
+    return sli_model_open_shape(&shape, &p->model, err);
+}
+
+/* with_weights: random ones are made, in host memory where they are used there. */
+static sl_status open_model(const sluice_engine *e, sli_core_id id, int with_weights, parts *p, sl_error *err) {
+    const sl_params *s_model = section(e, id);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "shape") : NULL) != NULL)
+        return open_shape(e, s_model, with_weights, p, err);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "path") : NULL) == NULL)
+        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR), or model.shape");
     SL_TRY(sli_model_open(p->path, &p->model, err));
     char *file = sli_path_join(p->path, "tokenizer.json");
     if (file == NULL)
@@ -121,7 +130,7 @@ static sl_status same_vocabulary(const parts *target, const parts *draft, sl_err
 /* ---- plugins
  * ---------------------------------------------------------------------------------------------------------------- */
 
-static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int with_draft, int64_t n_positions,
+static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts *p, int64_t n_positions,
                               sli_model_info **info, sli_network *net, sli_binding **binding, sl_error *err) {
     net->model = p->model;
     SL_TRY(
@@ -130,7 +139,8 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
     sli_binding_for args = {e->config, &search,
                             prefix,    net->info,
-                            e->hosts,  with_draft ? sli_host_capabilities_with_draft() : sli_host_capabilities()};
+                            e->hosts,  prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
+                            e->chosen.device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
     return sli_binding_fill(*binding, net, err);
@@ -152,15 +162,35 @@ static void shapes_of(const sl_model_info *info, sli_ops_shapes *s) {
 /* ---- assembling
  * --------------------------------------------------------------------------------------------------------------- */
 
-static sl_status open_hosts(sluice_engine *e, sl_error *err) {
+/* What some configurations and machines offer to plugins of the target. */
+static sl_status offer_more(sluice_engine *e, sl_error *err) {
+    const sli_device *d = e->chosen.device;
+    uint32_t more = section(e, SLI_CORE_DRAFT_MODEL) != NULL ? SLI_OFFERS_DRAFT : 0;
+    if (d != NULL)
+        more |= SLI_OFFERS_DEVICE;
+    if (d != NULL && sli_chosen_asks_for(e->config, SL_SDPA_ID)) { /* a large library: not for nobody */
+        SL_ERROR(why);
+        const void *table = d->api->sdpa(d->cuda, &why);
+        if (table != NULL) {
+            more |= SLI_OFFERS_SDPA;
+            SL_TRY(sli_host_provide(e->hosts, SL_SDPA_ID, table, err));
+        } else
+            snprintf(e->chosen.reason, sizeof e->chosen.reason, "no %s: %s", SL_SDPA_ID, why.text);
+    }
+    sli_host_capabilities_with(more, e->capabilities);
+    return SL_OK;
+}
+
+static sl_status open_hosts(sluice_engine *e, const char *only_cpu, sl_error *err) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
     sli_cpuinfo cpu;
     sli_cpuinfo_read(&cpu);
-    SL_TRY(choose_device(p, err));
+    SL_TRY(sli_choose_device(e->config, e->quantizing != NULL ? "packing with data" : only_cpu, &e->chosen, err));
     SL_TRY(choose_isa(p, cpu.isa, &e->isa, err));
     int64_t threads = sli_param_int(p, "threads");
     SL_TRY(sli_pool_create(threads > 0 ? (int32_t)threads : cpu.cores, &e->pool, err));
     sli_host_options options = {.pool = e->pool,
+                                .device = e->chosen.device,
                                 .isa = e->isa,
                                 .validate = sli_param_bool(p, "validate"),
                                 .min_level = SL_LOG_WARNING,
@@ -169,13 +199,15 @@ static sl_status open_hosts(sluice_engine *e, sl_error *err) {
     SL_TRY(sli_host_context_create(&options, &e->hosts, err));
     if (e->quantizing != NULL)
         SL_TRY(sli_host_provide(e->hosts, SL_CALIBRATION_ID, &e->quantizing->service, err));
-    return sli_services_provide(e->hosts, err);
+    SL_TRY(offer_more(e, err));
+    return sli_services_provide(e->hosts, e->chosen.device != NULL ? &sli_ops_any : &sli_ops_cpu, err);
 }
 
 /* Limits, as far as they follow from configuration and model. */
 static void set_limits(sluice_engine *e, const parts *target) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
-    int64_t context = sli_param_int(p, "max_context");
+    int64_t context = sli_param_int(p, "max_context"), compute = sli_param_int(p, "compute");
+    int bf16 = compute == SLI_COMPUTE_BF16 || (compute == SLI_COMPUTE_AUTO && e->chosen.device != NULL);
     e->max_sessions = (int32_t)sli_param_int(p, "max_seqs");
     e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
                             .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
@@ -183,8 +215,9 @@ static void set_limits(sluice_engine *e, const parts *target) {
                             .max_seqs = sli_fork_ids_end(e->max_sessions),
                             .max_tree = 1,
                             .n_workers = sli_pool_workers(e->pool),
-                            .compute = sli_param_int(p, "compute") == SLI_COMPUTE_BF16 ? SL_BF16 : SL_F32,
-                            .deterministic = (uint32_t)sli_param_bool(p, "deterministic")};
+                            .compute = bf16 ? SL_BF16 : SL_F32,
+                            .deterministic = (uint32_t)sli_param_bool(p, "deterministic"),
+                            .kv_bytes = sli_param_int(p, "kv_memory_mb") << 20};
     e->prefill_chunk = sli_param_int(p, "prefill_chunk");
 }
 
@@ -242,6 +275,13 @@ static void tell_progress(void *user, int64_t done, int64_t total) {
     options->progress(options->user, "loading", done, total);
 }
 
+/* Rows whose logits one step may want. */
+static int64_t logit_rows(const sluice_engine *e) {
+    int64_t rows = e->max_sessions * e->limits.max_tree;
+    rows = rows > 32 ? rows : 32;
+    return rows < e->limits.max_rows ? rows : e->limits.max_rows;
+}
+
 static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits,
                        const sluice_options *options, sl_error *err) {
     sli_network_plan plan = sli_binding_plan(binding);
@@ -255,20 +295,20 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
+    if (e->chosen.device != NULL)
+        SL_TRY(sli_device_network_create(net, e->chosen.device, logit_rows(e), err));
     SL_TRY(sli_network_build(net, &plan, e->max_sessions, err));
     return sli_chunk_rule(net, e->prefill_chunk, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
-    int64_t V = e->target.info->vocab, rows = e->max_sessions * e->limits.max_tree;
-    e->logit_rows = rows > 32 ? rows : 32;
-    if (e->logit_rows > e->limits.max_rows)
-        e->logit_rows = e->limits.max_rows;
-    e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
+    int64_t V = e->target.info->vocab;
+    e->logit_rows = logit_rows(e);
+    e->logits = e->target.device != NULL
+                    ? e->target.device->host_logits
+                    : sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
-    e->work_logits = works
-                         ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
-                         : NULL;
+    e->work_logits = works ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
                                                                                            : e->target.info->hidden;
     e->work_hidden_cap = works ? e->limits.max_rows * wide : 0;
@@ -328,18 +368,18 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     return SL_OK;
 }
 
-/* Up to instances that have accepted the model; no weights are read. */
-static sl_status open_parts(sluice_engine *e, const sluice_options *options, parts *target, parts *draft,
-                            sl_error *err) {
+/* Up to instances that have accepted the model; no weights are read. with_weights: random ones are made. */
+static sl_status open_parts(sluice_engine *e, const sluice_options *options, int with_weights, parts *target,
+                            parts *draft, sl_error *err) {
     SL_TRY(sli_config_load(options->config, options->sets, options->n_sets, &e->config, err));
-    SL_TRY(open_hosts(e, err));
-    sl_status s = open_model(e, SLI_CORE_MODEL, target, err);
+    SL_TRY(open_hosts(e, options->only_cpu, err));
+    sl_status s = open_model(e, SLI_CORE_MODEL, with_weights, target, err);
     e->target.model = target->model;
     e->tokenizer = target->tokenizer;
     SL_TRY(s);
     int with_draft = section(e, SLI_CORE_DRAFT_MODEL) != NULL;
     if (with_draft) {
-        s = open_model(e, SLI_CORE_DRAFT_MODEL, draft, err);
+        s = open_model(e, SLI_CORE_DRAFT_MODEL, with_weights, draft, err);
         e->draft.model = draft->model;
         e->draft_tokenizer = draft->tokenizer;
         SL_TRY(s < 0 ? sl_fail_within(err, s, "[draft.model]") : SL_OK);
@@ -348,15 +388,15 @@ static sl_status open_parts(sluice_engine *e, const sluice_options *options, par
     set_limits(e, target);
     SL_TRY(check_limits(e, err));
     int64_t positions = e->limits.max_context + SL_MAX_TREE_NODES;
-    SL_TRY(open_plugins(e, "", target, with_draft, positions, &e->target_info, &e->target, &e->target_plugins, err));
+    SL_TRY(open_plugins(e, "", target, positions, &e->target_info, &e->target, &e->target_plugins, err));
     if (with_draft)
-        SL_TRY(open_plugins(e, "draft", draft, 0, positions, &e->draft_info, &e->draft, &e->draft_plugins, err));
+        SL_TRY(open_plugins(e, "draft", draft, positions, &e->draft_info, &e->draft, &e->draft_plugins, err));
     return SL_OK;
 }
 
 static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_error *err) {
     parts target = {0}, draft = {0};
-    SL_TRY(open_parts(e, options, &target, &draft, err));
+    SL_TRY(open_parts(e, options, 1, &target, &draft, err));
     const sl_speculation *api;
     sl_instance *drafter = sli_binding_drafter(e->target_plugins, &api);
     sl_spec_caps caps = {.struct_size = SL_SIZE(sl_spec_caps), .max_nodes = 1};
@@ -381,6 +421,8 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     sli_source_fn asking[SLI_MAX_SOURCES];
     int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
     SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
+    if (e->target.device != NULL)
+        SL_TRY(sli_device_engine_check(e, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -411,7 +453,7 @@ int sluice_config_check(const sluice_options *options, sluice_error *error) {
     parts target = {0}, draft = {0};
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
     sl_status s =
-        e != NULL ? open_parts(e, options, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
+        e != NULL ? open_parts(e, options, 0, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
     sluice_close(e);
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
@@ -430,6 +472,8 @@ void sluice_close(sluice_engine *e) {
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
     sli_taps_release(&e->work_taps);
+    if (e->target.device != NULL)
+        e->logits = NULL; /* its network's */
     void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
                      e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias,   e->row_position};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
@@ -441,6 +485,7 @@ void sluice_close(sluice_engine *e) {
     sli_binding_destroy(e->target_plugins);
     sli_ops_destroy(&e->ops);
     sli_host_context_destroy(e->hosts);
+    sli_device_close(e->chosen.device);
     sli_model_info_destroy(e->draft_info);
     sli_model_info_destroy(e->target_info);
     sli_tokenizer_close(e->draft_tokenizer);

@@ -52,15 +52,14 @@ static void unbind(sl_instance *self, sl_quant_handle *h) {
 
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_tensor y = args->y;
-    sl_op_gemm op = {SL_SIZE(sl_op_gemm),
-                     args->lane,
-                     &args->x,
-                     &h->group->linears[args->which]->weight,
-                     &y,
-                     args->bias,
-                     args->residual,
-                     h->net->limits.compute,
-                     0};
+    sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                     .lane = args->lane,
+                     .x = &args->x,
+                     .w = &h->group->linears[args->which]->weight,
+                     .y = &y,
+                     .bias = args->bias,
+                     .residual = args->residual,
+                     .compute = h->net->limits.compute};
     return h->net->ops->gemm(h->net->host, &op);
 }
 

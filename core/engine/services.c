@@ -145,7 +145,7 @@ static const sl_artifacts artifacts = {SL_SIZE(sl_artifacts), artifact_open, art
 /* ---- all of them
  * --------------------------------------------------------------------------------------------------------------- */
 
-sl_status sli_services_provide(sli_host_context *hosts, sl_error *err) {
+sl_status sli_services_provide(sli_host_context *hosts, const sl_ops *ops, sl_error *err) {
     const struct {
         const char *id;
         const void *table;
@@ -154,7 +154,7 @@ sl_status sli_services_provide(sli_host_context *hosts, sl_error *err) {
                     {SL_SAMPLE_ID, &samples},
                     {SL_RNG_ID, &random_numbers},
                     {SL_ARTIFACT_ID, &artifacts},
-                    {SL_OPS_ID, &sli_ops_cpu}};
+                    {SL_OPS_ID, ops}};
     for (size_t i = 0; i < sizeof services / sizeof *services; i++)
         SL_TRY(sli_host_provide(hosts, services[i].id, services[i].table, err));
     return SL_OK;

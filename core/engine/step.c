@@ -6,6 +6,7 @@
 
 #include "chunk.h"
 #include "decide.h"
+#include "device_decide.h"
 #include "draft.h"
 #include "draft_taps.h"
 #include "prompt.h"
@@ -172,7 +173,10 @@ static sl_status decide(sluice_engine *e, int32_t i, sluice_chunk_fn fn, void *u
         n_path--; /* the last row stays pending, so that the session can go on */
     else if (s->wants_next) {
         const float *logits = e->logits + (int64_t)s->first_logits * e->target.info->vocab;
-        SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
+        if (e->best != NULL)
+            sli_device_decide(s, e->best + s->first_logits, path, &n_path, &next);
+        else
+            SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
         int32_t n_draft = s->tree != NULL ? n_path - 1 : 0;
         count_drafts(e, s, n_path);
         for (int32_t j = 0; j < n_draft; j++)
@@ -233,8 +237,12 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     SL_TRY(sli_network_begin(&e->target, b, err));
     sli_pass pass = {
         .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
-    SL_TRY(sli_network_forward(&e->target, &pass, err));
-    SL_TRY(compute_logits(e, err));
+    if (e->target.device != NULL) {
+        SL_TRY(sli_device_decide_step(e, &pass, err));
+    } else {
+        SL_TRY(sli_network_forward(&e->target, &pass, err));
+        SL_TRY(compute_logits(e, err));
+    }
     e->path_begin[0] = 0;
     for (int32_t i = 0; i < b->n_seqs; i++)
         SL_TRY(decide(e, i, fn, user, err));

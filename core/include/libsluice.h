@@ -43,6 +43,9 @@ typedef struct sluice_options {
     /* Called while weights are loaded and packed; done and total in bytes. NULL: silent. */
     void (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
+    /* What is going to happen if that runs on the CPU only ("calibration"): engine.device = auto means the CPU then, and
+     * cuda is refused. NULL: nothing of that kind. */
+    const char *only_cpu;
 } sluice_options;
 
 /* Receives text piece by piece. */
@@ -97,7 +100,7 @@ typedef struct sluice_info {
     const char *model_type;
     const char *dtype;        /* of most weights */
     const char *isa;          /* instruction set in use */
-    const char *device;
+    const char *device;       /* "cpu", "cuda" */
     int64_t parameters;
     int64_t model_bytes;
     int32_t vocab, layers, hidden;
@@ -108,6 +111,8 @@ typedef struct sluice_info {
     int32_t max_rows;         /* rows of the largest step */
     int32_t prefill_chunk;    /* rows of the largest prompt chunk */
     const char *kv_dtype;     /* of stored keys and values */
+    const char *device_name;  /* "NVIDIA H200"; "" on the CPU */
+    const char *device_reason; /* why it is the CPU where engine.device = auto; "": it was asked for, or it is a GPU */
 } sluice_info;
 void sluice_get_info(const sluice_engine *engine, sluice_info *out);
 
@@ -131,6 +136,10 @@ int sluice_session_fork(sluice_session *session, int64_t n, sluice_session **out
 int sluice_session_truncate(sluice_session *session, int64_t n, sluice_error *err);
 /* Adds tokens to be computed by the next generate or score. Refused when the context would overflow. */
 int sluice_session_append(sluice_session *session, const int32_t *tokens, int64_t n, sluice_error *err);
+/* Makes the session n tokens longer without computing them: random tokens whose keys and values are seeded random numbers,
+ * written through the store's own append, chunk by chunk. For measuring speed at a depth; what is generated behind means
+ * nothing. Nothing may be pending. Refused where rows cannot be made without the model (prompt transformers). */
+int sluice_session_fill(sluice_session *session, int64_t n, uint64_t seed, sluice_error *err);
 int64_t sluice_session_length(const sluice_session *session);
 const int32_t *sluice_session_tokens(const sluice_session *session); /* [length], lives until the next call */
 /* What the model computes. It is the session's text, unless a prompt transformer ([kvcache.prompt]) replaced the prompt:
@@ -252,6 +261,11 @@ typedef struct sluice_stats {
      * were computed to find out, and how long that took (prompt_seconds contains it). */
     int64_t replaced_tokens, kept_tokens, prompt_work_layers;
     double prompt_work_seconds;
+    /* On a device: seconds in which it worked on steps; graphs of steps that were captured, and their nodes. */
+    double device_seconds;
+    int64_t graphs, graph_nodes;
+    /* Memory of the GPU, which the numbers above do not contain, and of the host pinned for it; 0 on the CPU. */
+    int64_t gpu_bytes_weights, gpu_bytes_kv, gpu_bytes_scratch, gpu_bytes_plugin, gpu_bytes_peak, bytes_pinned;
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);

@@ -1,5 +1,5 @@
-/* sl.exec/1 on the CPU lane. Work is done when the call returns, so events have always passed. Device code is refused
- * with a reason. Matrix products go through "sl.ops/1", which the engine provides. */
+/* sl.exec/1. On a CPU lane work is done when the call returns, so events have always passed; device code is refused with
+ * a reason; matrix products go through "sl.ops/1", which the engine provides. Lanes of a GPU are served by its module. */
 #include "host_impl.h"
 
 #include <assert.h>
@@ -10,14 +10,25 @@
 #include "sluice/ops.h"
 
 struct sl_event_impl {
-    int unused; /* on this lane an event is nothing but its address */
+    int unused;
 };
+
+/* The event of CPU lanes, which has always passed; every other one is the module's. */
+static sl_event_impl passed;
 
 struct sl_gemm_impl {
     const sl_host *host;
     const sl_ops *ops;
     sl_gemm_desc desc;
+    sl_gemm_impl *device; /* the module's; NULL: this one is the CPU's */
 };
+
+static const sli_device *device_of(const sl_host *host) { return sli_host_of(host)->context->options.device; }
+
+/* The module's table for a lane; NULL: a CPU lane. */
+static const sl_exec *module_of(const sl_lane *on) {
+    return on->device == SL_DEVICE_CUDA ? sli_device_module()->exec : NULL;
+}
 
 void sli_lanes_init(sli_host_context *c) {
     c->lane_impl.context = c;
@@ -26,6 +37,9 @@ void sli_lanes_init(sli_host_context *c) {
 }
 
 static const sl_lane *lane(const sl_host *host, uint32_t device, int32_t number) {
+    const sli_device *module = device_of(host);
+    if (device == SL_DEVICE_CUDA)
+        return module != NULL ? module->api->lane(module->cuda, number) : NULL;
     if (device != SL_DEVICE_CPU || number < 0 || number >= SLI_CPU_LANES)
         return NULL;
     return &sli_host_of(host)->context->lanes[number];
@@ -35,74 +49,99 @@ static const sl_lane *lane(const sl_host *host, uint32_t device, int32_t number)
 
 static sl_status image_load(const sl_host *host, const sl_lane *on, const sl_image *image, sl_image_impl **out,
                             sl_error *err) {
-    (void)host, (void)on, (void)out;
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->image_load(host, on, image, out, err);
     return sl_fail(err, SL_E_UNIMPLEMENTED, "image %s: this lane is a CPU, which runs no device code",
                    image != NULL && image->name != NULL ? image->name : "?");
 }
 
 static sl_status function(const sl_host *host, sl_image_impl *image, const char *name, int64_t param_bytes,
                           uint32_t max_shared, uint32_t max_cluster, sl_function_impl **out, sl_error *err) {
-    (void)host, (void)image, (void)param_bytes, (void)max_shared, (void)max_cluster, (void)out;
+    if (device_of(host) != NULL && image != NULL) /* images are the module's only */
+        return device_of(host)->api->exec->function(host, image, name, param_bytes, max_shared, max_cluster, out, err);
     return sl_fail(err, SL_E_UNIMPLEMENTED, "function %s: this lane is a CPU, which runs no device code", name);
 }
 
 static sl_status launch(const sl_lane *on, sl_function_impl *f, const sl_launch *args) {
-    (void)on, (void)f, (void)args;
-    return SL_E_UNIMPLEMENTED;
+    return on->device == SL_DEVICE_CUDA ? module_of(on)->launch(on, f, args) : SL_E_UNIMPLEMENTED;
 }
 
 static sl_status tensor_map(const sl_host *host, const sl_lane *on, const sl_tensor *tensor, const uint32_t *box,
                             uint32_t swizzle, sl_tensor_map *out, sl_error *err) {
-    (void)host, (void)on, (void)tensor, (void)box, (void)swizzle, (void)out;
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->tensor_map(host, on, tensor, box, swizzle, out, err);
     return sl_fail(err, SL_E_UNIMPLEMENTED, "tensor maps: this lane is a CPU");
 }
 
 /* ---- copies, events ---------------------------------------------------------------------------------------------- */
 
 static sl_status copy(const sl_lane *on, void *dst, const void *src, int64_t bytes) {
-    (void)on;
     if (bytes < 0 || (bytes > 0 && (dst == NULL || src == NULL)))
         return SL_E_INVALID;
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->copy(on, dst, src, bytes);
     if (bytes > 0)
         memmove(dst, src, (size_t)bytes);
     return SL_OK;
 }
 
 static sl_status fill(const sl_lane *on, void *dst, int32_t byte, int64_t bytes) {
-    (void)on;
     if (bytes < 0 || (bytes > 0 && dst == NULL))
         return SL_E_INVALID;
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->fill(on, dst, byte, bytes);
     if (bytes > 0)
         memset(dst, byte, (size_t)bytes);
     return SL_OK;
 }
 
 static sl_status event_create(const sl_host *host, const sl_lane *on, sl_event_impl **out) {
-    (void)host, (void)on;
-    *out = sli_alloc(SLI_TAG_PLUGIN, sizeof **out);
-    return *out != NULL ? SL_OK : SL_E_NO_MEMORY;
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->event_create(host, on, out);
+    *out = &passed;
+    return SL_OK;
 }
 
 static void event_destroy(const sl_host *host, sl_event_impl *event) {
-    (void)host;
-    sli_free(event);
+    if (event != NULL && event != &passed && device_of(host) != NULL)
+        device_of(host)->api->exec->event_destroy(host, event);
 }
 
 static sl_status record(const sl_lane *on, sl_event_impl *event) {
-    (void)on;
-    return event != NULL ? SL_OK : SL_E_INVALID;
+    if (event == NULL || (on->device == SL_DEVICE_CUDA) != (event != &passed))
+        return SL_E_INVALID;
+    return on->device == SL_DEVICE_CUDA ? module_of(on)->record(on, event) : SL_OK;
+}
+
+static sl_status wait(const sl_lane *on, sl_event_impl *event) {
+    if (event == NULL)
+        return SL_E_INVALID;
+    if (event == &passed)
+        return SL_OK;
+    /* the host itself waits for a device by sync */
+    return on->device == SL_DEVICE_CUDA ? module_of(on)->wait(on, event) : SL_E_UNIMPLEMENTED;
 }
 
 static sl_status sync(const sl_lane *on, sl_error *err) {
-    (void)on, (void)err;
-    return SL_OK;
+    return on->device == SL_DEVICE_CUDA ? module_of(on)->sync(on, err) : SL_OK;
 }
 
 /* ---- matrix products --------------------------------------------------------------------------------------------- */
 
 static sl_status gemm_create(const sl_host *host, const sl_lane *on, const sl_gemm_desc *desc, sl_gemm_impl **out,
                              sl_error *err) {
-    (void)on;
+    if (on->device == SL_DEVICE_CUDA) {
+        sl_gemm_impl *gemm = sli_alloc(SLI_TAG_PLUGIN, sizeof *gemm);
+        if (gemm == NULL)
+            return sl_fail(err, SL_E_NO_MEMORY, "gemm: no memory");
+        *gemm = (sl_gemm_impl){.host = host, .desc = *desc};
+        sl_status s = module_of(on)->gemm_create(host, on, desc, &gemm->device, err);
+        if (s < 0)
+            sli_free(gemm);
+        else
+            *out = gemm;
+        return s;
+    }
     const sl_ops *ops = sl_host_service(host, SL_OPS_ID, SL_FIELD_END(sl_ops, gemm));
     if (ops == NULL || ops->gemm == NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "gemm: this host provides no %s", SL_OPS_ID);
@@ -121,13 +160,14 @@ static sl_status gemm_create(const sl_host *host, const sl_lane *on, const sl_ge
     sl_gemm_impl *gemm = sli_alloc(SLI_TAG_PLUGIN, sizeof *gemm);
     if (gemm == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "gemm: no memory");
-    *gemm = (sl_gemm_impl){host, ops, *desc};
+    *gemm = (sl_gemm_impl){.host = host, .ops = ops, .desc = *desc};
     *out = gemm;
     return SL_OK;
 }
 
 static void gemm_destroy(const sl_host *host, sl_gemm_impl *gemm) {
-    (void)host;
+    if (gemm != NULL && gemm->device != NULL)
+        device_of(host)->api->exec->gemm_destroy(host, gemm->device);
     sli_free(gemm);
 }
 
@@ -143,6 +183,10 @@ static sl_tensor matrix(const void *data, sl_dtype dtype, int64_t rows, int64_t 
 
 static sl_status gemm_run(const sl_lane *on, sl_gemm_impl *gemm, const sl_gemm_run *run) {
     const sl_gemm_desc *d = &gemm->desc;
+    if ((on->device == SL_DEVICE_CUDA) != (gemm->device != NULL))
+        return SL_E_INVALID;
+    if (gemm->device != NULL)
+        return module_of(on)->gemm(on, gemm->device, run);
     if (run->rows < 0 || run->rows > d->max_rows || run->ldx < d->k || run->ldy < d->n)
         return SL_E_RANGE;
     int with_bias = (d->epilogue & SL_EPILOGUE_BIAS) != 0, with_residual = (d->epilogue & SL_EPILOGUE_RESIDUAL) != 0;
@@ -169,6 +213,16 @@ static sl_status gemm_run(const sl_lane *on, sl_gemm_impl *gemm, const sl_gemm_r
     return gemm->ops->gemm(gemm->host, &args);
 }
 
+/* What a lane's device is. On a CPU lane: the workers, nothing else. */
+static sl_status device_info(const sl_lane *on, sl_device_info *out) {
+    if (on->device == SL_DEVICE_CUDA)
+        return module_of(on)->device_info(on, out);
+    *out = (sl_device_info){.struct_size = SL_SIZE(sl_device_info),
+                            .name = "cpu",
+                            .n_processors = sli_pool_workers(on->impl->context->options.pool)};
+    return SL_OK;
+}
+
 const sl_exec sli_exec_service = {
     .struct_size = SL_SIZE(sl_exec),
     .lane = lane,
@@ -180,10 +234,11 @@ const sl_exec sli_exec_service = {
     .event_create = event_create,
     .event_destroy = event_destroy,
     .record = record,
-    .wait = record,
+    .wait = wait,
     .sync = sync,
     .gemm_create = gemm_create,
     .gemm_destroy = gemm_destroy,
     .gemm = gemm_run,
     .tensor_map = tensor_map,
+    .device_info = device_info,
 };

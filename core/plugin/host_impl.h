@@ -30,7 +30,8 @@ typedef struct sli_block {
     struct sli_block *next;
     void *p, *base;
     int64_t bytes;
-    uint32_t tag; /* SL_MEM_* */
+    uint32_t tag;    /* SL_MEM_* */
+    uint32_t device; /* SL_DEVICE_*: where the module has it; CPU: here */
 } sli_block;
 
 typedef struct sli_host {

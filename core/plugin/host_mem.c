@@ -1,5 +1,6 @@
 /* sl.mem/1: lasting memory, counted by the ledger under the plugin's tag, remembered block by block. A checking host
- * puts guard bytes behind each block and looks at them when it is released. */
+ * puts guard bytes behind each block of the host and looks at them when it is released. Blocks on a GPU, and pinned ones,
+ * come from its module. */
 #include "host_impl.h"
 
 #include <string.h>
@@ -50,23 +51,33 @@ static const sli_tag ledger_tag[] = {[SL_MEM_PLUGIN] = SLI_TAG_PLUGIN,
                                      [SL_MEM_SCRATCH] = SLI_TAG_SCRATCH,
                                      [SL_MEM_KV_HOST] = SLI_TAG_KV_HOST};
 
-static void *take(sli_host *host, int64_t bytes, int64_t align, uint32_t tag) {
-    int64_t guard = guard_bytes(host), slack = align > LEDGER_ALIGN ? align - LEDGER_ALIGN : 0;
+/* Memory of the module, which fills and counts it; no guard: engine.debug = device has red zones. */
+static int is_of_device(const sli_host *host, uint32_t device) {
+    return device == SL_DEVICE_CUDA || (device == SL_DEVICE_HOST_PINNED && host->context->options.device != NULL);
+}
+
+static void *take(sli_host *host, uint32_t device, int64_t bytes, int64_t align, uint32_t tag) {
+    const sli_device *module = is_of_device(host, device) ? host->context->options.device : NULL;
+    int64_t guard = module == NULL ? guard_bytes(host) : 0,
+            slack = module == NULL && align > LEDGER_ALIGN ? align - LEDGER_ALIGN : 0;
     int64_t limit = host->context->options.kv_limit;
     if (tag == SL_MEM_KV && limit > 0 && bytes > limit - host->context->kv_bytes)
         return NULL;
     if (bytes > INT64_MAX - guard - slack || (host->n_blocks >= host->n_buckets && !widen(host)))
         return NULL;
     sli_block *b = sli_alloc(SLI_TAG_MISC, sizeof *b);
-    unsigned char *base = sli_alloc(ledger_tag[tag], (size_t)(bytes + guard + slack));
-    if (b == NULL || base == NULL) {
+    unsigned char *base = b == NULL        ? NULL
+                          : module != NULL ? module->api->alloc(module->cuda, device, bytes, align, tag)
+                                           : sli_alloc(ledger_tag[tag], (size_t)(bytes + guard + slack));
+    if (base == NULL) {
         sli_free(b);
-        sli_free(base);
         return NULL;
     }
-    unsigned char *p = base + (align > LEDGER_ALIGN ? -(uintptr_t)base & (uintptr_t)(align - 1) : 0);
-    memset(p + bytes, GUARD, (size_t)guard);
-    *b = (sli_block){host->buckets[bucket_of(host, p)], p, base, bytes, tag};
+    unsigned char *p = base + (slack > 0 ? -(uintptr_t)base & (uintptr_t)(align - 1) : 0);
+    if (guard > 0)
+        memset(p + bytes, GUARD, (size_t)guard);
+    *b = (sli_block){
+        host->buckets[bucket_of(host, p)], p, base, bytes, tag, module != NULL ? device : SL_DEVICE_CPU};
     host->context->kv_bytes += tag == SL_MEM_KV ? bytes : 0;
     host->buckets[bucket_of(host, p)] = b;
     host->n_blocks++;
@@ -78,8 +89,8 @@ static void *mem_alloc(const sl_host *pub, uint32_t device, int64_t bytes, int64
     sli_host *host = sli_host_of(pub);
     sli_host_context *c = host->context;
     align = align < LEDGER_ALIGN ? LEDGER_ALIGN : align;
-    if (device == SL_DEVICE_CUDA) /* pinned memory is plain memory where there is no GPU to pin it for */
-        return NULL;
+    if (device > SL_DEVICE_HOST_PINNED || (device == SL_DEVICE_CUDA && c->options.device == NULL))
+        return NULL; /* pinned memory is plain memory where there is no GPU to pin it for */
     if (bytes < 0 || (align & (align - 1)) != 0 || align > MAX_ALIGN || tag >= sizeof ledger_tag / sizeof *ledger_tag) {
         sli_host_fault(host, SLI_FAULT_STATE, "sl.mem/1 alloc: %lld bytes, alignment %lld, tag %u are not legal",
                        (long long)bytes, (long long)align, tag);
@@ -88,7 +99,7 @@ static void *mem_alloc(const sl_host *pub, uint32_t device, int64_t bytes, int64
     if (c->in_step)
         sli_host_fault(host, SLI_FAULT_ALLOC_IN_STEP, "allocated %lld bytes inside of a step", (long long)bytes);
     pthread_mutex_lock(&c->lock);
-    void *p = take(host, bytes, align, tag);
+    void *p = take(host, device, bytes, align, tag);
     pthread_mutex_unlock(&c->lock);
     return p;
 }
@@ -109,8 +120,13 @@ static void give_back(sli_host *host, sli_block **link) {
     host->n_blocks--;
     host->bytes -= b->bytes;
     host->context->kv_bytes -= b->tag == SL_MEM_KV ? b->bytes : 0;
-    check_guard(host, b);
-    sli_free(b->base);
+    if (b->device != SL_DEVICE_CPU) {
+        const sli_device *module = host->context->options.device;
+        module->api->release(module->cuda, b->device, b->base);
+    } else {
+        check_guard(host, b);
+        sli_free(b->base);
+    }
     sli_free(b);
 }
 

@@ -28,7 +28,8 @@ static int grow(unsigned char **block, int64_t *have, int64_t want, int64_t copi
 static sl_status reserve(const sl_host *pub, uint32_t device, int64_t bytes, int64_t bytes_per_worker) {
     sli_host *host = sli_host_of(pub);
     sli_host_context *c = host->context;
-    if (device == SL_DEVICE_CUDA)
+    const sli_device *module = c->options.device;
+    if (device == SL_DEVICE_CUDA && module == NULL)
         return SL_E_UNIMPLEMENTED;
     if (c->in_step || !host->activating) {
         sli_host_fault(host, SLI_FAULT_STATE, "sl.scratch/1 reserve was called outside of activate");
@@ -36,6 +37,8 @@ static sl_status reserve(const sl_host *pub, uint32_t device, int64_t bytes, int
     }
     if (bytes < 0 || bytes_per_worker < 0 || bytes > INT64_MAX - LINE || bytes_per_worker > INT64_MAX - LINE)
         return SL_E_INVALID;
+    if (device == SL_DEVICE_CUDA)
+        return bytes_per_worker == 0 ? module->api->scratch_reserve(module->cuda, bytes) : SL_E_INVALID;
     int ok = grow(&c->scratch, &c->scratch_bytes, round_up(bytes), 1) &&
              grow(&c->worker_scratch, &c->worker_bytes, round_up(bytes_per_worker), sli_pool_workers(c->options.pool));
     return ok ? SL_OK : SL_E_NO_MEMORY;
@@ -44,7 +47,7 @@ static sl_status reserve(const sl_host *pub, uint32_t device, int64_t bytes, int
 static void *get(const sl_host *pub, uint32_t device) {
     sli_host_context *c = sli_host_of(pub)->context;
     if (device == SL_DEVICE_CUDA)
-        return NULL;
+        return c->options.device != NULL ? c->options.device->api->scratch(c->options.device->cuda) : NULL;
     if (c->options.validate &&
         c->scratch_owner != sli_host_of(pub)) { /* another plugin's turn: nothing is left for it */
         c->scratch_owner = sli_host_of(pub);

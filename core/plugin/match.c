@@ -8,9 +8,7 @@
 #include "roles.h"
 #include "sl_error.h"
 
-/* The first one only where a second model is configured. */
 static const char *const host_offers[] = {
-    "sl.model.draft/1",
     "sl.model/1",
     "sl.mem/1",
     "sl.scratch/1",
@@ -47,8 +45,22 @@ static const char *const host_offers[] = {
 /* Provided by at most one plugin a layer and stage. */
 static const char *const exclusive[] = {"sl.select/1", NULL};
 
-const char *const *sli_host_capabilities(void) { return host_offers + 1; }
-const char *const *sli_host_capabilities_with_draft(void) { return host_offers; }
+/* Offered where there is what they speak of, in the order of their bits. */
+static const char *const sometimes[] = {"sl.model.draft/1", "sl.ops.device/1", "sl.sdpa/1"};
+enum { SOMETIMES = sizeof sometimes / sizeof *sometimes };
+_Static_assert(sizeof host_offers / sizeof *host_offers + SOMETIMES <= SLI_MAX_CAPABILITIES, "they fit");
+
+const char *const *sli_host_capabilities(void) { return host_offers; }
+
+void sli_host_capabilities_with(uint32_t more, const char *out[SLI_MAX_CAPABILITIES]) {
+    int n = 0;
+    for (const char *const *id = host_offers; *id != NULL; id++)
+        out[n++] = *id;
+    for (int i = 0; i < SOMETIMES; i++)
+        if (more & 1u << i)
+            out[n++] = sometimes[i];
+    out[n] = NULL;
+}
 
 /* ---- text that collects faults ----------------------------------------------------------------------------------- */
 

@@ -32,8 +32,10 @@ typedef struct sli_pick {
 
 /* The list above, NULL-terminated, static. */
 const char *const *sli_host_capabilities(void);
-/* The same and "sl.model.draft/1", for a target beside a draft model. */
-const char *const *sli_host_capabilities_with_draft(void);
+
+/* What some hosts offer beside them: a draft model, the operations of a device, attention by its vendor's library. */
+enum { SLI_OFFERS_DRAFT = 1u << 0, SLI_OFFERS_DEVICE = 1u << 1, SLI_OFFERS_SDPA = 1u << 2, SLI_MAX_CAPABILITIES = 64 };
+void sli_host_capabilities_with(uint32_t more, const char *out[SLI_MAX_CAPABILITIES]);
 
 /* Which plugin that is not chosen would provide `capability`? Its name, or NULL. Asked only for messages, once
  * something is known to be missing; describe.h has one that scans (sli_provider_scan). */

@@ -1,6 +1,7 @@
 /* The host as plugins see it: one sl_host an instance, all of one engine sharing a context.
  *
- * Offered from here: sl.mem/1, sl.scratch/1, sl.threads/1, sl.cpu/1, sl.exec/1 (CPU lane), sl.metrics/1. The engine
+ * Offered from here: sl.mem/1, sl.scratch/1, sl.threads/1, sl.cpu/1, sl.exec/1, sl.metrics/1. Where a GPU is in use,
+ * memory, scratch and lanes of it come from its module (device/cuda/cuda_api.h). The engine
  * adds its own tables (model, ops, artifacts, rng, sample) with sli_host_provide.
  *
  * Misbehaviour of plugins - allocating in a step, leaking, overrunning a block, calling things in the wrong state - is
@@ -11,6 +12,7 @@
 #define SLUICE_CORE_HOST_H
 
 #include "device/cpu/pool.h"
+#include "device/device.h"
 #include "sl_error.h"
 #include "sluice/exec.h"
 
@@ -21,6 +23,7 @@ typedef void (*sli_log_fn)(void *user, uint32_t level, const char *who, const ch
 
 typedef struct sli_host_options {
     sli_pool *pool;     /* borrowed, must outlive the context */
+    const sli_device *device; /* the GPU in use, which must outlive the context; NULL: none */
     uint32_t isa;       /* set of SL_ISA_*: what engine.isa lets be used */
     int validate;       /* 1: checking host */
     int64_t kv_limit;   /* most bytes of SL_MEM_KV that all plugins together get; 0: no limit */

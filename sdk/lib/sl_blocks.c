@@ -9,7 +9,7 @@ void sl_blocks_init(sl_blocks *pool, const sl_host *host, const sl_mem *mem, int
 }
 
 void sl_blocks_finish(sl_blocks *pool) {
-    for (int32_t i = 0; i < pool->n_ids; i++)
+    for (int32_t i = 0; i < pool->n_ids && !pool->is_fixed; i++)
         pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[i]);
     free(pool->base);
     free(pool->refs);
@@ -43,7 +43,22 @@ static int widen_all(sl_blocks *pool, int64_t n) {
     return 1;
 }
 
+sl_status sl_blocks_init_fixed(sl_blocks *pool, int64_t bytes, int64_t n) {
+    *pool = (sl_blocks){.bytes = bytes, .is_fixed = 1};
+    if (!widen_all(pool, n)) {
+        sl_blocks_finish(pool);
+        return SL_E_NO_MEMORY;
+    }
+    for (int32_t i = 0; i < pool->n_ids; i++) /* block 0 is taken first */
+        pool->free_list[i] = pool->n_ids - 1 - i;
+    pool->n_free = pool->n_ids;
+    pool->n_idle = 0;
+    return SL_OK;
+}
+
 sl_status sl_blocks_add(sl_blocks *pool, int64_t n) {
+    if (pool->is_fixed)
+        return n > 0 ? SL_E_NO_MEMORY : SL_OK;
     if (n > pool->n_idle && !widen_all(pool, n - pool->n_idle))
         return SL_E_NO_MEMORY;
     for (int64_t i = 0; i < n; i++) {
@@ -60,7 +75,7 @@ sl_status sl_blocks_add(sl_blocks *pool, int64_t n) {
 }
 
 void sl_blocks_trim(sl_blocks *pool, int64_t keep) {
-    while (pool->n_free > keep) {
+    while (pool->n_free > keep && !pool->is_fixed) {
         int32_t id = pool->free_list[--pool->n_free];
         pool->mem->release(pool->host, SL_DEVICE_CPU, pool->base[id]);
         pool->base[id] = NULL;

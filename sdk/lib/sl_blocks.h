@@ -15,9 +15,13 @@ typedef struct sl_blocks {
     int32_t *free_list; /* [n_free] ids, last one first */
     int32_t *idle;      /* [n_idle] ids without memory */
     int32_t n_ids, n_free, n_idle;
+    int is_fixed;       /* ids only, all of them from the beginning: memory is the caller's */
 } sl_blocks;
 
 void sl_blocks_init(sl_blocks *pool, const sl_host *host, const sl_mem *mem, int64_t bytes);
+/* n blocks, no more and no less: ids and references without memory, for pages of a pool that is the caller's.
+ * SL_E_NO_MEMORY. */
+sl_status sl_blocks_init_fixed(sl_blocks *pool, int64_t bytes, int64_t n);
 void sl_blocks_finish(sl_blocks *pool);
 
 /* Makes n more blocks free. SL_E_NO_MEMORY: nothing changed. */

@@ -1,8 +1,8 @@
 /* A quantiser that looks at calibration data instead of using it: all statistics of a group must agree with the rows
  * that were captured, and the rows go into the file, where the test looks at them. Weights stay as they are, except
  * that one layer may be multiplied as if it were zero, so that the test sees who runs on quantised inputs. */
-#include "sluice/packing.h"
 #include "sluice/ops.h"
+#include "sluice/packing.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -141,7 +141,14 @@ static void unbind(sl_instance *self, sl_quant_handle *h) {
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *a) {
     sl_tensor y = a->y;
     const sl_tensor *w = &h->group->linears[a->which]->weight;
-    sl_op_gemm op = {SL_SIZE(sl_op_gemm), a->lane, &a->x, w, &y, a->bias, a->residual, SL_F32, 0};
+    sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                     .lane = a->lane,
+                     .x = &a->x,
+                     .w = w,
+                     .y = &y,
+                     .bias = a->bias,
+                     .residual = a->residual,
+                     .compute = SL_F32};
     if (h->group->layer != h->owner->zero)
         return h->owner->ops->gemm(h->owner->host, &op);
     for (int64_t t = 0; t < y.shape[0]; t++)

@@ -8,7 +8,7 @@ static test_host *of(const sl_host *host) { return host->impl; }
 static void *mem_alloc(const sl_host *host, uint32_t device, int64_t bytes, int64_t align, uint32_t tag) {
     test_host *t = of(host);
     (void)tag;
-    if (device == SL_DEVICE_CUDA || bytes < 0 || align > HEADER_BYTES || (t->budget >= 0 && t->bytes_live + bytes > t->budget))
+    if ((device == SL_DEVICE_CUDA && !t->has_device) || bytes < 0 || align > (device == SL_DEVICE_CUDA ? 256 : HEADER_BYTES) || (t->budget >= 0 && t->bytes_live + bytes > t->budget))
         return NULL;
     char *block = aligned_alloc(HEADER_BYTES, HEADER_BYTES + ((size_t)bytes + HEADER_BYTES - 1) / HEADER_BYTES * HEADER_BYTES);
     if (block == NULL)

@@ -13,6 +13,7 @@ typedef struct test_host {
     int64_t n_allocations;  /* ever */
     int64_t n_live, bytes_live;
     int64_t budget;         /* bytes that may be live at once; -1: no limit */
+    int has_device;         /* 1: memory of a device may be had too (test_lane.h) */
     sl_ops ops;             /* convert is there; a test may add others */
     sl_threads threads;
     sl_mem mem;

@@ -129,7 +129,7 @@ static slk_q_format format_of(const sl_q_format *f) {
 
 static int64_t op_q_bytes(const sl_q_format *f) {
     slk_q_format q = format_of(f);
-    if ((f->bits != 4 && f->bits != 8) || f->n < 1 || f->k < 1 || f->group < 0 || q.group % SLK_Q_CHUNK != 0)
+    if (f->target != SL_Q_CPU || f->kind != SL_Q_INTEGER || (f->bits != 4 && f->bits != 8) || f->n < 1 || f->k < 1 || f->group < 0 || q.group % SLK_Q_CHUNK != 0)
         return 0;
     return f->n * slk_q_row_bytes(&q, f->k);
 }

@@ -207,6 +207,8 @@ static int fastest(sl_gemm_impl *g, const sli_gemm_plan *plan, const sli_gemm_op
                    const cublasLtMatmulHeuristicResult_t *found, int n) {
     const sl_exec *exec = g->cuda->k.exec;
     sl_event_impl *events[2] = {NULL, NULL};
+    slk_driver *driver = &g->cuda->state->driver;
+    const int fault_before = driver->fault[0] != '\0';
     int best = 0;
     float best_ms = -1;
     if (exec->event_create(&g->cuda->state->host, g->cuda->lanes[0], &events[0]) == SL_OK &&
@@ -219,6 +221,8 @@ static int fastest(sl_gemm_impl *g, const sli_gemm_plan *plan, const sli_gemm_op
         }
     for (int i = 0; i < 2; i++)
         exec->event_destroy(&g->cuda->state->host, events[i]);
+    if (!fault_before && !driver->fault_lasts)
+        driver->fault[0] = '\0'; /* a candidate that did not run is no fault */
     return best;
 }
 

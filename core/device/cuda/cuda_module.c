@@ -136,12 +136,6 @@ static const char *fault(sli_cuda *cuda) {
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
-/* Written by slices of their own; absent ones leave their entry NULL. */
-#ifdef SLI_CUDA_PARTIAL
-extern __typeof__(sli_cuda_random) sli_cuda_random __attribute__((weak, visibility("hidden")));
-extern __typeof__(sli_cuda_sdpa) sli_cuda_sdpa __attribute__((weak, visibility("hidden")));
-#endif
-
 static const sli_cuda_api api = {
     .struct_size = sizeof api,
     .open = open_device,

@@ -113,7 +113,8 @@ sl_status duo_view(sl_instance *self, const sl_lane *lane, int32_t layer, const 
             (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first],
                           (l->n_full > 0 ? b->n_past[i] : listed_rows(&had)) + n_new, l->n_runs, b->seq[i]};
     }
-    self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, NULL, b->n_seqs, SL_SEGMENT_ROWS};
+    self->view = (sl_view){
+        .struct_size = SL_SIZE(sl_view), .seqs = self->seq_view_ptrs, .n_seqs = b->n_seqs, .kinds = SL_SEGMENT_ROWS};
     *out = &self->view;
     return SL_OK;
 }

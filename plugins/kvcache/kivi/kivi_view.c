@@ -189,7 +189,8 @@ sl_status kivi_view(sl_instance *self, const sl_lane *lane, int32_t layer, const
         t->seq_ptrs[i] = &t->seqs[i];
     }
     /* slot = token index, and n_committed + row for staged rows: row sets need no translation */
-    t->view = (sl_view){SL_SIZE(sl_view), t->seq_ptrs, tokens, b->n_seqs, kinds};
+    t->view = (sl_view){
+        .struct_size = SL_SIZE(sl_view), .seqs = t->seq_ptrs, .slots = tokens, .n_seqs = b->n_seqs, .kinds = kinds};
     *out = &t->view;
     return SL_OK;
 }

@@ -4,7 +4,7 @@
  * 4: a table of pages a sequence, reference counts, copy on write. A page holds `page` rows of every layer; the slot of
  * a token is its index, until a policy drops rows (paged_heads.c). What a prefix cache or preemption needs (hashing,
  * swapping) is the scheduler's and not here. */
-#include "paged.h"
+#include "paged_device.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -46,6 +46,7 @@ static void destroy(sl_instance *self) {
     if (self == NULL)
         return;
     free(self->places);
+    free(self->served);
     free(self);
 }
 
@@ -60,6 +61,11 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->ops = sl_host_service(args->host, SL_OPS_ID, SL_FIELD_END(sl_ops, convert));
     self->threads = sl_host_service(args->host, SL_THREADS_ID, SL_FIELD_END(sl_threads, parallel_for));
     self->places = calloc((size_t)args->model->n_layers, sizeof *self->places);
+    const sl_scope *scope = args->scope;
+    self->on_device = scope != NULL && scope->device == SL_DEVICE_CUDA;
+    if (scope != NULL && scope->layer_stages != NULL && scope->n_layers == args->model->n_layers &&
+        (self->served = calloc((size_t)scope->n_layers, sizeof *self->served)) != NULL)
+        memcpy(self->served, scope->layer_stages, (size_t)scope->n_layers * sizeof *self->served);
     if (self->mem == NULL || self->ops == NULL || self->threads == NULL || self->places == NULL) {
         destroy(self);
         return sl_fail(err, SL_E_NOT_FOUND, "paged: the host lacks a service this store needs");
@@ -68,6 +74,12 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->page_rows = sl_param_int(args->params, "page");
     self->dtype_auto = dtype == 0;
     self->dtype = dtypes[dtype];
+    if (self->on_device && (self->page_rows & (self->page_rows - 1)) != 0) {
+        sl_status s = sl_fail(err, SL_E_INVALID, "paged: page = %lld: on a GPU pages have a power of two of rows",
+                              (long long)self->page_rows);
+        destroy(self);
+        return s;
+    }
     *out = self;
     return SL_OK;
 }
@@ -90,6 +102,7 @@ static void deactivate(sl_instance *self) {
     self->segment_ptrs = NULL;
     self->seq_views = NULL;
     self->seq_view_ptrs = NULL;
+    paged_device_deactivate(self);
     sl_blocks_finish(&self->pool);
 }
 
@@ -100,7 +113,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     lay_out(self);
     sl_blocks_init(&self->pool, self->host, self->mem, self->page_bytes);
     self->max_pages = paged_pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
-    size_t n = (size_t)limits->max_seqs, heads = n * (size_t)self->max_heads, tables = heads * (size_t)self->max_pages;
+    size_t n = (size_t)limits->max_seqs, heads = self->on_device ? 1 : n * (size_t)self->max_heads,
+           tables = heads * (size_t)self->max_pages; /* views of a device have tables of their own */
     self->seqs = calloc(n, sizeof *self->seqs);
     self->k_pages = calloc(tables, sizeof *self->k_pages);
     self->v_pages = calloc(tables, sizeof *self->v_pages);
@@ -116,7 +130,10 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
         deactivate(self);
         return sl_fail(err, SL_E_NO_MEMORY, "paged: no memory for the page tables");
     }
-    return SL_OK;
+    sl_status s = self->on_device ? paged_device_activate(self, err) : SL_OK;
+    if (s < 0)
+        deactivate(self);
+    return s;
 }
 
 /* ---- pages of a sequence
@@ -167,15 +184,21 @@ void paged_cover(sl_instance *self, paged_sequence *s, int64_t first, int64_t ro
             continue;
         int32_t own = sl_blocks_take(&self->pool);
         assert(own >= 0);
-        memcpy(self->pool.base[own], self->pool.base[old], (size_t)self->page_bytes);
+        if (self->device != NULL)
+            paged_device_copy_page(self, own, old);
+        else
+            memcpy(self->pool.base[own], self->pool.base[old], (size_t)self->page_bytes);
         sl_blocks_drop(&self->pool, old);
         s->pages[i] = own;
+        paged_device_touch(self, s, i, i + 1);
     }
+    int64_t before = s->n_pages;
     while (s->n_pages < paged_pages_for(self, rows)) {
         int32_t page = sl_blocks_take(&self->pool);
         assert(page >= 0);
         s->pages[s->n_pages++] = page;
     }
+    paged_device_touch(self, s, before, s->n_pages);
 }
 
 /* Pages that paged_cover() would take. */
@@ -204,6 +227,8 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
     if (s->is_open || (p != NULL && (!p->is_open || upto < 0 || upto > p->n_tokens)))
         return sl_fail(err, SL_E_STATE, "paged: sequence %d cannot be opened from %d at %lld tokens", seq, parent,
                        (long long)upto);
+    if (self->device != NULL)
+        SL_TRY(paged_device_pools(self, err));
     s->n_tokens = s->n_pages = s->n_wanted = 0;
     if (p != NULL) {
         SL_TRY(paged_heads_fork(self, s, p, upto, err));
@@ -215,6 +240,7 @@ static sl_status seq_open(sl_instance *self, int32_t seq, int32_t parent, int64_
         s->pages[i] = p->pages[i];
         sl_blocks_share(&self->pool, s->pages[i]);
     }
+    paged_device_touch(self, s, 0, s->n_pages);
     return SL_OK;
 }
 
@@ -277,6 +303,8 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     (void)layer;
     out->kinds = SL_SEGMENT_ROWS;
     out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD | SL_KV_OVERWRITES;
+    if (self->on_device) /* rows stay where they are put, and append does what goes before */
+        out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_OVERWRITES | SL_KV_FUSES_ROPE;
     out->key_state = SL_KEYS_ROTATED;
     out->dtype = self->dtype;
     return SL_OK;
@@ -305,7 +333,7 @@ static sl_status reserve(sl_instance *self, const sl_batch *batch, sl_error *err
         }
         paged_cover(self, s, first, rows);
     }
-    return SL_OK;
+    return self->device != NULL ? paged_device_flush(self, batch, err) : SL_OK;
 }
 
 typedef struct append_job {
@@ -340,6 +368,8 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
 
 static sl_status append(sl_instance *self, const sl_kv_append *args) {
     append_job job = {self, args};
+    if (self->device != NULL)
+        return paged_device_append(self, args);
     if (args->rows->n < 32)
         append_range(&job, 0, args->rows->n, 0);
     else
@@ -350,6 +380,8 @@ static sl_status append(sl_instance *self, const sl_kv_append *args) {
 static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
                       const sl_rowset *tokens, const sl_view **out) {
     (void)lane;
+    if (self->device != NULL)
+        return paged_device_view(self, layer, tokens, out);
     const sl_batch *b = rows->batch;
     const paged_place *p = &self->places[layer];
     for (int32_t i = 0; i < b->n_seqs; i++) {
@@ -390,7 +422,7 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
             (sl_seq_view){SL_SIZE(sl_seq_view), &self->segment_ptrs[first], b->n_past[i] + n_staged, 1, b->seq[i]};
     }
     /* slot = token index, and n_committed + row for staged rows: row sets need no translation */
-    self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, tokens, b->n_seqs, SL_SEGMENT_ROWS};
+    self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, tokens, b->n_seqs, SL_SEGMENT_ROWS, NULL};
     *out = &self->view;
     return SL_OK;
 }
@@ -411,13 +443,15 @@ static void compact(sl_instance *self, paged_sequence *s, int64_t n_past, const 
 }
 
 static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit *c, sl_error *err) {
-    (void)lane, (void)err;
+    (void)lane;
+    if (self->device != NULL)
+        SL_TRY(paged_device_compact(self, c, err));
     for (int32_t i = 0; i < c->batch->n_seqs; i++) {
         paged_sequence *s = &self->seqs[c->batch->seq[i]];
         int32_t n_path = c->path_begin[i + 1] - c->path_begin[i];
         if (s->heads != NULL)
             paged_heads_commit(self, s, c->path + c->path_begin[i], n_path);
-        else
+        else if (self->device == NULL)
             compact(self, s, c->batch->n_past[i], c->path + c->path_begin[i], n_path);
         int64_t n = c->batch->n_past[i] + n_path;
         s->n_tokens = n > s->n_tokens ? n : s->n_tokens; /* rows that were overwritten lie below */
@@ -448,7 +482,9 @@ static sl_status copy_rows(sl_instance *self, const sl_kv_copy *copy, sl_error *
         paged_cover(self, s, copy->begin, copy->end);
     }
     char *k = copy->buffer, *v = k + n * p->k_width * element;
-    for (int64_t i = 0; i < n; i++) {
+    if (self->device != NULL)
+        SL_TRY(paged_device_copy_rows(self, s, copy, err));
+    for (int64_t i = 0; i < n && self->device == NULL; i++) {
         void *rows[2] = {paged_row(self, s, copy->begin + i, p->k_offset, p->k_row),
                          paged_row(self, s, copy->begin + i, p->v_offset, p->v_row)};
         void *dense[2] = {k + i * p->k_width * element, v + i * p->v_width * element};
@@ -514,7 +550,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = wants,
     .provides = provides,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

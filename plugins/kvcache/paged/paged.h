@@ -22,6 +22,7 @@ typedef struct paged_place {
 } paged_place;
 
 typedef struct paged_heads paged_heads;
+typedef struct paged_device paged_device; /* paged_device.h */
 
 typedef struct paged_sequence {
     int32_t *pages; /* [max_pages] */
@@ -41,6 +42,9 @@ struct sl_instance {
     int64_t page_rows, page_bytes;
     sl_dtype dtype;
     int dtype_auto;
+    int on_device;        /* scope.device is one */
+    uint32_t *served;     /* [n_layers] 0: another store's layer; NULL: all are this one's */
+    paged_device *device; /* while active; NULL: on the CPU */
     sl_limits limits;
     int64_t max_pages;   /* of one sequence */
     int32_t max_heads;   /* KV heads of any layer */

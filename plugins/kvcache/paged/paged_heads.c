@@ -211,7 +211,7 @@ static void relist(list *t, int64_t *fresh, const int32_t *keep, int64_t n, int6
 sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
     if (e->layer < 0 || e->layer >= self->model->n_layers || e->seq < 0 || e->seq >= self->limits.max_seqs)
         return SL_E_RANGE;
-    if (e->merge_into != NULL)
+    if (e->merge_into != NULL || self->on_device)
         return SL_E_UNIMPLEMENTED;
     paged_sequence *s = &self->seqs[e->seq];
     const paged_place *p = &self->places[e->layer];

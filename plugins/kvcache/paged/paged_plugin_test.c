@@ -1,6 +1,7 @@
 /* paged: random appends, forks, cuts, copies and failures against a store that is nothing but arrays, its rows compared
  * bit by bit through the public view; and the page pool's books after every operation. */
 #include "paged.c"
+#include "paged_device.c"
 #include "paged_heads.c"
 
 #include "test_host.h"

@@ -353,7 +353,11 @@ sl_status shadow_view(sl_instance *self, const sl_lane *lane, int32_t layer, con
         self->segment_ptrs[i] = &self->segments[i];
     }
     self->seq_views[at] = (sl_seq_view){SL_SIZE(sl_seq_view), self->segment_ptrs, n_visible, n_segments, b->seq[at]};
-    self->view = (sl_view){SL_SIZE(sl_view), self->seq_view_ptrs, slots, b->n_seqs, SL_SEGMENT_ROWS};
+    self->view = (sl_view){.struct_size = SL_SIZE(sl_view),
+                           .seqs = self->seq_view_ptrs,
+                           .slots = slots,
+                           .n_seqs = b->n_seqs,
+                           .kinds = SL_SEGMENT_ROWS};
     *out = &self->view;
     return SL_OK;
 }

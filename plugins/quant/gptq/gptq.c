@@ -329,9 +329,14 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_instance *self = h->owner;
     sl_tensor y = args->y;
     if (b->data == NULL) {
-        sl_op_gemm op = {
-            SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-            args->residual,      self->compute, 0};
+        sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                         .lane = args->lane,
+                         .x = &args->x,
+                         .w = &h->group->linears[args->which]->weight,
+                         .y = &y,
+                         .bias = args->bias,
+                         .residual = args->residual,
+                         .compute = self->compute};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, b->order, args->prepared == NULL);
@@ -341,7 +346,14 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
         return sl_decoded_matmul(&self->decoder, &m, args, &x);
     }
     sl_q_format f = gptq_q_format(&b->header);
-    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane, &f, b->data, &x, &y, args->bias, args->residual};
+    sl_op_qgemm op = {.struct_size = SL_SIZE(sl_op_qgemm),
+                      .lane = args->lane,
+                      .format = &f,
+                      .blob = b->data,
+                      .x = &x,
+                      .y = &y,
+                      .bias = args->bias,
+                      .residual = args->residual};
     return self->env.ops->qgemm(self->env.host, &op);
 }
 

@@ -8,7 +8,12 @@
 #include "sl_half.h"
 
 sl_q_format gptq_q_format(const gptq_header *h) {
-    return (sl_q_format){SL_SIZE(sl_q_format), h->n, h->k, h->group, h->bits, h->asym};
+    return (sl_q_format){.struct_size = SL_SIZE(sl_q_format),
+                         .n = h->n,
+                         .k = h->k,
+                         .group = h->group,
+                         .bits = h->bits,
+                         .asymmetric = h->asym};
 }
 
 static int64_t row_bytes(const gptq_header *h) {

@@ -1,5 +1,6 @@
 /* none - linears as the checkpoint holds them, multiplied in place by the host's kernel: f32, f16 or bf16 weights, f32
- * or bf16 products. The yardstick of the family. */
+ * or bf16 products. The yardstick of the family. On a device the linears of a group stand one behind the other, so that
+ * all of them are one matrix. */
 #include "sluice/ops.h"
 #include "sluice/quant.h"
 
@@ -14,11 +15,13 @@ struct sl_instance {
     const sl_host *host;
     const sl_ops *ops;
     uint32_t compute;
+    int on_device;
 };
 
 struct sl_quant_handle {
     sl_instance *owner;
     const sl_linear_group *group;
+    sl_tensor all; /* on a device: [sum of out, in] */
 };
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
@@ -29,6 +32,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->host = args->host;
     self->ops = ops;
     self->compute = SL_F32;
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
     *out = self;
     return SL_OK;
 }
@@ -44,7 +48,6 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 static void deactivate(sl_instance *self) { (void)self; }
 
 static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant_claim *out, sl_error *err) {
-    (void)self;
     for (int32_t i = 0; i < group->n; i++)
         if (group->linears[i]->weight.data == NULL)
             return sl_fail(err, SL_E_INVALID,
@@ -55,6 +58,14 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
     out->bits_per_weight = sl_dtype_bits(dtype);
     out->flags = SL_QUANT_FUSES_BIAS | SL_QUANT_FUSES_RESIDUAL;
     out->x_dtype = SL_F32;
+    if (self->on_device) {
+        for (int32_t i = 1; i < group->n; i++)
+            if (group->linears[i]->weight.dtype != dtype)
+                return sl_fail(err, SL_E_UNIMPLEMENTED, "none: %s and %s have different dtypes: on a GPU they are one",
+                               group->linears[0]->name, group->linears[i]->name);
+        out->flags |= SL_QUANT_FUSES_GROUP | SL_QUANT_FUSES_ACT_MUL;
+        out->x_dtype = SL_BF16;
+    }
     return SL_OK;
 }
 
@@ -69,6 +80,21 @@ static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void
     return SL_OK;
 }
 
+/* The linears of a group as one matrix. */
+static sl_status join(const sl_linear_group *group, sl_tensor *all, sl_error *err) {
+    *all = group->linears[0]->weight;
+    int64_t bytes = all->shape[1] * (sl_dtype_bits(all->dtype) / 8);
+    for (int32_t i = 0; i < group->n; i++) {
+        const sl_tensor *w = &group->linears[i]->weight;
+        if (w->device != SL_DEVICE_CUDA || !sl_tensor_is_contiguous(w) ||
+            (i > 0 && (const char *)w->data != (const char *)all->data + all->shape[0] * bytes))
+            return sl_fail(err, SL_E_INVALID, "none: %s does not stand behind %s in the memory of the device",
+                           group->linears[i]->name, group->linears[i > 0 ? i - 1 : 0]->name);
+        all->shape[0] += i > 0 ? w->shape[0] : 0;
+    }
+    return SL_OK;
+}
+
 static sl_status bind(sl_instance *self, const sl_linear_group *group, const void *blob, sl_quant_handle **out,
                       sl_error *err) {
     (void)blob;
@@ -77,8 +103,12 @@ static sl_status bind(sl_instance *self, const sl_linear_group *group, const voi
         return sl_fail(err, SL_E_NO_MEMORY, "none: out of memory");
     h->owner = self;
     h->group = group;
-    *out = h;
-    return SL_OK;
+    sl_status s = self->on_device ? join(group, &h->all, err) : SL_OK;
+    if (s < 0)
+        free(h);
+    else
+        *out = h;
+    return s;
 }
 
 static void unbind(sl_instance *self, sl_quant_handle *handle) {
@@ -88,9 +118,17 @@ static void unbind(sl_instance *self, sl_quant_handle *handle) {
 
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_tensor y = args->y;
-    sl_op_gemm op = {
-        SL_SIZE(sl_op_gemm), args->lane,        &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-        args->residual,      h->owner->compute, 0};
+    int whole = h->owner->on_device && (args->which == SL_QUANT_ALL || args->act_mul);
+    sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                     .lane = args->lane,
+                     .x = &args->x,
+                     .w = whole ? &h->all : &h->group->linears[args->which]->weight,
+                     .y = &y,
+                     .bias = args->bias,
+                     .residual = args->residual,
+                     .compute = h->owner->compute,
+                     .act_mul = args->act_mul,
+                     .act = args->act};
     return h->owner->ops->gemm(h->owner->host, &op);
 }
 
@@ -126,7 +164,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = nothing,
     .provides = nothing,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

@@ -2,7 +2,8 @@
  *
  * The baseline of every weight quantiser (GPTQ, arXiv 2210.17323, section 4, measures against it). Rounding is to
  * nearest even, scales are stored in f16 and codes are computed with the rounded scale, so that packer and kernel
- * agree. Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. */
+ * agree. Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. On a device a group
+ * of linears is packed as one matrix, and `format = e4m3` rounds weights and inputs to 8-bit floats. */
 #include "sluice/ops.h"
 #include "sluice/quant.h"
 
@@ -22,6 +23,8 @@ struct sl_instance {
     const sl_ops *ops;
     int64_t bits, group;
     int asymmetric, head;
+    int on_device, is_e4m3;
+    const sl_exec *exec; /* on a device: weights may be there already */
     uint32_t compute;
     char format[32];
 };
@@ -29,8 +32,8 @@ struct sl_instance {
 struct sl_quant_handle {
     sl_instance *owner;
     const sl_linear_group *group;
-    sl_q_format format[MAX_LINEARS];
-    const char *blob[MAX_LINEARS]; /* NULL: the checkpoint's own tensor */
+    sl_q_format format[MAX_LINEARS]; /* on a device: the first one, of all linears together */
+    const char *blob[MAX_LINEARS];   /* NULL: the checkpoint's own tensor */
 };
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
@@ -45,7 +48,22 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
     self->asymmetric = sl_param_int(args->params, "scheme") == 1;
     self->head = sl_param_int(args->params, "head") != 0;
     self->compute = SL_F32;
-    if (self->group > 0)
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
+    self->exec = self->on_device ? sl_host_service(args->host, SL_EXEC_ID, SL_FIELD_END(sl_exec, sync)) : NULL;
+    self->is_e4m3 = sl_param_int(args->params, "format") == 1;
+    if ((self->is_e4m3 && !self->on_device) || (self->on_device && self->exec == NULL)) {
+        sl_status s = self->on_device
+                          ? sl_fail(err, SL_E_NOT_FOUND, "rtn: the host offers no " SL_EXEC_ID)
+                          : sl_fail(err, SL_E_UNIMPLEMENTED, "rtn: format = e4m3 is multiplied on a GPU only");
+        free(self);
+        return s;
+    }
+    if (self->is_e4m3) {
+        self->bits = 8;
+        self->group = 0;
+        self->asymmetric = 0;
+        snprintf(self->format, sizeof self->format, "e4m3 row");
+    } else if (self->group > 0)
         snprintf(self->format, sizeof self->format, "int%d%s g%d", (int)self->bits, self->asymmetric ? "a" : "",
                  (int)self->group);
     else
@@ -64,10 +82,23 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 
 static void deactivate(sl_instance *self) { (void)self; }
 
-static sl_q_format format_of(const sl_instance *self, const sl_linear *linear) {
-    int64_t k = linear->weight.shape[1];
-    return (sl_q_format){SL_SIZE(sl_q_format), linear->weight.shape[0],   k, self->group > 0 ? self->group : k,
-                         (uint32_t)self->bits, (uint32_t)self->asymmetric};
+/* Packed matrices of a group: its linears, or on a device all of them together. */
+static int32_t n_matrices(const sl_instance *self, const sl_linear_group *group) {
+    return self->on_device ? 1 : group->n;
+}
+
+static sl_q_format format_of(const sl_instance *self, const sl_linear_group *group, int32_t i) {
+    int64_t k = group->linears[i]->weight.shape[1], n = group->linears[i]->weight.shape[0];
+    for (int32_t j = 1; self->on_device && j < group->n; j++)
+        n += group->linears[j]->weight.shape[0];
+    return (sl_q_format){.struct_size = SL_SIZE(sl_q_format),
+                         .n = n,
+                         .k = k,
+                         .group = self->group > 0 ? self->group : self->on_device ? (k + 31) / 32 * 32 : k,
+                         .bits = (uint32_t)self->bits,
+                         .asymmetric = (uint32_t)self->asymmetric,
+                         .target = self->on_device ? SL_Q_CUDA : SL_Q_CPU,
+                         .kind = self->is_e4m3 ? SL_Q_E4M3 : SL_Q_INTEGER};
 }
 
 static int stays(const sl_instance *self, const sl_linear_group *group) {
@@ -85,13 +116,17 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
                            group->linears[i]->name);
     out->flags = SL_QUANT_FUSES_BIAS | SL_QUANT_FUSES_RESIDUAL;
     out->x_dtype = SL_F32;
+    if (self->on_device) {
+        out->flags |= stays(self, group) ? 0 : SL_QUANT_FUSES_GROUP | SL_QUANT_FUSES_ACT_MUL;
+        out->x_dtype = SL_BF16;
+    }
     out->format = stays(self, group) ? sl_dtype_name(w->dtype) : self->format;
     if (stays(self, group)) {
         out->bits_per_weight = sl_dtype_bits(w->dtype);
         return SL_OK;
     }
-    for (int32_t i = 0; i < group->n; i++) {
-        sl_q_format f = format_of(self, group->linears[i]);
+    for (int32_t i = 0; i < n_matrices(self, group); i++) {
+        sl_q_format f = format_of(self, group, i);
         int64_t bytes = self->ops->q_bytes(&f);
         if (bytes == 0)
             return sl_fail(err, SL_E_INVALID, "rtn: %s has %lld inputs: no packed format has groups of %lld",
@@ -104,17 +139,53 @@ static sl_status claim(sl_instance *self, const sl_linear_group *group, sl_quant
 static sl_status pack_size(sl_instance *self, const sl_linear_group *group, int64_t *bytes, sl_error *err) {
     (void)err;
     *bytes = 0;
-    for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
-        sl_q_format f = format_of(self, group->linears[i]);
+    for (int32_t i = 0; i < n_matrices(self, group) && !stays(self, group); i++) {
+        sl_q_format f = format_of(self, group, i);
         *bytes += padded(self->ops->q_bytes(&f));
     }
     return SL_OK;
 }
 
+/* A group of the device: its linears one below the other, brought together on the host, packed as one matrix. */
+static sl_status pack_together(sl_instance *self, const sl_linear_group *group, void *blob, sl_error *err) {
+    sl_q_format f = format_of(self, group, 0);
+    sl_tensor all = group->linears[0]->weight;
+    int64_t row = f.k * (sl_dtype_bits(all.dtype) / 8);
+    const sl_lane *lane = self->exec->lane(self->host, SL_DEVICE_CUDA, 0);
+    char *rows = lane != NULL ? malloc((size_t)(f.n * row)) : NULL, *at = rows;
+    if (rows == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "rtn: no lane, or no memory for %lld bytes of weights to pack",
+                       (long long)(f.n * row));
+    sl_status s = SL_OK;
+    for (int32_t i = 0; s >= 0 && i < group->n; i++) {
+        const sl_tensor *w = &group->linears[i]->weight;
+        int64_t bytes = w->shape[0] * row;
+        if (w->dtype != all.dtype || !sl_tensor_is_contiguous(w))
+            s = sl_fail(err, SL_E_UNIMPLEMENTED, "rtn: %s is not of the dtype of %s", group->linears[i]->name,
+                        group->linears[0]->name);
+        else if (w->device == SL_DEVICE_CUDA)
+            s = self->exec->copy(lane, at, w->data, bytes);
+        else
+            memcpy(at, w->data, (size_t)bytes);
+        at += bytes;
+    }
+    if (s >= 0)
+        s = self->exec->sync(lane, err);
+    const int64_t shape[2] = {f.n, f.k};
+    if (s >= 0)
+        s = sl_tensor_make(&all, rows, all.dtype, SL_DEVICE_CPU, 2, shape);
+    if (s >= 0 && (s = self->ops->q_pack(self->host, &f, &all, blob, err)) < 0)
+        sl_fail_within(err, s, "rtn: %s", group->linears[0]->name);
+    free(rows);
+    return s;
+}
+
 static sl_status pack_into(sl_instance *self, const sl_linear_group *group, void *blob, sl_error *err) {
     char *at = blob;
+    if (self->on_device && !stays(self, group))
+        return pack_together(self, group, blob, err);
     for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
-        sl_q_format f = format_of(self, group->linears[i]);
+        sl_q_format f = format_of(self, group, i);
         sl_status s = self->ops->q_pack(self->host, &f, &group->linears[i]->weight, at, err);
         if (s < 0)
             return sl_fail_within(err, s, "rtn: %s", group->linears[i]->name);
@@ -131,8 +202,8 @@ static sl_status bind(sl_instance *self, const sl_linear_group *group, const voi
     const char *at = blob;
     h->owner = self;
     h->group = group;
-    for (int32_t i = 0; i < group->n && !stays(self, group); i++) {
-        h->format[i] = format_of(self, group->linears[i]);
+    for (int32_t i = 0; i < n_matrices(self, group) && !stays(self, group); i++) {
+        h->format[i] = format_of(self, group, i);
         h->blob[i] = at;
         at += padded(self->ops->q_bytes(&h->format[i]));
     }
@@ -147,14 +218,31 @@ static void unbind(sl_instance *self, sl_quant_handle *handle) {
 
 static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_tensor y = args->y;
-    if (h->blob[args->which] == NULL) {
-        sl_op_gemm op = {
-            SL_SIZE(sl_op_gemm), args->lane,        &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-            args->residual,      h->owner->compute, 0};
+    int whole = args->which == SL_QUANT_ALL || args->act_mul;
+    int32_t which = whole ? 0 : args->which;
+    if (h->blob[0] == NULL) {
+        sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                         .lane = args->lane,
+                         .x = &args->x,
+                         .w = &h->group->linears[which]->weight,
+                         .y = &y,
+                         .bias = args->bias,
+                         .residual = args->residual,
+                         .compute = h->owner->compute};
         return h->owner->ops->gemm(h->owner->host, &op);
     }
-    sl_op_qgemm op = {SL_SIZE(sl_op_qgemm), args->lane,    &h->format[args->which], h->blob[args->which], &args->x, &y,
-                      args->bias,           args->residual};
+    if (h->owner->on_device && h->group->n > 1 && !whole)
+        return SL_E_UNIMPLEMENTED; /* they are one matrix: see claim */
+    sl_op_qgemm op = {.struct_size = SL_SIZE(sl_op_qgemm),
+                      .lane = args->lane,
+                      .format = &h->format[which],
+                      .blob = h->blob[which],
+                      .x = &args->x,
+                      .y = &y,
+                      .bias = args->bias,
+                      .residual = args->residual,
+                      .act_mul = args->act_mul,
+                      .act = args->act};
     return h->owner->ops->qgemm(h->owner->host, &op);
 }
 
@@ -173,6 +261,7 @@ static const void *query(sl_instance *self, const char *id) {
     return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
 }
 
+static const char *const formats[] = {"integer", "e4m3", NULL};
 static const char *const widths[] = {"8", "4", NULL};
 static const char *const schemes[] = {"symmetric", "asymmetric", NULL};
 static const sl_param_def bits = {SL_SIZE(sl_param_def), "bits", "bits of a weight", "4", widths, 1, 0,
@@ -191,7 +280,17 @@ static const sl_param_def scheme = {SL_SIZE(sl_param_def),
                                     0};
 static const sl_param_def head = {
     SL_SIZE(sl_param_def), "head", "whether the output head is packed too", "no", NULL, 1, 0, SL_PARAM_BOOL, 0};
-static const sl_param_def *const params[] = {&bits, &group, &scheme, &head, NULL};
+static const sl_param_def format = {
+    SL_SIZE(sl_param_def),
+    "format",
+    "integer: codes of `bits`; e4m3: 8-bit floats with a scale for each row of weights and of inputs (GPU only)",
+    "integer",
+    formats,
+    1,
+    0,
+    SL_PARAM_ENUM,
+    0};
+static const sl_param_def *const params[] = {&bits, &group, &scheme, &head, &format, NULL};
 static const char *const roles[] = {"quant", NULL};
 static const char *const needs[] = {SL_OPS_ID, NULL};
 static const char *const nothing[] = {NULL};
@@ -209,7 +308,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = nothing,
     .provides = nothing,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

@@ -336,9 +336,14 @@ static sl_status matmul(sl_quant_handle *h, const sl_quant_matmul *args) {
     sl_instance *self = h->owner;
     if (m->codes == NULL) {
         sl_tensor y = args->y;
-        sl_op_gemm op = {
-            SL_SIZE(sl_op_gemm), args->lane,    &args->x, &h->group->linears[args->which]->weight, &y, args->bias,
-            args->residual,      self->compute, 0};
+        sl_op_gemm op = {.struct_size = SL_SIZE(sl_op_gemm),
+                         .lane = args->lane,
+                         .x = &args->x,
+                         .w = &h->group->linears[args->which]->weight,
+                         .y = &y,
+                         .bias = args->bias,
+                         .residual = args->residual,
+                         .compute = self->compute};
         return self->env.ops->gemm(self->env.host, &op);
     }
     sl_tensor x = sl_decoder_order(&self->decoder, &args->x, m->order, args->prepared == NULL);

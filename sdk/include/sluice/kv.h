@@ -114,8 +114,13 @@ typedef struct sl_rowset {
     int32_t run;                /* > 1: each entry names `run` consecutive tokens from there on, those that exist (page
                                    lists; only over stores that provide "sl.kv.runs/1"); 0, 1: single tokens */
     uint32_t reserved0;
+    /* On a device lane: lists in device memory, in the place of list_begin and token, which are NULL: list of (u, g) at
+     * device_token + (u * n_groups + g) * device_stride, device_n[u * n_groups + g] ids of it. Units are bounded by the
+     * step's; own_rows and run are 0. */
+    const int32_t *device_token, *device_n;
+    int64_t device_stride;      /* bound of device_n */
 } sl_rowset;
-SL_ABI_STRUCT(sl_rowset, reserved0);
+SL_ABI_STRUCT(sl_rowset, device_stride);
 
 /* One layer of a store in device memory, for kernels: pages of one pool, found through tables that do not move from
  * activate to deactivate. Tables are indexed by sequence id. Key of head h in slot s of sequence q:

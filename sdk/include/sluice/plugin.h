@@ -111,8 +111,9 @@ typedef struct sl_limits {
     int64_t n_workers;    /* CPU workers */
     uint32_t compute;     /* SL_F32 or SL_BF16: precision of matrix products */
     uint32_t deterministic; /* 1: results must not depend on batch, chunking, worker count or speculation */
+    int64_t kv_bytes;     /* of SL_MEM_KV that all stores together get (sl.mem/1 gives no more); 0: no limit */
 } sl_limits;
-SL_ABI_STRUCT(sl_limits, deterministic);
+SL_ABI_STRUCT(sl_limits, kv_bytes);
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 

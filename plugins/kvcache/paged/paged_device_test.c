@@ -1,0 +1,445 @@
+/* paged on a device: random forks, appends, cuts, copies and accepted paths against a store that is nothing but arrays,
+ * on a lane that does its work late. Rows are read as kernels read them: through tables in device memory. */
+#include "paged.c"
+#include "paged_device.c"
+#include "paged_heads.c"
+
+#include "test_lane.h"
+
+enum { LAYERS = 3, MAX_SEQS = 6, MAX_CONTEXT = 40, MAX_STAGED = 8, MAX_ROWS = 4 * MAX_STAGED, MAX_WIDTH = 24 };
+
+/* Layers of different shapes: KV heads, key size, value size. */
+static const int32_t shapes[LAYERS][3] = {{2, 4, 4}, {1, 8, 3}, {3, 2, 8}};
+
+typedef struct plain_seq {
+    int is_open;
+    int64_t n;
+    int32_t row[MAX_CONTEXT + MAX_STAGED]; /* which row stands there; its content follows from the number */
+} plain_seq;
+
+typedef struct rig {
+    test_host host;
+    test_lane lane;
+    sl_layer_info layers[LAYERS];
+    const sl_layer_info *layer_ptrs[LAYERS];
+    sl_model_info model;
+    uint32_t stages[LAYERS];
+    sl_instance *self;
+    plain_seq plain[MAX_SEQS];
+    int32_t next_row;
+    uint64_t seed;
+} rig;
+
+static const sl_limits ordinary = {.struct_size = SL_SIZE(sl_limits),
+                                   .max_context = MAX_CONTEXT,
+                                   .max_rows = MAX_ROWS,
+                                   .max_seqs = MAX_SEQS,
+                                   .max_tree = MAX_STAGED,
+                                   .n_workers = 1,
+                                   .compute = SL_BF16};
+
+static sl_status make(rig *r, const char *const *sets, const sl_limits *limits, sl_error *err) {
+    memset(r, 0, sizeof *r);
+    test_host_init(&r->host);
+    test_lane_init(&r->lane, &r->host);
+    for (int l = 0; l < LAYERS; l++) {
+        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
+                                       .block = "gqa",
+                                       .n_heads = shapes[l][0],
+                                       .n_kv_heads = shapes[l][0],
+                                       .head_dim = shapes[l][1],
+                                       .v_head_dim = shapes[l][2],
+                                       .rope = -1};
+        r->layer_ptrs[l] = &r->layers[l];
+        r->stages[l] = SL_STAGE_ALL;
+    }
+    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .n_layers = LAYERS};
+    sl_params *values = test_params(&plugin, sets);
+    sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
+                      .layer_stages = r->stages,
+                      .n_layers = LAYERS,
+                      .device = SL_DEVICE_CUDA,
+                      .role = "kvcache.store",
+                      .section = "kvcache"};
+    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args),
+                           .host = &r->host.host,
+                           .model = &r->model,
+                           .params = values,
+                           .scope = &scope};
+    sl_status s = plugin.create(&args, &r->self, err);
+    if (s == SL_OK)
+        s = plugin.activate(r->self, limits, err);
+    test_params_free(values);
+    r->seed = 4711;
+    return s;
+}
+
+static void close_rig(rig *r) {
+    test_lane_finish(&r->lane);
+    if (r->self != NULL) {
+        plugin.deactivate(r->self);
+        plugin.destroy(r->self);
+    }
+    assert_int_equal(r->host.n_live, 0);
+}
+
+static int64_t draw(rig *r, int64_t n) { return (int64_t)(test_next(&r->seed) % (uint64_t)n); }
+
+static uint16_t bf16_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* Small whole numbers, exact in bf16. */
+static float element_of(int32_t row, int layer, int which, int64_t e) {
+    uint32_t h = (uint32_t)row * 2654435761u + (uint32_t)(layer * 40503 + which * 7919 + (int)e * 104729);
+    h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
+    return (float)(int32_t)(h % 255) - 127.0f;
+}
+
+/* Rows [0, n) of a sequence in one layer, by the addresses that sl_view_device promises. */
+static void check_rows(const sl_view_device *v, int32_t seq, int layer, const int32_t *expected, int64_t n) {
+    assert_int_equal(v->n_heads, shapes[layer][0]);
+    assert_null(v->n_rows);
+    for (int64_t slot = 0; slot < n; slot++) {
+        int64_t at = v->pages[seq * v->pages_stride + slot / v->page_rows], r = slot % v->page_rows;
+        for (int32_t h = 0; h < v->n_heads; h++)
+            for (int which = 0; which < 2; which++) {
+                int32_t width = shapes[layer][1 + which];
+                const char *p =
+                    which == 0 ? (char *)v->k_pool + at * v->k_page_stride + r * v->k_row_stride + h * v->k_head_stride
+                               : (char *)v->v_pool + at * v->v_page_stride + r * v->v_row_stride + h * v->v_head_stride;
+                for (int32_t d = 0; d < width; d++) {
+                    uint16_t got, want = bf16_of(element_of(expected[slot], layer, which, h * width + d));
+                    memcpy(&got, p + 2 * d, sizeof got);
+                    if (got != want)
+                        fail_msg("layer %d, %s of slot %lld of sequence %d, head %d, element %d: %04x, expected %04x",
+                                 layer, which == 0 ? "key" : "value", (long long)slot, seq, h, d, got, want);
+                }
+            }
+    }
+}
+
+static int32_t pick(rig *r, int want_open) {
+    int32_t found[MAX_SEQS], n = 0;
+    for (int32_t i = 0; i < MAX_SEQS; i++)
+        if (r->plain[i].is_open == want_open)
+            found[n++] = i;
+    return n > 0 ? found[draw(r, n)] : -1;
+}
+
+static void act_open(rig *r) {
+    int32_t id = pick(r, 0), parent = draw(r, 3) > 0 ? pick(r, 1) : -1;
+    if (id < 0)
+        return;
+    int64_t upto = parent >= 0 ? draw(r, r->plain[parent].n + 1) : 0;
+    assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_OK);
+    if (parent >= 0)
+        r->plain[id] = r->plain[parent];
+    r->plain[id].is_open = 1;
+    r->plain[id].n = upto;
+}
+
+static void act_close_or_cut(rig *r) {
+    int32_t id = pick(r, 1);
+    if (id < 0)
+        return;
+    if (draw(r, 2)) {
+        store.close(r->self, id);
+        r->plain[id].is_open = 0;
+        return;
+    }
+    int64_t n = draw(r, r->plain[id].n + 1);
+    assert_int_equal(store.truncate(r->self, id, n, NULL), SL_OK);
+    r->plain[id].n = n;
+}
+
+/* Device copies of appended rows in bf16, [n, K, D] behind one another. */
+static void append_layer(rig *r, const sl_rows *rows, int l, const int32_t *number) {
+    uint16_t k[MAX_ROWS * MAX_WIDTH], v[MAX_ROWS * MAX_WIDTH];
+    int64_t kw = shapes[l][0] * shapes[l][1], vw = shapes[l][0] * shapes[l][2];
+    for (int32_t i = 0; i < rows->n; i++) {
+        for (int64_t e = 0; e < kw; e++)
+            k[i * kw + e] = bf16_of(element_of(number[i], l, 0, e));
+        for (int64_t e = 0; e < vw; e++)
+            v[i * vw + e] = bf16_of(element_of(number[i], l, 1, e));
+    }
+    sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = &r->lane.lane, .rows = rows, .layer = l};
+    args.k = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = k, .dtype = SL_BF16, .stride = {kw}};
+    args.v = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = v, .dtype = SL_BF16, .stride = {vw}};
+    assert_int_equal(store.append(r->self, &args), SL_OK);
+}
+
+/* A step over 1 to 4 sequences. late: the lane does nothing before the next step was queued too. */
+static void act_step(rig *r, int late) {
+    int32_t ids[4], begin[5] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], path[MAX_ROWS], path_begin[5] = {0};
+    int64_t past[4];
+    int n_seqs = 0, want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
+    for (int32_t i = 0; i < MAX_SEQS && n_seqs < want; i++) {
+        int32_t id = (first + i) % MAX_SEQS;
+        int64_t room = MAX_CONTEXT - r->plain[id].n;
+        if (!r->plain[id].is_open || room == 0)
+            continue;
+        int32_t n = 1 + (int32_t)draw(r, room < MAX_STAGED ? room : MAX_STAGED);
+        ids[n_seqs] = id;
+        past[n_seqs] = r->plain[id].n;
+        begin[n_seqs + 1] = begin[n_seqs] + n;
+        for (int32_t k = begin[n_seqs]; k < begin[n_seqs + 1]; k++) {
+            row_seq[k] = n_seqs;
+            number[k] = r->next_row++;
+        }
+        n_seqs++;
+    }
+    if (n_seqs == 0)
+        return;
+    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
+                  .seq = ids,
+                  .row_begin = begin,
+                  .n_past = past,
+                  .row_seq = row_seq,
+                  .n_seqs = n_seqs,
+                  .n_rows = begin[n_seqs]};
+    sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .n = b.n_rows};
+    int64_t before = r->host.n_allocations;
+    assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
+    for (int l = 0; l < LAYERS; l++) {
+        const sl_view *seen;
+        append_layer(r, &rows, l, number);
+        assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
+        assert_null(seen->seqs);
+        assert_ptr_equal(seen->device->pages, r->self->device->tables);
+    }
+    int32_t n_path = 0;
+    for (int i = 0; i < n_seqs; i++) {
+        plain_seq *p = &r->plain[ids[i]];
+        int32_t n = begin[i + 1] - begin[i], kept = draw(r, 2) ? n : (int32_t)draw(r, n + 1), holes = (int)draw(r, 2);
+        for (int32_t k = 0; k < kept; k++)
+            if (k == 0 || !holes || draw(r, 2)) {
+                p->row[past[i] + n_path - path_begin[i]] = number[begin[i] + k];
+                path[n_path++] = k;
+            }
+        path_begin[i + 1] = n_path;
+        p->n = past[i] + n_path - path_begin[i];
+    }
+    sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
+    assert_int_equal(store.commit(r->self, &r->lane.lane, &done, NULL), SL_OK);
+    assert_int_equal(r->host.n_allocations, before);
+    if (late)
+        return;
+    test_lane_run(&r->lane);
+    for (int i = 0; i < n_seqs; i++)
+        for (int l = 0; l < LAYERS; l++)
+            check_rows(&r->self->device->views[l], ids[i], l, r->plain[ids[i]].row, r->plain[ids[i]].n);
+}
+
+/* Exports a sequence and imports it into a new one. */
+static void act_copy(rig *r) {
+    int32_t from = pick(r, 1), to = pick(r, 0);
+    static char buffer[MAX_CONTEXT * 2 * MAX_WIDTH * 4];
+    if (from < 0 || to < 0)
+        return;
+    assert_int_equal(store.open(r->self, to, -1, 0, NULL), SL_OK);
+    sl_dtype type = draw(r, 2) ? SL_F32 : SL_BF16;
+    for (int l = 0; l < LAYERS; l++) {
+        sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
+                           .buffer = buffer,
+                           .end = r->plain[from].n,
+                           .bytes = sizeof buffer,
+                           .layer = l,
+                           .seq = from,
+                           .direction = SL_COPY_EXPORT,
+                           .dtype = type};
+        memset(buffer, 0x55, sizeof buffer);
+        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+        copy.seq = to;
+        copy.direction = SL_COPY_IMPORT;
+        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+    }
+    r->plain[to] = r->plain[from];
+}
+
+static void rows_are_where_the_tables_say(void **state) {
+    (void)state;
+    static const char *const pages[] = {"page=1", "page=4", "page=16"};
+    for (int p = 0; p < 3; p++)
+        for (int late = 0; late < 2; late++) {
+            rig r;
+            const char *const sets[] = {pages[p], NULL};
+            assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
+            r.seed += (uint64_t)p;
+            if (late) /* so that the ring comes round */
+                r.self->device->ring_words = 160;
+            for (int i = 0; i < 1500; i++) {
+                int64_t what = draw(&r, 10);
+                if (what < 2)
+                    act_open(&r);
+                else if (what < 3)
+                    act_close_or_cut(&r);
+                else if (what < 4)
+                    act_copy(&r);
+                else
+                    act_step(&r, late && draw(&r, 8) > 0);
+            }
+            assert_true(!late || r.lane.n_syncs > 0);
+            close_rig(&r);
+        }
+}
+
+/* Only entries that changed travel: one copy a page of a sequence that grows row by row. */
+static void decoding_copies_a_word_a_page(void **state) {
+    (void)state;
+    rig r;
+    const char *const sets[] = {"page=8", NULL};
+    assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
+    assert_int_equal(store.open(r.self, 2, -1, 0, NULL), SL_OK);
+    for (int64_t n = 0; n < 32; n++) {
+        const int32_t ids[] = {2}, begin[] = {0, 1}, row_seq[] = {0}, path_begin[] = {0, 1}, path[] = {0};
+        const int64_t past[] = {n};
+        sl_batch b = {.struct_size = SL_SIZE(sl_batch),
+                      .seq = ids,
+                      .row_begin = begin,
+                      .n_past = past,
+                      .row_seq = row_seq,
+                      .n_seqs = 1,
+                      .n_rows = 1};
+        sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
+        assert_int_equal(store.reserve(r.self, &b, NULL), SL_OK);
+        assert_int_equal(store.commit(r.self, &r.lane.lane, &done, NULL), SL_OK);
+    }
+    assert_int_equal(r.lane.n_copies, 4);
+    assert_int_equal(r.lane.n_syncs, 0);
+    close_rig(&r);
+}
+
+static int64_t pool_bytes(const rig *r) { return r->self->pool.n_ids * r->self->page_bytes; }
+
+static void pools_keep_within_their_limits(void **state) {
+    (void)state;
+    SL_ERROR(err);
+    rig r;
+    const char *const sets[] = {"page=4", NULL};
+    sl_limits limits = ordinary;
+    limits.max_rows = 8, limits.max_tree = 1;
+    /* nothing is short: every sequence at its longest */
+    assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(r.self->pool.n_ids, limits.max_seqs * r.self->max_pages);
+    int64_t one = r.self->page_bytes;
+    close_rig(&r);
+    /* engine.kv_memory_mb, and the books when it is used up */
+    limits.kv_bytes = 7 * one + one / 2;
+    assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(pool_bytes(&r), 7 * one);
+    assert_int_equal(store.grow(r.self, 0, 28, NULL), SL_OK);
+    assert_int_equal(store.grow(r.self, 0, 29, &err), SL_E_NO_MEMORY);
+    assert_non_null(strstr(err.text, "the cache does not fit"));
+    assert_int_equal(store.open(r.self, 1, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.grow(r.self, 1, 1, &err), SL_E_NO_MEMORY);
+    store.close(r.self, 0);
+    assert_int_equal(store.grow(r.self, 1, 1, NULL), SL_OK);
+    close_rig(&r);
+    /* another store has two of three layers: this one takes its part */
+    limits.kv_bytes = 8 * one;
+    assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
+    plugin.deactivate(r.self);
+    r.self->served[0] = r.self->served[2] = 0;
+    assert_int_equal(plugin.activate(r.self, &limits, NULL), SL_OK);
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(r.self->pool.n_ids, 8);
+    assert_true(r.self->page_bytes < one);
+    assert_int_equal(r.self->device->n_served, 1);
+    close_rig(&r);
+    /* what is free is less, and what can be had still less */
+    limits.kv_bytes = 0;
+    assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
+    r.lane.memory_free = ((int64_t)64 << 20) + 64 * one;
+    r.lane.memory_free += r.lane.memory_free / 31;
+    r.host.budget = r.host.bytes_live + 20 * one;
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_in_range(r.self->pool.n_ids, 12, 20);
+    close_rig(&r);
+    /* too little to work with is said before anything runs */
+    assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
+    r.host.budget = r.host.bytes_live + one;
+    assert_int_equal(store.open(r.self, 0, -1, 0, &err), SL_E_NO_MEMORY);
+    assert_non_null(strstr(err.text, "needs 3 pages"));
+    r.host.budget = -1;
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    close_rig(&r);
+}
+
+static void lists_reach_the_view(void **state) {
+    (void)state;
+    rig r;
+    assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
+    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    static const int32_t slots[8], n[2];
+    sl_rows rows = {.struct_size = SL_SIZE(sl_rows)};
+    sl_rowset set = {.struct_size = SL_SIZE(sl_rowset),
+                     .n_units = 1,
+                     .n_groups = 2,
+                     .device_token = slots,
+                     .device_n = n,
+                     .device_stride = 4};
+    const sl_view *v = NULL, *whole = NULL;
+    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_OK);
+    assert_ptr_equal(v->device->list, slots);
+    assert_ptr_equal(v->device->list_n, n);
+    assert_int_equal(v->device->list_stride, 4);
+    assert_int_equal(v->device->n_groups, 2);
+    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, NULL, &whole), SL_OK);
+    assert_null(whole->device->list);
+    set.n_groups = 3;
+    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
+    set.n_groups = 2, set.device_token = NULL;
+    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
+    close_rig(&r);
+}
+
+static void what_it_does_not_serve(void **state) {
+    (void)state;
+    SL_ERROR(err);
+    rig r;
+    const char *const odd[] = {"page=48", NULL};
+    assert_int_equal(make(&r, odd, &ordinary, &err), SL_E_INVALID);
+    assert_non_null(strstr(err.text, "power of two"));
+    close_rig(&r);
+    assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
+    sl_kv_layout layout = {.struct_size = SL_SIZE(sl_kv_layout)};
+    assert_int_equal(store.layout(r.self, 0, &layout), SL_OK);
+    assert_int_equal(layout.flags & (SL_KV_EDITS | SL_KV_PER_HEAD), 0);
+    assert_int_not_equal(layout.flags & SL_KV_FUSES_ROPE, 0);
+    sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit)};
+    assert_int_equal(store.edit(r.self, &edit), SL_E_UNIMPLEMENTED);
+    close_rig(&r);
+}
+
+static void no_memory_leaves_nothing(void **state) {
+    (void)state;
+    for (int64_t budget = 0; budget < 4096; budget += 512) {
+        rig r;
+        memset(&r, 0, sizeof r);
+        assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
+        plugin.deactivate(r.self);
+        assert_int_equal(r.host.n_live, 0);
+        r.host.budget = budget;
+        sl_status s = plugin.activate(r.self, &ordinary, NULL);
+        assert_true(s == SL_OK || s == SL_E_NO_MEMORY);
+        if (s < 0) {
+            plugin.destroy(r.self);
+            r.self = NULL;
+        }
+        close_rig(&r);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_where_the_tables_say),  cmocka_unit_test(decoding_copies_a_word_a_page),
+        cmocka_unit_test(pools_keep_within_their_limits), cmocka_unit_test(lists_reach_the_view),
+        cmocka_unit_test(what_it_does_not_serve),         cmocka_unit_test(no_memory_leaves_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
