@@ -237,7 +237,7 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
     x_walk<W, NT> inputs;
     int asked = blockIdx.x, left = p.steps;
     weights.set(p, first_row<MT>(p, asked), warp, lane);
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < R::stages; s++) {
         if (asked >= p.tiles)
             break;
@@ -252,7 +252,7 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
     wait_for_predecessor();
     asked = blockIdx.x, left = p.steps;
     inputs.set(p, asked, warp, lane);
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < R::stages; s++) {
         if (asked < p.tiles) {
             inputs.ask(p, mine + s * R::bytes + R::x_at);
