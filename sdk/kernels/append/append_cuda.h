@@ -2,7 +2,8 @@
  * and v into their slots (sl_op_append). q and k are changed in place. Slots and pages are those of sl_view_device.
  *
  * The step's arrays and the page tables are read before the kernel in front has ended: they are written by copies (as
- * the engine and the stores do), never by kernels of the same step. Row counts (n_rows), q, k and v may come from kernels.
+ * the engine and the stores do), never by kernels of the same step. Row counts (n_rows), q, k and v may come from
+ * kernels.
  */
 #ifndef SLUICE_KERNELS_APPEND_CUDA_H
 #define SLUICE_KERNELS_APPEND_CUDA_H
