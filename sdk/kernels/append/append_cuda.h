@@ -1,5 +1,10 @@
 /* The rows of a step on their way into a store of plain rows: norms of q and k, RoPE, maps of a head's width, then k
- * and v into their slots (sl_op_append). q and k are changed in place. Slots and pages are those of sl_view_device. */
+ * and v into their slots (sl_op_append). q and k are changed in place. Slots and pages are those of sl_view_device.
+ *
+ * The step's arrays and the page tables are read before the kernel in front has ended: they are written by copies (as
+ * the engine and the stores do), never by kernels of the same step. Row counts (n_rows), q, k and v may come from
+ * kernels.
+ */
 #ifndef SLUICE_KERNELS_APPEND_CUDA_H
 #define SLUICE_KERNELS_APPEND_CUDA_H
 

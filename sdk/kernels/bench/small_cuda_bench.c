@@ -23,6 +23,7 @@ typedef struct bench {
     slk_act_mul_params act;
     slk_topk_params topk;
     slk_embed_params embed;
+    slk_sample_params sample;
     slk_move_params move;
     slk_move_layer layers[32];
     slk_random_params random;
@@ -51,6 +52,11 @@ static void run_topk(void *user, int i) {
     bench *b = user;
     (void)i;
     note(b, slk_cuda_topk(&b->h->k, b->h->lane, &b->topk, b->rows));
+}
+static void run_sample(void *user, int i) {
+    bench *b = user;
+    (void)i;
+    note(b, slk_cuda_sample(&b->h->k, b->h->lane, &b->sample, b->rows));
 }
 static void run_embed(void *user, int i) {
     bench *b = user;
@@ -200,6 +206,20 @@ int main(void) {
     b.topk.k = 64;
     b.rows = 1;
     measure(&b, "top_64_of_128256_rows_1", run_topk, CALLS);
+    static const struct {
+        const char *metric;
+        slk_sample_row how;
+    } ways[] = {{"sample_128256_temperature", {.temperature = 0.8, .u = 0.5}},
+                {"sample_128256_top_p", {.temperature = 0.8, .top_p = 0.95, .u = 0.5}},
+                {"sample_128256_top_k_top_p", {.temperature = 0.8, .top_k = 50, .top_p = 0.95, .u = 0.5}}};
+    for (int i = 0; i < 3; i++) {
+        b.sample = (slk_sample_params){.logits = b.topk.x,
+                                       .how = slt_upload(&h, &ways[i].how, sizeof ways[i].how),
+                                       .token = b.topk.id,
+                                       .stride = VOCAB,
+                                       .n = VOCAB};
+        measure(&b, ways[i].metric, run_sample, CALLS);
+    }
     b.topk.n = 131072, b.topk.stride = 131072, b.topk.k = 4096;
     measure(&b, "top_4096_of_131072_rows_1", run_topk, CALLS);
     b.rows = 32;
