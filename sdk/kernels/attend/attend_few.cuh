@@ -13,6 +13,8 @@
 #ifndef SLUICE_KERNELS_ATTEND_FEW_CUH
 #define SLUICE_KERNELS_ATTEND_FEW_CUH
 
+#include <type_traits>
+
 #include "attend_keys.cuh"
 
 namespace slk {
@@ -25,6 +27,8 @@ template <int D, int MT, bool ANY> struct Few {
     static constexpr int kStages = ANY ? 2 : D == 256 || (MT == 1 && D != 64) ? 3 : 4;
     static constexpr int kQ = 2 * kSide * kStages, kP = kQ + 16 * MT * kRow;
     static constexpr int kColumns = D / 4, kTiles = kColumns / 8; /* of a warp's part of the output */
+    /* Page and row of a key, or the bytes to its K and V; the first is negative where nobody looks at it. */
+    using Place = typename std::conditional<ANY, int2, longlong2>::type;
     static constexpr int kMinBlocks = MT == 1 && D <= 128 ? 2 : 1;
 };
 
@@ -95,7 +99,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     constexpr int kStages = S::kStages, kTile = SLK_FEW_TILE, kRows = 16 * MT, kPieces = kTile * S::kChunks;
     constexpr bool kQInRegisters = D <= 128 && MT == 1;
     extern __shared__ __align__(128) unsigned char shared[];
-    __shared__ int2 where[kStages][kTile]; /* page and row of each key of a tile; page -1: none */
+    __shared__ typename S::Place where[kStages][kTile]; /* of each key of a tile */
     __shared__ int row_low[kRows], row_end[kRows], row_of[kRows];
     __shared__ int block_low, block_end;
     __shared__ float warp_top[MT][4][16], warp_total[MT][4][16];
@@ -173,6 +177,17 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     auto page_in = [&](int slot) {
         return slot >= 0 ? make_int2(keys.pages[slot >> p.page_shift], slot & page_mask) : make_int2(-1, 0);
     };
+    auto place_at = [&](int2 key) { /* the multiplications once a key, not once a piece */
+                                    if constexpr (ANY)
+                                        return key;
+                                    else if (key.x < 0)
+                                        return make_longlong2(-1, -1);
+                                    else
+                                        return make_longlong2(key.x * p.k.page_stride + key.y * p.k.row_stride +
+                                                                  kv_head * p.k.head_stride,
+                                                              key.x * p.v.page_stride + key.y * p.v.row_stride +
+                                                                  kv_head * p.v.head_stride);
+    };
     auto fetch = [&](int item) {
         const int stage = item % kStages;
         const uint32_t to = base + 2 * S::kSide * stage;
@@ -181,27 +196,20 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             const int at = thread + n * S::kThreads, key = at / S::kChunks, c = at % S::kChunks;
             if (kPieces % S::kThreads != 0 && at >= kPieces)
                 break;
-            const int2 place_of = where[stage][key];
+            const typename S::Place at_key = where[stage][key];
             const uint32_t offset = tile_at<S::kChunks, S::kRow>(key, c);
-            const bool there = place_of.x >= 0;
+            const bool there = at_key.x >= 0;
             if constexpr (ANY) {
                 uint4 a = make_uint4(0, 0, 0, 0), b = a;
                 if (there) {
-                    a = load8(p.k, place_of.x, place_of.y, kv_head, D, c);
-                    b = load8(p.v, place_of.x, place_of.y, kv_head, D, c);
+                    a = load8(p.k, at_key.x, at_key.y, kv_head, D, c);
+                    b = load8(p.v, at_key.x, at_key.y, kv_head, D, c);
                 }
                 *reinterpret_cast<uint4 *>(shared + 2 * S::kSide * stage + offset) = a;
                 *reinterpret_cast<uint4 *>(shared + 2 * S::kSide * stage + S::kSide + offset) = b;
             } else {
-                const int64_t page = there ? place_of.x : 0;
-                copy16(to + offset,
-                       p.k.pool + page * p.k.page_stride + place_of.y * p.k.row_stride + kv_head * p.k.head_stride +
-                           16 * c,
-                       there);
-                copy16(to + S::kSide + offset,
-                       p.v.pool + page * p.v.page_stride + place_of.y * p.v.row_stride + kv_head * p.v.head_stride +
-                           16 * c,
-                       there);
+                copy16(to + offset, p.k.pool + (there ? at_key.x + 16 * c : 0), there);
+                copy16(to + S::kSide + offset, p.v.pool + (there ? at_key.y + 16 * c : 0), there);
             }
         }
     };
@@ -210,7 +218,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     Walk ahead = now; /* the tile whose keys are looked up next */
     for (int item = 0; item < kStages; item++) {
         if (thread / kTile == item % (S::kThreads / kTile))
-            where[item][thread % kTile] = page_in(item < items ? slot_in(ahead, thread % kTile) : -1);
+            where[item][thread % kTile] = place_at(page_in(item < items ? slot_in(ahead, thread % kTile) : -1));
         advance(ahead, ends);
     }
     int next_slot = kStages < items && thread < kTile ? slot_in(ahead, thread) : -1; /* of item kStages */
@@ -364,7 +372,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         /* Keys of the tile that takes this stage's place; the last readers of this entry were in front of the barrier
          * at the top. */
         if (thread < kTile)
-            where[item % kStages][thread] = found;
+            where[item % kStages][thread] = place_at(found);
 
         const int tile = now.tile;
         advance(now, ends);

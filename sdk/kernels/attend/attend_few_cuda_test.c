@@ -1,5 +1,5 @@
 /* Attention of few rows on a device: against sums in double, and against itself bit by bit. */
-#include "attend_case_cuda_test.h"
+#include "attend_run_cuda_test.h"
 
 #include "sl_error.h"
 
@@ -30,7 +30,9 @@ static void add(attend_case *c, int32_t past, int32_t rows, int32_t tree) {
     *s = (case_seq){.past = past, .rows = rows, .name = 10 + c->n_seqs++, .tree = tree};
     s->parent[0] = -1;
     for (int32_t i = 1; i < rows; i++) /* bushy near the root, some long paths */
-        s->parent[i] = case_mix(c->seed + 9, (uint64_t)i) % 3 == 0 ? i - 1 : (int32_t)(case_mix(c->seed, (uint64_t)i) % (uint64_t)i);
+        s->parent[i] = case_mix(c->seed + 9, (uint64_t)i) % 3 == 0
+                           ? i - 1
+                           : (int32_t)(case_mix(c->seed, (uint64_t)i) % (uint64_t)i);
 }
 
 /* Lengths around everything that has an edge. */
