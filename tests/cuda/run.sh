@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Collects what is run on a GPU machine that has none of our libraries: the program, the CUDA module, plugins, tests and
 # benches of device code, the shared libraries they need, and go.sh, which runs them there.
-#   tests/cuda/run.sh [--build DIR] [--stage DIR] [--no-build]
+#   tests/cuda/run.sh [--build DIR] [--stage DIR] [--no-build] [--pack]
+# --pack: also as one file beside it, DIR.tar.xz: each test holds all images, and what is the same is packed once.
 # Prints the folder and its size. The source tree (models/tiny, tests/data) is expected beside it on the other machine; the
 # folder's go.sh finds it two folders up, or in SLUICE_SOURCE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-build=build stage=.stage/gpu compile=yes
+build=build stage=.stage/gpu compile=yes pack=no
 while [ $# -gt 0 ]; do
     case $1 in
     --build) build=${2:?--build needs a directory}; shift ;;
     --stage) stage=${2:?--stage needs a directory}; shift ;;
     --no-build) compile=no ;;
-    *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    --pack) pack=yes ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift
 done
@@ -61,4 +63,8 @@ git rev-parse HEAD >"$stage/commit" 2>/dev/null || echo unknown >"$stage/commit"
 git diff --quiet HEAD 2>/dev/null || echo "with changes that are in no commit" >>"$stage/commit"
 set -- $tests
 echo "$stage: $# tests, $(set -- $benches; echo $#) benches, $(du -sh "$stage" | cut -f1)"
+if [ $pack = yes ]; then # a window that reaches back over several tests
+    tar -C "$(dirname "$stage")" -cf - "$(basename "$stage")" | xz -T1 --lzma2=preset=1,dict=192MiB >"$stage.tar.xz"
+    echo "$stage.tar.xz: $(du -sh "$stage.tar.xz" | cut -f1); there: tar -C $(dirname "$stage") -xJf $stage.tar.xz"
+fi
 echo "there: bash $stage/go.sh test | bench | e2e | model (--help)"

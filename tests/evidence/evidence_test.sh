@@ -3,7 +3,7 @@
 # Usage: evidence_test.sh PROGRAM
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../support/tap.sh"
-program=$1
+program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 run() { bash "$here/evidence.sh" "$program" "$@"; }
 
 expect "the repository's figures" run
