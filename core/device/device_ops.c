@@ -38,20 +38,27 @@ static const sl_ops *of_format(const sl_q_format *format) {
 BY_LANE(DISPATCH)
 #undef DISPATCH
 
-static int64_t any_q_bytes(const sl_q_format *format) { return of_format(format)->q_bytes(format); }
+static int64_t any_q_bytes(const sl_q_format *format) {
+    const sl_ops *ops = of_format(format);
+    return ops->q_bytes != NULL ? ops->q_bytes(format) : 0; /* no such format */
+}
 
 static sl_status any_q_pack(const sl_host *host, const sl_q_format *format, const sl_tensor *w, void *blob,
                             sl_error *err) {
-    return of_format(format)->q_pack(host, format, w, blob, err);
+    const sl_ops *ops = of_format(format);
+    return ops->q_pack != NULL ? ops->q_pack(host, format, w, blob, err) : SL_E_UNIMPLEMENTED;
 }
 
 static sl_status any_q_unpack(const sl_host *host, const sl_q_format *format, const void *blob, float *w) {
-    return of_format(format)->q_unpack(host, format, blob, w);
+    const sl_ops *ops = of_format(format);
+    return ops->q_unpack != NULL ? ops->q_unpack(host, format, blob, w) : SL_E_UNIMPLEMENTED;
 }
 
 static sl_status any_q_pack_codes(const sl_host *host, const sl_q_format *format, const uint8_t *code,
                                   const uint16_t *scale, const uint8_t *zero, void *blob, sl_error *err) {
-    return of_format(format)->q_pack_codes(host, format, code, scale, zero, blob, err);
+    const sl_ops *ops = of_format(format);
+    return ops->q_pack_codes != NULL ? ops->q_pack_codes(host, format, code, scale, zero, blob, err)
+                                     : SL_E_UNIMPLEMENTED;
 }
 
 static sl_status any_convert(void *dst, sl_dtype dst_dtype, const void *src, sl_dtype src_dtype, int64_t n) {

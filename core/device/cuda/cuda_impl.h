@@ -17,6 +17,8 @@ struct sli_cuda {
 
 /* The device of a lane of this module. */
 sli_cuda *sli_cuda_of(const sl_lane *lane);
+/* The driver's stream of a lane (a CUstream), for libraries that queue work of their own. */
+void *sli_cuda_stream(const sl_lane *lane);
 
 /* The operations: one file each (cuda_<op>.c), launchers of sdk/kernels behind them. The table is in cuda_ops.c.
  * workspace: bytes that an operation may need for these shapes. */

@@ -84,12 +84,13 @@ typedef struct sl_gemm_run {
     const void *x, *w;
     void *y;
     const void *bias;      /* [n], y_dtype */
-    const void *residual;  /* [T, n], added; may be y */
+    const void *residual;  /* [T, n], y_dtype, added; y itself, or without gaps */
     const float *row_scale; /* [T] */
     int64_t rows;          /* T */
     int64_t ldx, ldy;      /* row strides in elements */
+    const float *column_scale; /* [n], with row_scale */
 } sl_gemm_run;
-SL_ABI_STRUCT(sl_gemm_run, ldy);
+SL_ABI_STRUCT(sl_gemm_run, column_scale);
 
 /* Tensor map for bulk copies: 128 bytes, encoded by the host over pools that never move. */
 typedef struct sl_tensor_map {

@@ -214,7 +214,6 @@ void slk_driver_close(slk_driver *d) {
     for (int i = 0; i < SLK_DRIVER_LANES; i++)
         if (d->lanes[i].stream != NULL)
             d->cu.cuStreamDestroy(d->lanes[i].stream);
-    d->cu.cuCtxSetCurrent(NULL);
     current = NULL;
     d->cu.cuDevicePrimaryCtxRelease(d->device);
     d->context = NULL;

@@ -51,7 +51,7 @@
     X(cuEventDestroy)                                                                                                  \
     X(cuEventRecord)                                                                                                   \
     X(cuEventElapsedTime)                                                                                              \
-    X(cuGraphInstantiate)                                                                                              \
+    X(cuGraphInstantiateWithFlags)                                                                                             \
     X(cuGraphUpload)                                                                                                   \
     X(cuGraphLaunch)                                                                                                   \
     X(cuGraphGetNodes)                                                                                                 \

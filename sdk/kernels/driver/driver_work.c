@@ -118,13 +118,14 @@ const sl_exec slk_driver_exec = {
 
 /* ---- graphs ---------------------------------------------------------------------------------------------------- */
 
+/* Relaxed: a library may load its code on the way; allocations and waits are refused here, by `capturing`. */
 sl_status slk_driver_capture_begin(slk_driver *d, sl_error *err) {
     struct sl_lane_impl *lane = enter(&d->lanes[0].lane);
     if (d->debug)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "no graphs in debug mode: every launch is waited for");
     if (lane->lane.capturing)
         return slk_driver_refuse(d, SL_E_STATE, err, "a capture was begun in a capture");
-    SL_TRY(slk_driver_check(lane, d->cu.cuStreamBeginCapture(lane->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), err,
+    SL_TRY(slk_driver_check(lane, d->cu.cuStreamBeginCapture(lane->stream, CU_STREAM_CAPTURE_MODE_RELAXED), err,
                             "beginning a capture"));
     lane->lane.capturing = 1;
     return SL_OK;
@@ -144,7 +145,7 @@ sl_status slk_driver_capture_end(slk_driver *d, slk_driver_graph *out, sl_error 
         status =
             slk_driver_check(lane, d->cu.cuGraphGetNodes(out->graph, NULL, &nodes), err, "counting a graph's nodes");
     if (status == SL_OK)
-        status = slk_driver_check(lane, d->cu.cuGraphInstantiate(&out->exec, out->graph, 0), err,
+        status = slk_driver_check(lane, d->cu.cuGraphInstantiateWithFlags(&out->exec, out->graph, 0), err,
                                   "making a graph of %zu nodes ready", nodes);
     if (status == SL_OK)
         status = slk_driver_check(lane, d->cu.cuGraphUpload(out->exec, lane->stream), err,
