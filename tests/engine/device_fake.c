@@ -289,7 +289,8 @@ static void *alloc(sli_cuda *cuda, uint32_t device, int64_t bytes, int64_t align
         p = aligned_alloc(PAGE, size);
         if (p != NULL)
             memset(p, 0, size);
-    } else if (held_ + bytes <= MEMORY && used_ + size + PAGE <= SPACE) { /* addresses are used once */
+    } else if (held_ + bytes <= (cuda->options.memory_cap > 0 ? cuda->options.memory_cap : MEMORY) &&
+               used_ + size + PAGE <= SPACE) { /* addresses are used once */
         p = shown_ + used_;
         used_ += size + PAGE;
     }
