@@ -1,5 +1,5 @@
-/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth. Tokenising and sampling of
- * text are not in it; tokens are random. */
+/* sluice bench - prompt and decode speed, in llama-bench's terms: pp N, tg N, at a depth, for one session or some side
+ * by side. Tokenising and sampling of text are not in it; tokens are random. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,10 +11,12 @@
 #include "options.h"
 #include "report.h"
 
-enum { MAX_VALUES = 32 };
+enum { MAX_VALUES = 32, MAX_BATCH = 256 };
 
 typedef struct test {
     int64_t n_prompt, n_gen, depth;
+    int batch;     /* sessions side by side */
+    int synthetic; /* the context in front is seeded rows, not a prompt that was computed */
 } test;
 
 /* "512,1024" into numbers; -1 after printing an error. */
@@ -44,50 +46,97 @@ static int ignore_chunk(void *user, const sluice_chunk *chunk) {
     return 0;
 }
 
-/* Seconds that one repetition took; < 0: error. */
-static double run_once(sluice_engine *e, const test *t, uint64_t seed, sluice_error *err) {
-    sluice_info info;
-    sluice_get_info(e, &info);
-    int64_t most = t->depth + t->n_prompt + 1;
-    int32_t *tokens = malloc(sizeof *tokens * (size_t)most);
-    float *logits = malloc(sizeof *logits * (size_t)info.vocab);
-    sluice_session *s = NULL;
+/* Puts n tokens in front of what is measured. */
+static int go_to_depth(sluice_session *s, const test *t, const int32_t *tokens, uint64_t seed, sluice_error *err) {
+    if (t->depth == 0)
+        return SLUICE_OK;
+    if (t->synthetic)
+        return sluice_session_fill(s, t->depth, seed, err);
+    int status = sluice_session_append(s, tokens, t->depth, err);
+    return status < 0 ? status : sluice_prefill(s, 0, err);
+}
+
+static int compute_prompts(sluice_session *const *s, const test *t, const int32_t *tokens, float *logits,
+                           sluice_error *err) {
+    int status = SLUICE_OK;
+    for (int i = 0; status >= 0 && i < t->batch; i++)
+        if ((status = sluice_session_append(s[i], tokens, t->n_prompt, err)) >= 0)
+            status = sluice_logits(s[i], 1, logits, err);
+    return status;
+}
+
+/* Gives each session a token, and generates n behind it. */
+static int generate(sluice_engine *e, sluice_session *const *s, const test *t, const int32_t *first, int64_t n,
+                    sluice_error *err) {
     sluice_sampling greedy;
     sluice_default_sampling(e, &greedy);
     greedy.temperature = 0;
     greedy.ignore_eos = 1;
     greedy.n_stop = 0;
-    greedy.max_tokens = (int32_t)t->n_gen;
-    double seconds = -1;
-    if (tokens != NULL && logits != NULL && sluice_session_open(e, &s, err) >= 0) {
+    greedy.max_tokens = (int32_t)n;
+    int status = SLUICE_OK;
+    for (int i = 0; first != NULL && status >= 0 && i < t->batch; i++)
+        status = sluice_session_append(s[i], first, 1, err);
+    return status < 0 ? status : sluice_generate(e, s, t->batch, &greedy, 1, ignore_chunk, NULL, err);
+}
+
+/* What a repetition took, and how much of it a device was at work. */
+typedef struct timing {
+    double seconds, busy;
+} timing;
+
+/* One repetition in open sessions. */
+static int run_in(sluice_engine *e, sluice_session *const *s, const test *t, const int32_t *tokens, float *logits,
+                  uint64_t seed, timing *took, sluice_error *err) {
+    /* Decoding at a depth goes on from a token that was decided, not from a turn. */
+    int begun = t->depth > 0 && t->n_prompt == 0, status = SLUICE_OK;
+    const int32_t *last = tokens + t->depth + t->n_prompt;
+    for (int i = 0; status >= 0 && i < t->batch; i++)
+        status = go_to_depth(s[i], t, tokens, seed + (uint64_t)i, err);
+    if (status >= 0 && begun)
+        status = generate(e, s, t, last, 1, err);
+    sluice_stats before, after;
+    sluice_get_stats(e, &before);
+    double begin = now();
+    if (status >= 0 && t->n_prompt > 0)
+        status = compute_prompts(s, t, tokens + t->depth, logits, err);
+    if (status >= 0 && t->n_gen > 0)
+        status = generate(e, s, t, begun ? NULL : last, t->n_gen, err);
+    took->seconds = now() - begin;
+    sluice_get_stats(e, &after);
+    took->busy = after.device_seconds - before.device_seconds;
+    return status;
+}
+
+static int run_once(sluice_engine *e, const test *t, uint64_t seed, timing *took, sluice_error *err) {
+    sluice_info info;
+    sluice_get_info(e, &info);
+    int64_t most = t->depth + t->n_prompt + 1;
+    int32_t *tokens = malloc(sizeof *tokens * (size_t)most);
+    float *logits = malloc(sizeof *logits * (size_t)info.vocab);
+    sluice_session *sessions[MAX_BATCH] = {NULL};
+    int status = tokens != NULL && logits != NULL ? SLUICE_OK : SLUICE_E_NO_MEMORY;
+    if (status < 0)
+        snprintf(err->text, sizeof err->text, "out of memory");
+    else
         random_tokens(tokens, most, info.vocab, seed);
-        int begun =
-            t->depth > 0 && t->n_prompt == 0; /* decoding goes on from a token that was decided, not from a turn */
-        sluice_sampling first = greedy;
-        first.max_tokens = 1;
-        int ok = t->depth == 0 || (sluice_session_append(s, tokens, t->depth, err) >= 0 &&
-                                   (begun ? sluice_generate(e, &s, 1, &first, 1, ignore_chunk, NULL, err)
-                                          : sluice_logits(s, 1, logits, err)) >= 0);
-        double begin = now();
-        if (ok && t->n_prompt > 0)
-            ok = sluice_session_append(s, tokens + t->depth, t->n_prompt, err) >= 0 &&
-                 sluice_logits(s, 1, logits, err) >= 0;
-        if (ok && t->n_gen > 0)
-            ok = (begun || sluice_session_append(s, tokens + most - 1, 1, err) >= 0) &&
-                 sluice_generate(e, &s, 1, &greedy, 1, ignore_chunk, NULL, err) >= 0;
-        if (ok)
-            seconds = now() - begin;
-    }
-    sluice_session_close(s);
+    for (int i = 0; status >= 0 && i < t->batch; i++)
+        status = sluice_session_open(e, &sessions[i], err);
+    if (status >= 0)
+        status = run_in(e, sessions, t, tokens, logits, seed, took, err);
+    for (int i = 0; i < t->batch; i++)
+        sluice_session_close(sessions[i]);
     free(tokens);
     free(logits);
-    return seconds;
+    return status;
 }
 
 static void name_test(const test *t, char *out, size_t cap) {
-    char depth[32] = "";
+    char depth[80] = "";
     if (t->depth > 0)
-        snprintf(depth, sizeof depth, " @ d%lld", (long long)t->depth);
+        snprintf(depth, sizeof depth, " @ d%lld%s", (long long)t->depth, t->synthetic ? " synthetic" : "");
+    if (t->batch > 1)
+        snprintf(depth + strlen(depth), sizeof depth - strlen(depth), " x %d", t->batch);
     if (t->n_prompt > 0 && t->n_gen > 0)
         snprintf(out, cap, "pp%lld+tg%lld%s", (long long)t->n_prompt, (long long)t->n_gen, depth);
     else
@@ -115,18 +164,33 @@ static double deviation(const double *v, int n) {
     return n > 1 ? sqrt(sum / (n - 1)) : 0;
 }
 
+static void report_device(json_t *r, const sluice_info *info, const sluice_stats *s, double busy, double seconds) {
+    json_object_set_new(r, "device_name", json_string(info->device_name));
+    json_object_set_new(r, "avg_busy_ns", json_integer((json_int_t)(1e9 * busy)));
+    json_object_set_new(r, "idle_share", json_real(seconds > 0 ? 1 - busy / seconds : 0)); /* wall minus busy */
+    json_object_set_new(r, "graphs", json_integer(s->graphs));
+    json_object_set_new(r, "graph_nodes", json_integer(s->graph_nodes));
+    json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
+    json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
+    json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "bytes_pinned", json_integer(s->bytes_pinned));
+}
+
 /* Runs one test and returns its record. */
 static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_error *err) {
-    double seconds[100], rate[100];
+    double seconds[100], rate[100], busy[100];
+    timing took;
     sluice_info info;
     sluice_get_info(e, &info);
-    if (run_once(e, t, 1, err) < 0) /* warm-up */
+    if (run_once(e, t, 1, &took, err) < 0) /* warm-up */
         return NULL;
     sluice_reset_stats(e);
     for (int i = 0; i < repetitions; i++) {
-        if ((seconds[i] = run_once(e, t, 2 + (uint64_t)i, err)) < 0)
+        if (run_once(e, t, 2 + (uint64_t)i, &took, err) < 0)
             return NULL;
-        rate[i] = (double)(t->n_prompt + t->n_gen) / seconds[i];
+        seconds[i] = took.seconds;
+        busy[i] = took.busy;
+        rate[i] = (double)t->batch * (double)(t->n_prompt + t->n_gen) / seconds[i];
     }
     sluice_stats stats;
     sluice_get_stats(e, &stats);
@@ -143,9 +207,12 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "type_v", json_string(info.kv_dtype));
     json_object_set_new(r, "n_threads", json_integer(info.threads));
     json_object_set_new(r, "isa", json_string(info.isa));
+    json_object_set_new(r, "device", json_string(info.device));
     json_object_set_new(r, "n_prompt", json_integer(t->n_prompt));
     json_object_set_new(r, "n_gen", json_integer(t->n_gen));
     json_object_set_new(r, "n_depth", json_integer(t->depth));
+    json_object_set_new(r, "n_sequences", json_integer(t->batch));
+    json_object_set_new(r, "fill", json_string(t->depth == 0 ? "none" : t->synthetic ? "synthetic" : "prompt"));
     json_object_set_new(r, "avg_ns", json_integer((json_int_t)(1e9 * mean(seconds, repetitions))));
     json_object_set_new(r, "stddev_ns", json_integer((json_int_t)(1e9 * deviation(seconds, repetitions))));
     json_object_set_new(r, "avg_ts", json_real(mean(rate, repetitions)));
@@ -156,8 +223,33 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "bytes_weights", json_integer(stats.bytes_weights));
     json_object_set_new(r, "bytes_peak", json_integer(stats.bytes_peak));
     json_object_set_new(r, "allocs_in_steps", json_integer(stats.allocs_in_steps));
+    if (strcmp(info.device, "cpu") != 0)
+        report_device(r, &info, &stats, mean(busy, repetitions), mean(seconds, repetitions));
     report_prompts(e, r);
     return r;
+}
+
+static void print_row(json_t *r, const test *t, const char *format) {
+    char name[128];
+    name_test(t, name, sizeof name);
+    char device[96] = "";
+    if (json_object_get(r, "idle_share") != NULL)
+        snprintf(device, sizeof device, "%.1f %% idle, %lld graphs, %.1f GB",
+                 100 * json_real_value(json_object_get(r, "idle_share")),
+                 (long long)json_integer_value(json_object_get(r, "graphs")),
+                 (double)json_integer_value(json_object_get(r, "gpu_bytes_peak")) / 1e9);
+    if (strcmp(format, "md") == 0)
+        printf(
+            "| %s | %.1f M | %s | %lld | %s | %s | %.2f ± %.2f | %s |\n",
+            json_string_value(json_object_get(r, "model_filename")),
+            (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
+            json_string_value(json_object_get(r, json_object_get(r, "device_name") != NULL ? "device_name" : "device")),
+            (long long)json_integer_value(json_object_get(r, "n_threads")),
+            json_string_value(json_object_get(r, "isa")), name, json_real_value(json_object_get(r, "avg_ts")),
+            json_real_value(json_object_get(r, "stddev_ts")), device);
+    else if (strcmp(format, "jsonl") == 0)
+        json_dumpf(r, stdout, JSON_COMPACT), putchar('\n');
+    fflush(stdout);
 }
 
 static int by_dependence(const char *format) {
@@ -166,27 +258,37 @@ static int by_dependence(const char *format) {
 
 int cmd_bench(int argc, char **argv) {
     common c = {0};
-    const char *prompt = "512", *gen = "128", *depth = "0", *format = "md";
+    const char *prompt = "512", *gen = "128", *depth = "0", *batch = "1", *fill = "prompt", *format = "md";
     int64_t repetitions = 5;
     const option own[] = {
         {"-p, --n-prompt", "N,N", "prompt lengths to measure; 0: none (default 512)", OPT_TEXT, NULL, &prompt},
         {"-n, --n-gen", "N,N", "numbers of tokens to decode; 0: none (default 128)", OPT_TEXT, NULL, &gen},
         {"-d, --n-depth", "N,N", "tokens in the context before each test (default 0)", OPT_TEXT, NULL, &depth},
+        {"-b, --batch", "N,N", "sessions side by side; see engine.max_seqs (default 1)", OPT_TEXT, NULL, &batch},
+        {"--fill", "HOW",
+         "what stands in the context before each test: a computed prompt, or synthetic rows (default prompt)", OPT_TEXT,
+         NULL, &fill},
         {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL,
          &repetitions},
         {"-o, --output", "FORMAT", "md, json or jsonl (default md)", OPT_TEXT, NULL, &format},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
     };
     int status = options_parse(argc, argv, "sluice bench [options]", own, &c, NULL, 0);
-    int64_t ps[MAX_VALUES], gs[MAX_VALUES], ds[MAX_VALUES];
-    int np = 0, ng = 0, nd = 0;
+    int64_t ps[MAX_VALUES], gs[MAX_VALUES], ds[MAX_VALUES], bs[MAX_VALUES];
+    int np = 0, ng = 0, nd = 0, nb = 0;
     if (status < 0 || c.help || (np = parse_list("-p", prompt, ps)) < 0 || (ng = parse_list("-n", gen, gs)) < 0 ||
-        (nd = parse_list("-d", depth, ds)) < 0) {
+        (nd = parse_list("-d", depth, ds)) < 0 || (nb = parse_list("-b", batch, bs)) < 0) {
         options_free(&c);
         return c.help ? 0 : CLI_USAGE;
     }
-    if (repetitions < 1 || repetitions > 100 || !by_dependence(format)) {
-        fprintf(stderr, "sluice: -r takes 1 to 100, -o one of md, json, jsonl\n");
+    int synthetic = strcmp(fill, "synthetic") == 0, bad_batch = 0;
+    for (int i = 0; i < nb; i++)
+        bad_batch |= bs[i] < 1 || bs[i] > MAX_BATCH;
+    if (repetitions < 1 || repetitions > 100 || !by_dependence(format) || bad_batch ||
+        (!synthetic && strcmp(fill, "prompt") != 0)) {
+        fprintf(stderr,
+                "sluice: -r takes 1 to 100, -b 1 to %d, --fill one of prompt, synthetic, -o one of md, json, jsonl\n",
+                MAX_BATCH);
         options_free(&c);
         return CLI_USAGE;
     }
@@ -195,14 +297,13 @@ int cmd_bench(int argc, char **argv) {
     sluice_options options = options_engine(&c);
     status = sluice_open(&options, &engine, &err);
     json_t *all = json_array();
-    if (status >= 0 && strcmp(format, "md") == 0) {
-        sluice_info info;
-        sluice_get_info(engine, &info);
-        printf("| model | params | threads | isa | test | t/s |\n|---|---|---|---|---|---|\n");
-    }
+    if (status >= 0 && strcmp(format, "md") == 0)
+        printf("| model | params | device | threads | isa | test | t/s | of the device "
+               "|\n|---|---|---|---|---|---|---|---|\n");
     for (int d = 0; status >= 0 && d < nd; d++)
-        for (int i = 0; status >= 0 && i < np + ng; i++) {
-            test t = {i < np ? ps[i] : 0, i < np ? 0 : gs[i - np], ds[d]};
+        for (int i = 0; status >= 0 && i < (np + ng) * nb; i++) {
+            int k = i % (np + ng);
+            test t = {k < np ? ps[k] : 0, k < np ? 0 : gs[k - np], ds[d], (int)bs[i / (np + ng)], synthetic};
             if (t.n_prompt + t.n_gen == 0)
                 continue;
             json_t *r = measure(engine, &t, (int)repetitions, &err);
@@ -210,18 +311,7 @@ int cmd_bench(int argc, char **argv) {
                 status = -1;
                 break;
             }
-            char name[64];
-            name_test(&t, name, sizeof name);
-            if (strcmp(format, "md") == 0)
-                printf("| %s | %.1f M | %lld | %s | %s | %.2f ± %.2f |\n",
-                       json_string_value(json_object_get(r, "model_filename")),
-                       (double)json_integer_value(json_object_get(r, "model_n_params")) / 1e6,
-                       (long long)json_integer_value(json_object_get(r, "n_threads")),
-                       json_string_value(json_object_get(r, "isa")), name,
-                       json_real_value(json_object_get(r, "avg_ts")), json_real_value(json_object_get(r, "stddev_ts")));
-            else if (strcmp(format, "jsonl") == 0)
-                json_dumpf(r, stdout, JSON_COMPACT), putchar('\n');
-            fflush(stdout);
+            print_row(r, &t, format);
             json_array_append_new(all, r);
         }
     if (status >= 0 && strcmp(format, "json") == 0)

@@ -15,14 +15,18 @@ static void on_interrupt(int signal_number) {
 }
 
 static int on_chunk(void *user, const sluice_chunk *chunk) {
-    (void)user;
+    const int *ids = user;
     if (chunk->n_tokens == 0 && chunk->finish == SLUICE_RUNNING) {
         if (isatty(STDERR_FILENO) && chunk->prompt_total > 64)
             fprintf(stderr, "\rprompt: %lld of %lld tokens\033[K%s", (long long)chunk->prompt_done,
                     (long long)chunk->prompt_total, chunk->prompt_done >= chunk->prompt_total ? "\r\033[K" : "");
         return interrupted;
     }
-    fwrite(chunk->text, 1, chunk->length, stdout);
+    if (*ids)
+        for (int32_t i = 0; i < chunk->n_tokens; i++)
+            printf(" %d", chunk->tokens[i]);
+    else
+        fwrite(chunk->text, 1, chunk->length, stdout);
     fflush(stdout);
     return interrupted;
 }
@@ -84,10 +88,28 @@ static int show_kept(sluice_engine *engine, const sluice_session *session, sluic
     return n < 0 ? (int)n : SLUICE_OK;
 }
 
+/* Numbers separated by spaces or commas. Returns how many; writes at most cap of them. < 0: error. */
+static int64_t read_ids(const char *text, int32_t *out, int64_t cap, sluice_error *err) {
+    int64_t n = 0;
+    for (const char *p = text + strspn(text, " ,\t\r\n"); *p != '\0'; p += strspn(p, " ,\t\r\n")) {
+        char *end;
+        long long id = strtoll(p, &end, 10);
+        if (end == p || id < 0 || id > INT32_MAX) {
+            snprintf(err->text, sizeof err->text, "--ids: expected token ids separated by spaces, found \"%.20s\"", p);
+            return SLUICE_E_INVALID;
+        }
+        if (n < cap)
+            out[n] = (int32_t)id;
+        n++;
+        p = end;
+    }
+    return n;
+}
+
 /* The prompt's tokens in a fresh session. */
-static int feed(sluice_engine *engine, const char *text, size_t length, int flags, sluice_session **session,
+static int feed(sluice_engine *engine, const char *text, size_t length, int flags, int ids, sluice_session **session,
                 sluice_error *err) {
-    int64_t n = sluice_tokenize(engine, text, length, flags, NULL, 0, err);
+    int64_t n = ids ? read_ids(text, NULL, 0, err) : sluice_tokenize(engine, text, length, flags, NULL, 0, err);
     if (n < 0)
         return (int)n;
     int32_t *tokens = malloc(sizeof *tokens * (size_t)(n > 0 ? n : 1));
@@ -95,9 +117,11 @@ static int feed(sluice_engine *engine, const char *text, size_t length, int flag
         snprintf(err->text, sizeof err->text, "out of memory");
         return SLUICE_E_NO_MEMORY;
     }
-    int status = (int)sluice_tokenize(engine, text, length, flags, tokens, n, err);
+    int status =
+        (int)(ids ? read_ids(text, tokens, n, err) : sluice_tokenize(engine, text, length, flags, tokens, n, err));
     if (status >= 0 && n == 0) {
-        snprintf(err->text, sizeof err->text, "the prompt is empty, and the model has no token to begin a text with");
+        snprintf(err->text, sizeof err->text, "the prompt is empty%s",
+                 ids ? "" : ", and the model has no token to begin a text with");
         status = SLUICE_E_INVALID;
     }
     if (status >= 0)
@@ -111,7 +135,7 @@ static int feed(sluice_engine *engine, const char *text, size_t length, int flag
 int cmd_run(int argc, char **argv) {
     common c = {0};
     const char *prompt = NULL, *file = NULL, *stats = NULL;
-    int verify = 0, plain = 0, echo = 0, quiet = 0, kept = 0;
+    int verify = 0, plain = 0, echo = 0, quiet = 0, kept = 0, ids = 0;
     const option own[] = {
         {"-p, --prompt", "TEXT", "the prompt", OPT_TEXT, NULL, &prompt},
         {"-f, --file", "FILE", "read the prompt from a file; without -p and -f it is read from stdin", OPT_TEXT, NULL,
@@ -125,6 +149,7 @@ int cmd_run(int argc, char **argv) {
         {"--stats", "FILE", "write statistics as JSON", OPT_TEXT, NULL, &stats},
         {"--verify", NULL, "look for NaN and Inf in the weights first", OPT_FLAG, NULL, &verify},
         {"--no-special", NULL, "add no beginning-of-text token and read none in the prompt", OPT_FLAG, NULL, &plain},
+        {"--ids", NULL, "the prompt is token ids, and so is what is printed", OPT_FLAG, NULL, &ids},
         {"--echo", NULL, "print the prompt too", OPT_FLAG, NULL, &echo},
         {"--show-kept", NULL, "print the prompt that a prompt transformer left of it to stderr", OPT_FLAG, NULL, &kept},
         {"-q, --quiet", NULL, "no summary", OPT_FLAG, NULL, &quiet},
@@ -152,7 +177,7 @@ int cmd_run(int argc, char **argv) {
         status = sluice_verify_weights(engine, &err);
     if (status >= 0)
         status = feed(engine, prompt != NULL ? prompt : text, length,
-                      plain ? 0 : SLUICE_ADD_SPECIAL | SLUICE_PARSE_SPECIAL, &session, &err);
+                      plain ? 0 : SLUICE_ADD_SPECIAL | SLUICE_PARSE_SPECIAL, ids, &session, &err);
     if (status >= 0) {
         sluice_sampling sampling;
         sluice_default_sampling(engine, &sampling);
@@ -161,7 +186,7 @@ int cmd_run(int argc, char **argv) {
         if (echo)
             fwrite(prompt != NULL ? prompt : text, 1, length, stdout);
         signal(SIGINT, on_interrupt);
-        status = sluice_generate(engine, &session, 1, &sampling, 1, on_chunk, NULL, &err);
+        status = sluice_generate(engine, &session, 1, &sampling, 1, on_chunk, &ids, &err);
     }
     if (status >= 0) {
         putchar('\n');

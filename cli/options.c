@@ -12,6 +12,7 @@ static const option shared[] = {
     {"--config", "FILE", "read settings from an INI file", OPT_CONFIG, NULL, NULL},
     {"--set", "section.key=value", "override one setting; may be repeated", OPT_ANY_SET, NULL, NULL},
     {"-m, --model", "DIR", "model directory (model.path)", OPT_SET, "model.path", NULL},
+    {"--shape", "NAME", "random weights of a known model's shape instead (model.shape)", OPT_SET, "model.shape", NULL},
     {"-c, --ctx-size", "N", "largest context in tokens (engine.max_context)", OPT_SET, "engine.max_context", NULL},
     {"-t, --threads", "N", "CPU workers; 0: one a core (engine.threads)", OPT_SET, "engine.threads", NULL},
     {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},

@@ -41,6 +41,7 @@ awk -v program="$name" -v status=$status -v seconds=$(($(date +%s) - begin)) '
     function result(kind, what) { n++; n_failed += kind == "fail"; print kind " " program ": " what }
     /^1\.\.[0-9]+/ { planned += substr($1, 4) }
     /^# skipped: / { reason = substr($0, 12) }
+    /^skipped: / { group = substr($0, 10) } # said once, by the set-up of a whole group
     /^(not )?ok [0-9]+/ {
         what = $0
         sub(/^(not )?ok [0-9]+ (- )?/, "", what)
@@ -49,7 +50,7 @@ awk -v program="$name" -v status=$status -v seconds=$(($(date +%s) - begin)) '
             after = substr(what, RSTART + RLENGTH)
             sub(/ +$/, "", before)
             if (before == "")
-                result("skip", after " (" (reason == "" ? "no reason given" : reason) ")")
+                result("skip", after " (" (reason != "" ? reason : group != "" ? group : "no reason given") ")")
             else
                 result("skip", before " (" (after == "" ? reason : after) ")")
         } else

@@ -31,6 +31,10 @@ skipped: program: c (not installed)
 2 skipped
 1 passed, 0 failed" 0 'echo 1..3; echo "ok 1 - a"; echo "# skipped: no GPU here"; echo "not ok 2 # SKIP b"
 echo "ok 3 - c # SKIP not installed"'
+summary_of "a reason said once holds for the whole group" "skipped: program: a (no driver)
+skipped: program: b (no driver)
+2 skipped
+1 passed, 0 failed" 0 'echo 1..3; echo "skipped: no driver"; echo "ok 1 # SKIP a"; echo "ok 2 # SKIP b"; echo "ok 3 - c"'
 summary_of "a program that dies half-way fails" "failed:  program: ended after 1 of 3 tests, exit status 134
 0 skipped
 1 passed, 1 failed" 134 'echo 1..3; echo "ok 1 - a"; exit 134'

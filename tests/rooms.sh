@@ -7,7 +7,7 @@ cd "${1:-$(dirname "$0")/..}"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-find . \( -name .git -o -path './build*' -o -path './.cache' -o -path './shared' \) -prune -o \( -type f -o -type l \) -print |
+find . \( -name .git -o -path './build*' -o -path './.cache' -o -path './shared' -o -path './.stage' \) -prune -o \( -type f -o -type l \) -print |
     sed 's|^\./||' | LC_ALL=C sort >"$tmp/files"
 grep -E '\.(c|h|cc|cpp|hpp|cu|cuh)$' "$tmp/files" >"$tmp/sources" || true
 : >"$tmp/faults"

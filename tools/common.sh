@@ -98,10 +98,38 @@ configure() {
     rm -f "$log"
 }
 
+# CI must not miss device code where it can be compiled: -Dcuda=enabled fails without nvcc. Elsewhere what is there is used.
+cuda_option() {
+    if [ "${CI:-}" = true ] && { command -v nvcc >/dev/null 2>&1 || [ -d /usr/local/cuda ]; }; then
+        echo -Dcuda=enabled
+    else
+        echo -Dcuda=auto
+    fi
+}
+
+# What compiles device code, and for what.
+tell_nvcc() {
+    local nvcc
+    nvcc=$(command -v nvcc 2>/dev/null) || nvcc=/usr/local/cuda/bin/nvcc
+    if [ -x "$nvcc" ]; then
+        say "device code: $nvcc, $("$nvcc" --version | sed -n 's/.*release \([^,]*\), \(V[0-9.]*\).*/\1 (\2)/p')"
+    else
+        say "device code: there is no nvcc, so none is built"
+    fi
+}
+
+# Seconds and bytes of the device images that the build in $log made; CI has six minutes of two cores for them.
+tell_images() {
+    grep '^device image ' "$log" || return 0
+    sed -n 's/^device image .*: \([0-9]*\) s, \([0-9]*\) bytes.*/\1 \2/p' "$log" |
+        awk '{ n++; s += $1; b += $2 } END { printf "%d device images: %d s of nvcc, %d bytes%s\n", n, s, b, s > 720 ? "; that is MORE THAN 6 MINUTES OF 2 CORES" : "" }'
+}
+
 # build DIR [TARGET]: quiet unless it fails or warns.
 build() {
     log=$(mktemp)
     ninja -C "$1" ${2:-} ${jobs:+-j "$jobs"} >"$log" 2>&1 || { cat "$log" >&2; die "build failed in $1/"; }
     ! grep -n 'warning:' "$log" >&2 || say "the build gave warnings, above"
+    tell_images
     rm -f "$log"
 }

@@ -62,6 +62,28 @@ static sl_status merge(loaded *c, const sli_ini *layer, sl_error *err) {
 
 /* ---- the core's sections --------------------------------------------------------------------------------------- */
 
+/* A model is a folder, or a shape with keys of its own. */
+static sl_status check_model(const loaded *c, sli_core_id id, sl_error *err) {
+    static const struct {
+        const char *key, *fallback;
+    } of_shapes[] = {{"shape_dtype", "bf16"}, {"shape_seed", "0"}}; /* defaults are no contradiction: `config show` */
+    const char *name = sli_core_sections[id].name;
+    const sli_section *s = sli_ini_find(&c->merged, name);
+    if (s == NULL)
+        return SL_OK;
+    const sli_key *path = sli_section_get(s, "path"), *shape = sli_section_get(s, "shape"), *other;
+    if (path != NULL && shape != NULL)
+        return sl_fail(err, SL_E_INVALID, "[%s] has both \"path\" (%s) and \"shape\" (%s): a model is one or the other",
+                       name, path->where, shape->where);
+    for (size_t i = 0; shape == NULL && i < sizeof of_shapes / sizeof *of_shapes; i++)
+        if ((other = sli_section_get(s, of_shapes[i].key)) != NULL && strcmp(other->value, of_shapes[i].fallback) != 0)
+            return sl_fail(err, SL_E_INVALID, "key \"%s\" in [%s] (%s) goes with \"shape\", which is not set",
+                           other->name, name, other->where);
+    if (id == SLI_CORE_DRAFT_MODEL && path == NULL && shape == NULL)
+        return sl_fail(err, SL_E_INVALID, "[draft.model] (%s) needs the key \"path\" or \"shape\"", s->where);
+    return SL_OK;
+}
+
 static sl_status bind_core(loaded *c, sl_error *err) {
     for (int i = 0; i < SLI_CORE_COUNT; i++) {
         const sli_section *s = sli_ini_find(&c->merged, sli_core_sections[i].name);
@@ -70,11 +92,8 @@ static sl_status bind_core(loaded *c, sl_error *err) {
         SL_TRY(sli_params_bind(sli_core_sections[i].params, s, NULL, &c->core[i], err));
         c->head.core[i] = c->core[i];
     }
-    if (c->core[SLI_CORE_DRAFT_MODEL] != NULL && sli_param_text(c->core[SLI_CORE_DRAFT_MODEL], "path") == NULL) {
-        const sli_section *s = sli_ini_find(&c->merged, "draft.model");
-        return sl_fail(err, SL_E_INVALID, "[draft.model] (%s) needs the key \"path\"", s->where);
-    }
-    return SL_OK;
+    SL_TRY(check_model(c, SLI_CORE_MODEL, err));
+    return c->core[SLI_CORE_DRAFT_MODEL] != NULL ? check_model(c, SLI_CORE_DRAFT_MODEL, err) : SL_OK;
 }
 
 /* Says which key an error of a list belongs to. */

@@ -19,10 +19,14 @@ static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 static const char *const isas[] = {"auto", "ref", "avx2", "avx512", NULL};
 static const char *const computes[] = {"auto", "f32", "bf16", NULL};
 static const char *const debugs[] = {"no", "device", NULL};
+static const char *const shape_dtypes[] = {"bf16", "f16", "f32", NULL};
 static const char *const draws[] = {"cdf", "race", NULL};
 
 static const sl_param_def *const model[] = {
     PATH("path", "Folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)."),
+    TEXT("shape", "Instead of path: the shape of a known model, with random weights and no tokenizer; for speed work."),
+    WORD("shape_dtype", "bf16", shape_dtypes, "Of random weights."),
+    INT("shape_seed", "0", 0, INF, "Of random weights."),
     NULL,
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/ledger.h"
+#include "device_network.h"
 #include "engine/rewrite.h"
 #include "followers.h"
 #include "sl_error.h"
@@ -93,7 +94,7 @@ static sl_status add_linear(sli_network *net, sli_group *g, int32_t layer, sli_w
 /* The checkpoint's pages of packed tensors are not needed any more; they come back from the file if somebody asks. */
 static void release_pages(sli_group *g) {
     int64_t page = sysconf(_SC_PAGESIZE);
-    for (int32_t i = 0; i < g->desc.n; i++) {
+    for (int32_t i = 0; g->is_mapped && i < g->desc.n; i++) {
         int64_t bytes;
         if (g->source[i].data == NULL) /* it is there in another form */
             continue;
@@ -165,13 +166,20 @@ static sl_status bind_linears(sli_network *net, const sli_network_plan *plan, in
         if (g == &net->groups[net->n_groups]) {
             net->n_groups++;
             g->quantizer = q;
+            g->is_mapped = sli_model_is_mapped(net->model);
             g->desc = (sl_linear_group){.struct_size = SL_SIZE(sl_linear_group), .name = name, .layer = layer};
         }
         slots[roles[i]] = (sli_slot){g, g->desc.n};
         SL_TRY(add_linear(net, g, layer, roles[i], err));
     }
-    for (int32_t i = begin; i < net->n_groups; i++)
-        SL_TRY(pack(&net->groups[i], err));
+    for (int32_t i = begin; i < net->n_groups; i++) {
+        if (net->device == NULL) {
+            SL_TRY(pack(&net->groups[i], err));
+            continue;
+        }
+        SL_TRY(sli_device_pack(net, &net->groups[i], err));
+        release_pages(&net->groups[i]);
+    }
     return SL_OK;
 }
 
@@ -241,6 +249,9 @@ static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int3
     SL_TRY(copy_vector(net, l, SLI_ROLE_NORM_FFN, &layer->norm_ffn, err));
     SL_TRY(copy_vector(net, l, SLI_ROLE_Q_NORM, &layer->q_norm, err));
     SL_TRY(copy_vector(net, l, SLI_ROLE_K_NORM, &layer->k_norm, err));
+    sl_tensor *norms[] = {&layer->norm_attn, &layer->norm_ffn, &layer->q_norm, &layer->k_norm};
+    for (size_t i = 0; net->device != NULL && i < sizeof norms / sizeof *norms; i++)
+        SL_TRY(sli_device_vector(net, norms[i], err));
     for (int i = 0; i < N_GROUPS; i++)
         SL_TRY(bind_linears(net, plan, l, group_table[i].name, group_table[i].roles, group_table[i].n, layer->linear,
                             err));
@@ -259,7 +270,8 @@ static sl_status bind_layer(sli_network *net, const sli_network_plan *plan, int3
             "layer %d: the KV store keeps keys before RoPE and turns them itself, but [quant.rewrite] rotates "
             "keys after RoPE: set kv_rotate = no",
             l);
-    return check_layer(layer, l, err);
+    SL_TRY(check_layer(layer, l, err));
+    return net->device != NULL ? sli_device_layer_check(net, l, err) : SL_OK;
 }
 
 /* ---- buffers
@@ -311,6 +323,10 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     SL_TRY(sli_rewrite_matrix(net, -1, SLI_ROLE_EMBED, &net->embed, &net->embed_rewritten, &kept, err));
     SL_TRY(narrow(net, &net->embed, &net->embed_rewritten, kept, err));
     SL_TRY(copy_vector(net, -1, SLI_ROLE_FINAL_NORM, &net->final_norm, err));
+    if (net->device != NULL) {
+        SL_TRY(sli_device_embed(net, err));
+        SL_TRY(sli_device_vector(net, &net->final_norm, err));
+    }
     for (int32_t l = 0; l < n; l++) {
         SL_TRY(bind_layer(net, plan, l, err));
         if (plan->progress != NULL)
@@ -322,11 +338,18 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     if (plan->progress != NULL)
         plan->progress(plan->progress_user, total, total);
     SL_TRY(sli_followers_layout(net, err));
-    SL_TRY(take_buffers(net, err));
+    SL_TRY(net->device != NULL ? sli_device_network_ready(net, err) : take_buffers(net, err));
     SL_TRY(sli_sums_create(net, max_seqs, err));
     for (int32_t l = 0; net->n_policies > 0 && l < n; l++)
         SL_TRY(check_policies(&net->layers[l], l, err));
     return SL_OK;
+}
+
+/* Vectors of a device are given back with it. */
+static void free_vector(sl_tensor *t) {
+    if (t->device == SL_DEVICE_CPU)
+        sli_free(t->data);
+    t->data = NULL;
 }
 
 void sli_network_destroy(sli_network *net) {
@@ -339,19 +362,21 @@ void sli_network_destroy(sli_network *net) {
         sli_group *g = &net->groups[i];
         unpack(g);
         for (int j = 0; j < 3; j++) {
-            sli_free(g->bias[j].data);
+            free_vector(&g->bias[j]);
             sli_free(g->rewritten[j]);
         }
     }
     for (int32_t l = 0; net->layers != NULL && l < net->info->n_layers; l++) {
-        sli_free(net->layers[l].norm_attn.data);
-        sli_free(net->layers[l].norm_ffn.data);
-        sli_free(net->layers[l].q_norm.data);
-        sli_free(net->layers[l].k_norm.data);
+        sl_tensor *norms[] = {&net->layers[l].norm_attn, &net->layers[l].norm_ffn, &net->layers[l].q_norm,
+                              &net->layers[l].k_norm};
+        for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+            free_vector(norms[i]);
     }
-    void *owned[] = {net->groups, net->layers,  net->final_norm.data, net->x,     net->xn, net->q,
-                     net->k,      net->v,       net->q_raw,           net->k_raw, net->o,  net->gate,
-                     net->up,     net->head_in, net->row_index,       net->lse,   net->o2, net->lse2};
+    free_vector(&net->final_norm);
+    sli_device_network_destroy(net);
+    void *owned[] = {net->groups,  net->layers,    net->x,     net->xn, net->q,    net->k,
+                     net->v,       net->q_raw,     net->k_raw, net->o,  net->gate, net->up,
+                     net->head_in, net->row_index, net->lse,   net->o2, net->lse2};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     net->groups = NULL;

@@ -167,15 +167,29 @@ static sl_status best_of(sluice_engine *e, const float *logits, int64_t n, int64
     return e->target.ops->topk(e->target.host, &op);
 }
 
+/* The same where the device has chosen them. */
+static void best_on_device(sluice_engine *e, int64_t first, int64_t n, int64_t row) {
+    int64_t k = e->drafter.caps.topk;
+    memcpy(e->drafts->topk + row * k, e->best + first * k, sizeof *e->best * (size_t)(n * k));
+    memcpy(e->drafts->topk_logit + row * k, sli_device_best_logits(e->target.device) + first * k,
+           sizeof(float) * (size_t)(n * k));
+}
+
 /* Prompt rows have no logits but the last one's: they are computed here, as many at once as the buffer of work holds.
  */
 static sl_status best_of_prompt(sluice_engine *e, int32_t row, int32_t end, sl_error *err) {
     int32_t rows[SL_MAX_TREE_NODES],
         most = e->logit_rows < SL_MAX_TREE_NODES ? (int32_t)e->logit_rows : SL_MAX_TREE_NODES;
+    int64_t k = e->drafter.caps.topk;
     for (; row < end; row += most) {
         int32_t n = end - row < most ? end - row : most;
         for (int32_t i = 0; i < n; i++)
             rows[i] = row + i;
+        if (e->target.device != NULL) {
+            SL_TRY(
+                sli_device_best(&e->target, rows, n, e->drafts->topk + row * k, e->drafts->topk_logit + row * k, err));
+            continue;
+        }
         SL_TRY(sli_network_head(&e->target, rows, n, e->work_logits, err));
         SL_TRY(best_of(e, e->work_logits, n, row));
     }
@@ -189,14 +203,21 @@ static sl_status find_best(sluice_engine *e, sluice_session **sessions, const sl
         d->topk[i] = -1;
         d->topk_logit[i] = 0;
     }
-    for (int32_t i = 0; i < b->n_seqs; i++) {
+    for (int32_t turn = 0; turn < 2 * b->n_seqs;
+         turn++) { /* computing others' logits may overwrite those of the step */
+        int32_t i = turn % b->n_seqs, begin = b->row_begin[i], end = b->row_begin[i + 1];
         const sluice_session *s = sessions[i];
-        int in_prompt = b->stage[i] == SL_STAGE_PREFILL;
-        int32_t begin = b->row_begin[i], end = b->row_begin[i + 1];
-        if (in_prompt && e->drafter.caps.topk_prompt) {
+        int in_prompt = b->stage[i] == SL_STAGE_PREFILL, computed = in_prompt && e->drafter.caps.topk_prompt;
+        if (computed != (turn >= b->n_seqs))
+            continue;
+        if (computed) {
             SL_TRY(best_of_prompt(e, begin, end, err));
         } else if (s->first_logits >= 0) {
             int32_t n = in_prompt ? 1 : end - begin;
+            if (e->best != NULL) {
+                best_on_device(e, s->first_logits, n, end - n);
+                continue;
+            }
             SL_TRY(best_of(e, e->logits + (int64_t)s->first_logits * e->target.info->vocab, n, end - n));
         }
     }

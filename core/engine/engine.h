@@ -14,6 +14,7 @@
 #include "engine/batch.h"
 #include "engine/binding.h"
 #include "engine/choose_device.h"
+#include "engine/device_network.h"
 #include "engine/draft_draw.h"
 #include "engine/draft_tree.h"
 #include "engine/model_info.h"
@@ -117,9 +118,10 @@ struct sluice_engine {
     sli_batch batch, work_batch;
     sli_sampler *sampler;
     sli_verifier *verifier;
-    float *logits;      /* [logit_rows, vocab] */
+    float *logits;      /* [logit_rows, vocab]; on a device its network's */
     float *work_logits; /* [logit_rows, vocab of the draft] */
     int64_t logit_rows;
+    const int32_t *best; /* on a device: the n_best best ids of the step's rows of logits, in the place of them; else NULL */
     float *work_hidden;      /* residual rows of work items that end in front of the head */
     int64_t work_hidden_cap; /* floats */
     sli_tap_store work_taps; /* of the results of the last work */
@@ -134,7 +136,9 @@ struct sluice_engine {
     struct sli_quantize *quantizing; /* NULL: it serves */
 
     sluice_stats stats;
+    double busy_before; /* seconds of the device's work that stats do not count */
     uint64_t allocations_before; /* of the ledger, when the step began */
+    uint32_t stage_turn;         /* of the last step, where stages take turns */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */
 };
 

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "device_network.h"
 #include "engine/rewrite.h"
 #include "followers.h"
 #include "sl_error.h"
@@ -376,6 +377,8 @@ static sl_status embed_rows(sli_network *net, const sli_pass *pass, sl_error *er
 
 sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *err) {
     assert(pass->batch->n_rows > 0 && pass->batch->n_rows <= net->limits.max_rows);
+    if (net->device != NULL)
+        return sli_device_forward(net, pass, err);
     SL_TRY(embed_rows(net, pass, err));
     if (pass->enter_layer == 0)
         tell(pass, SL_TAP_EMBED, -1, net->x, net->info->hidden);
@@ -400,6 +403,8 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
 
 sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err) {
     int64_t E = net->info->hidden;
+    if (net->device != NULL)
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "hidden rows of the device are not handed out yet");
     for (int32_t i = 0; i < n; i++)
         memcpy(out + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
     sl_status s = norm_rows(net, out, &net->final_norm, out, n, 1, E);
@@ -407,12 +412,16 @@ sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t 
 }
 
 sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
+    if (net->device != NULL)
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "the output head on the device is not lent yet");
     float *in = (float *)(uintptr_t)x; /* only read */
     sl_status s = multiply_all(net, &net->head, (float *const[]){logits}, 1, in, n, net->info->hidden, NULL);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
 }
 
 sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err) {
+    if (net->device != NULL)
+        return sli_device_head(net, rows, n, logits, err);
     SL_TRY(sli_network_final_norm(net, rows, n, net->head_in, err));
     return sli_network_project(net, net->head_in, n, logits, err);
 }
@@ -428,6 +437,7 @@ sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *e
         most = n > most ? n : most;
         longest = batch->n_past[i] + n > longest ? batch->n_past[i] + n : longest;
     }
+    net->plan_variant = 0;
     for (int32_t i = 0; i < net->n_attenders; i++) {
         sli_attender *a = &net->attenders[i];
         sl_attn_plan plan = {
@@ -435,6 +445,7 @@ sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *e
         sl_status s = a->api->plan != NULL ? a->api->plan(a->self, &plan) : SL_OK;
         if (s < 0)
             return sl_fail(err, s, "attention plan: %s", sl_status_text(s));
+        net->plan_variant = net->plan_variant * 4 + (uint32_t)(plan.variant & 3);
     }
     for (int32_t i = 0; i < net->n_stores; i++)
         SL_TRY(net->stores[i].api->reserve(net->stores[i].self, batch, err));
@@ -442,9 +453,10 @@ sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *e
 }
 
 sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error *err) {
+    const sl_lane *lane = net->device != NULL ? net->device->lane : net->lane;
     SL_TRY(sli_sums_commit(net, commit));
     for (int32_t i = 0; i < net->n_stores; i++)
-        SL_TRY(net->stores[i].api->commit(net->stores[i].self, net->lane, commit, err));
+        SL_TRY(net->stores[i].api->commit(net->stores[i].self, lane, commit, err));
     for (int32_t i = 0; i < net->n_attenders; i++) {
         sli_attender *a = &net->attenders[i];
         sl_status s = a->api->commit != NULL ? a->api->commit(a->self, commit) : SL_OK;
@@ -452,6 +464,10 @@ sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error
             return sl_fail(err, s, "attention commit: %s", sl_status_text(s));
     }
     return SL_OK;
+}
+
+sl_status sli_network_wait(sli_network *net, sl_error *err) {
+    return net->device != NULL ? sli_device_step_wait(&net->device->step, err) : SL_OK;
 }
 
 sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {

@@ -93,6 +93,12 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
     out->bytes_plugin = r.now[SLI_TAG_PLUGIN];
     out->bytes_kv_host = r.now[SLI_TAG_KV_HOST];
     out->bytes_peak = r.total_peak;
+    const sli_device_network *d = e->target.device;
+    if (d != NULL) {
+        out->device_seconds = d->step.busy_seconds - e->busy_before;
+        out->graphs = d->n_captured;
+        out->graph_nodes = d->n_nodes;
+    }
     sli_ledger_device_report gpu, pinned;
     sli_ledger_read_device(SLI_LEDGER_DEVICE, &gpu);
     sli_ledger_read_device(SLI_LEDGER_PINNED, &pinned);
@@ -107,6 +113,7 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
 void sluice_reset_stats(sluice_engine *e) {
     int32_t lossless = e->stats.lossless;
     e->stats = (sluice_stats){.lossless = lossless};
+    e->busy_before = e->target.device != NULL ? e->target.device->step.busy_seconds : 0;
     sli_host_reset_metrics(e->hosts);
 }
 
@@ -169,24 +176,25 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
         json_pack("{s:I, s:I, s:I, s:f}", "replaced_tokens", (json_int_t)s.replaced_tokens, "kept_tokens",
                   (json_int_t)s.kept_tokens, "work_layers", (json_int_t)s.prompt_work_layers, "work_seconds",
                   s.prompt_work_seconds);
-    json_t *gpu = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "name", info.device_name, "weights",
-                            (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "scratch",
+    json_t *gpu = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "name", info.device_name,
+                            "weights", (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "scratch",
                             (json_int_t)s.gpu_bytes_scratch, "plugin", (json_int_t)s.gpu_bytes_plugin, "peak",
-                            (json_int_t)s.gpu_bytes_peak, "pinned", (json_int_t)s.bytes_pinned);
+                            (json_int_t)s.gpu_bytes_peak, "pinned", (json_int_t)s.bytes_pinned, "busy_seconds",
+                            s.device_seconds, "graphs", (json_int_t)s.graphs, "graph_nodes", (json_int_t)s.graph_nodes,
+                            "no_graphs", e->target.device != NULL ? e->target.device->why_eager : "");
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
                   "s:I, s:I}, s:I, s:o, s:o, s:o, s:s, s:o}",
                   "version", sluice_version(), "model", info.model, "isa", info.isa, "threads", info.threads,
                   "prompt_tokens", (json_int_t)s.prompt_tokens, "tokens", (json_int_t)s.tokens, "prompt_tps",
-                  rate(s.prompt_tokens + s.replaced_tokens - s.kept_tokens, s.prompt_seconds), "decode_tps", rate(s.emitted, s.decode_seconds), "steps",
-                  (json_int_t)s.steps, "emitted", (json_int_t)s.emitted, "drafted", (json_int_t)s.drafted, "accepted",
-                  (json_int_t)s.accepted, "drafted_by_depth", by_depth(s.drafted_by_depth), "accepted_by_depth",
-                  by_depth(s.accepted_by_depth), "lossless", s.lossless, "bytes", "weights",
-                  (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch", (json_int_t)s.bytes_scratch,
-                  "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak, "kv_host", (json_int_t)s.bytes_kv_host,
-                  "allocs_in_steps",
-                  (json_int_t)s.allocs_in_steps, "plugins", plugins, "metrics", metrics, "prompts", prompts,
-                  "device", info.device, "gpu", gpu);
+                  rate(s.prompt_tokens + s.replaced_tokens - s.kept_tokens, s.prompt_seconds), "decode_tps",
+                  rate(s.emitted, s.decode_seconds), "steps", (json_int_t)s.steps, "emitted", (json_int_t)s.emitted,
+                  "drafted", (json_int_t)s.drafted, "accepted", (json_int_t)s.accepted, "drafted_by_depth",
+                  by_depth(s.drafted_by_depth), "accepted_by_depth", by_depth(s.accepted_by_depth), "lossless",
+                  s.lossless, "bytes", "weights", (json_int_t)s.bytes_weights, "kv", (json_int_t)s.bytes_kv, "scratch",
+                  (json_int_t)s.bytes_scratch, "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak,
+                  "kv_host", (json_int_t)s.bytes_kv_host, "allocs_in_steps", (json_int_t)s.allocs_in_steps, "plugins",
+                  plugins, "metrics", metrics, "prompts", prompts, "device", info.device, "gpu", gpu);
     if (info.device_reason[0] != '\0')
         json_object_set_new(root, "device_reason", json_string(info.device_reason));
     return emit_json(root, JSON_INDENT(2) | JSON_REAL_PRECISION(8), write, user, &err, error);

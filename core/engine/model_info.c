@@ -7,6 +7,7 @@
 #include "base/ledger.h"
 #include "model/rope_table.h"
 #include "sl_error.h"
+#include "sl_tensor.h"
 
 struct sli_model_info {
     sl_model_info view;
@@ -34,7 +35,13 @@ static uint64_t fingerprint(const sli_model *model) {
     h = hash(h, numbers, sizeof numbers);
     /* and a few values of the embedding, which differ between checkpoints of one shape */
     const sl_tensor *e = sli_model_weight(model, -1, SLI_ROLE_EMBED);
-    return hash(h, e->data, 64);
+    char first[64];
+    uint64_t seed;
+    float amplitude;
+    if (!sli_model_random(model, e, &seed, &amplitude))
+        return hash(h, e->data, sizeof first);
+    sli_random_values(first, e->dtype, 0, (int64_t)sizeof first / (sl_dtype_bits(e->dtype) / 8), seed, amplitude);
+    return hash(h, first, sizeof first);
 }
 
 static void fill_rope(sl_rope *out, const sli_model_desc *d, int32_t t, float *table, int64_t n) {
@@ -118,3 +125,9 @@ void sli_model_info_destroy(sli_model_info *info) {
 }
 
 const sl_model_info *sli_model_info_view(const sli_model_info *info) { return &info->view; }
+
+void sli_model_info_rope_device(const sl_model_info *view, int32_t rope, const float *cosines, const float *sines) {
+    sli_model_info *info = (sli_model_info *)(uintptr_t)view; /* its first member */
+    info->ropes[rope].device_cos = cosines;
+    info->ropes[rope].device_sin = sines;
+}

@@ -13,5 +13,7 @@ sl_status sli_model_info_create(const sli_model *model, const char *name, int64_
                                 uint64_t vocab_fingerprint, sli_model_info **out, sl_error *err);
 void sli_model_info_destroy(sli_model_info *info); /* NULL is legal */
 const sl_model_info *sli_model_info_view(const sli_model_info *info);
+/* A rotary table is in device memory too. view: of this file. [setup] */
+void sli_model_info_rope_device(const sl_model_info *view, int32_t rope, const float *cosines, const float *sines);
 
 #endif

@@ -58,6 +58,7 @@ typedef struct sli_group {
     const sli_quantizer *quantizer;
     sl_quant_handle *handle;
     void *blob;             /* NULL: used in place */
+    int is_mapped;          /* the weights are parts of files */
     int64_t released_bytes; /* of the checkpoint's tensors that the blob stands for: their pages were given back */
     sl_quant_claim claim;
     sl_linear linear[3];
@@ -65,6 +66,7 @@ typedef struct sli_group {
     sl_tensor bias[3];   /* f32; data NULL: none */
     sl_tensor source[3]; /* the checkpoint's weights; linear[i].weight differs where they were rewritten */
     void *rewritten[3];  /* memory of the rewritten ones; NULL: none */
+    sl_tensor bias_all;  /* on a device: biases of all linears, one after the other; data NULL: none */
 } sli_group;
 
 /* Where a linear lives: its group, and which of the group it is. */
@@ -128,6 +130,8 @@ typedef struct sli_network {
     uint64_t step;
     int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
     const sli_listener *listener;                 /* NULL: nobody */
+    struct sli_device_network *device;            /* device_network.h; NULL: it runs on the CPU */
+    uint32_t plan_variant;                        /* what attention planned for the step: which of its graphs */
 } sli_network;
 
 /* Called with hidden rows of a tapped point: [n_rows, width]. */
@@ -180,6 +184,8 @@ sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float
 /* Prepares the step in all plugins (plan, reserve); must be followed by commit. */
 sl_status sli_network_begin(sli_network *net, const sl_batch *batch, sl_error *err);
 sl_status sli_network_commit(sli_network *net, const sl_commit *commit, sl_error *err);
+/* Waits for what was queued on a device. */
+sl_status sli_network_wait(sli_network *net, sl_error *err);
 
 /* Sequences, in all stores at once. */
 sl_status sli_network_seq_open(sli_network *net, int32_t seq, int32_t parent, int64_t upto, sl_error *err);

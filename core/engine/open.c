@@ -11,9 +11,10 @@
 #include "base/ledger.h"
 #include "chunk.h"
 #include "device/cpu/cpuinfo.h"
+#include "device_decide.h"
 #include "draft.h"
-#include "draft_taps.h"
 #include "draft_fork.h"
+#include "draft_taps.h"
 #include "engine.h"
 #include "plugin/match.h"
 #include "quantize.h"
@@ -55,16 +56,30 @@ static sl_status choose_isa(const sl_params *engine, uint32_t have, uint32_t *is
 
 /* Everything of one model before its plugins. */
 typedef struct parts {
-    const char *path;
+    const char *path; /* its folder, or the name of its shape */
     sli_model *model;
     sli_tokenizer *tokenizer; /* NULL: the directory has none */
     int64_t context;
 } parts;
 
-static sl_status open_model(const sluice_engine *e, sli_core_id id, parts *p, sl_error *err) {
-    p->path = section(e, id) != NULL ? sli_param_text(section(e, id), "path") : NULL;
-    if (p->path == NULL)
-        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR)");
+static sl_status open_shape(const sluice_engine *e, const sl_params *section, int with_weights, parts *p,
+                            sl_error *err) {
+    static const sl_dtype dtypes[] = {SL_BF16, SL_F16, SL_F32};
+    sli_model_shape shape = {.name = p->path,
+                             .dtype = dtypes[sli_param_int(section, "shape_dtype")],
+                             .seed = (uint64_t)sli_param_int(section, "shape_seed"),
+                             .in_host_memory = with_weights && e->chosen.device == NULL,
+                             .pool = e->pool};
+    return sli_model_open_shape(&shape, &p->model, err);
+}
+
+/* with_weights: random ones are made, in host memory where they are used there. */
+static sl_status open_model(const sluice_engine *e, sli_core_id id, int with_weights, parts *p, sl_error *err) {
+    const sl_params *s_model = section(e, id);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "shape") : NULL) != NULL)
+        return open_shape(e, s_model, with_weights, p, err);
+    if ((p->path = s_model != NULL ? sli_param_text(s_model, "path") : NULL) == NULL)
+        return sl_fail(err, SL_E_INVALID, "no model was named: set model.path (or give -m DIR), or model.shape");
     SL_TRY(sli_model_open(p->path, &p->model, err));
     char *file = sli_path_join(p->path, "tokenizer.json");
     if (file == NULL)
@@ -122,9 +137,12 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
         sli_model_info_create(p->model, base_name(p->path), n_positions, vocab_fingerprint(p->tokenizer), info, err));
     net->info = sli_model_info_view(*info);
     sli_search search = {.dirs = e->config->plugin_dirs, .n_dirs = e->config->n_plugin_dirs};
-    sli_binding_for args = {e->config, &search,
-                            prefix,    net->info,
-                            e->hosts,  prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
+    sli_binding_for args = {e->config,
+                            &search,
+                            prefix,
+                            net->info,
+                            e->hosts,
+                            prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
                             e->chosen.device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
@@ -261,6 +279,13 @@ static void tell_progress(void *user, int64_t done, int64_t total) {
     options->progress(options->user, "loading", done, total);
 }
 
+/* Rows whose logits one step may want. */
+static int64_t logit_rows(const sluice_engine *e) {
+    int64_t rows = e->max_sessions * e->limits.max_tree;
+    rows = rows > 32 ? rows : 32;
+    return rows < e->limits.max_rows ? rows : e->limits.max_rows;
+}
+
 static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding, const sl_limits *limits,
                        const sluice_options *options, sl_error *err) {
     sli_network_plan plan = sli_binding_plan(binding);
@@ -274,20 +299,19 @@ static sl_status build(sluice_engine *e, sli_network *net, sli_binding *binding,
     const sl_exec *exec = net->host->query(net->host, SL_EXEC_ID);
     net->lane = exec->lane(net->host, SL_DEVICE_CPU, 0);
     SL_TRY(sli_binding_activate(binding, limits, e->max_sessions, err));
+    if (e->chosen.device != NULL)
+        SL_TRY(sli_device_network_create(net, e->chosen.device, logit_rows(e), err));
     SL_TRY(sli_network_build(net, &plan, e->max_sessions, err));
     return sli_chunk_rule(net, e->prefill_chunk, e->max_sessions, err);
 }
 
 static sl_status take_buffers(sluice_engine *e, sl_error *err) {
-    int64_t V = e->target.info->vocab, rows = e->max_sessions * e->limits.max_tree;
-    e->logit_rows = rows > 32 ? rows : 32;
-    if (e->logit_rows > e->limits.max_rows)
-        e->logit_rows = e->limits.max_rows;
-    e->logits = sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
+    int64_t V = e->target.info->vocab;
+    e->logit_rows = logit_rows(e);
+    e->logits = e->target.device != NULL ? e->target.device->host_logits
+                                         : sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->logits);
     int works = e->drafter.self != NULL || e->prompter.self != NULL || e->sources != NULL;
-    e->work_logits = works
-                         ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits)
-                         : NULL;
+    e->work_logits = works ? sli_calloc(SLI_TAG_SCRATCH, (size_t)(e->logit_rows * V), sizeof *e->work_logits) : NULL;
     int64_t wide = e->draft.info != NULL && e->draft.info->hidden > e->target.info->hidden ? e->draft.info->hidden
                                                                                            : e->target.info->hidden;
     e->work_hidden_cap = works ? e->limits.max_rows * wide : 0;
@@ -347,18 +371,18 @@ static sl_status take_defaults(sluice_engine *e, sl_error *err) {
     return SL_OK;
 }
 
-/* Up to instances that have accepted the model; no weights are read. */
-static sl_status open_parts(sluice_engine *e, const sluice_options *options, parts *target, parts *draft,
-                            sl_error *err) {
+/* Up to instances that have accepted the model; no weights are read. with_weights: random ones are made. */
+static sl_status open_parts(sluice_engine *e, const sluice_options *options, int with_weights, parts *target,
+                            parts *draft, sl_error *err) {
     SL_TRY(sli_config_load(options->config, options->sets, options->n_sets, &e->config, err));
     SL_TRY(open_hosts(e, options->only_cpu, err));
-    sl_status s = open_model(e, SLI_CORE_MODEL, target, err);
+    sl_status s = open_model(e, SLI_CORE_MODEL, with_weights, target, err);
     e->target.model = target->model;
     e->tokenizer = target->tokenizer;
     SL_TRY(s);
     int with_draft = section(e, SLI_CORE_DRAFT_MODEL) != NULL;
     if (with_draft) {
-        s = open_model(e, SLI_CORE_DRAFT_MODEL, draft, err);
+        s = open_model(e, SLI_CORE_DRAFT_MODEL, with_weights, draft, err);
         e->draft.model = draft->model;
         e->draft_tokenizer = draft->tokenizer;
         SL_TRY(s < 0 ? sl_fail_within(err, s, "[draft.model]") : SL_OK);
@@ -375,7 +399,7 @@ static sl_status open_parts(sluice_engine *e, const sluice_options *options, par
 
 static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_error *err) {
     parts target = {0}, draft = {0};
-    SL_TRY(open_parts(e, options, &target, &draft, err));
+    SL_TRY(open_parts(e, options, 1, &target, &draft, err));
     const sl_speculation *api;
     sl_instance *drafter = sli_binding_drafter(e->target_plugins, &api);
     sl_spec_caps caps = {.struct_size = SL_SIZE(sl_spec_caps), .max_nodes = 1};
@@ -400,6 +424,8 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     sli_source_fn asking[SLI_MAX_SOURCES];
     int n_asking = sli_binding_sources(e->target_plugins, asking, SLI_MAX_SOURCES);
     SL_TRY(sli_sources_create(asking, n_asking, &e->sources, err));
+    if (e->target.device != NULL)
+        SL_TRY(sli_device_engine_ready(e, err));
     SL_TRY(take_buffers(e, err));
     SL_TRY(take_defaults(e, err));
     e->stats.lossless = e->drafter.self == NULL || e->drafter.caps.lossless;
@@ -454,7 +480,7 @@ int sluice_config_check(const sluice_options *options, sluice_error *error) {
     parts target = {0}, draft = {0};
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
     sl_status s =
-        e != NULL ? open_parts(e, options, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
+        e != NULL ? open_parts(e, options, 0, &target, &draft, &err) : sl_fail(&err, SL_E_NO_MEMORY, "out of memory");
     sluice_close(e);
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
@@ -473,6 +499,8 @@ void sluice_close(sluice_engine *e) {
     sli_batch_destroy(&e->batch);
     sli_batch_destroy(&e->work_batch);
     sli_taps_release(&e->work_taps);
+    if (e->target.device != NULL)
+        e->logits = NULL; /* its network's */
     void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
                      e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias,   e->row_position};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)

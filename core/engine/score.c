@@ -47,6 +47,8 @@ static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logit
     e->next[0] = -1;
     sl_commit commit = {SL_SIZE(sl_commit), b, e->path_begin, e->path, e->next};
     SL_TRY(sli_network_commit(&e->target, &commit, err));
+    if (s->n_kv + rows >= s->n)
+        SL_TRY(sli_network_wait(&e->target, err)); /* times are of work that is done */
     s->n_kv += rows;
     if (stage == SL_STAGE_DECODE) {
         e->stats.steps++;

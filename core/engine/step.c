@@ -6,6 +6,7 @@
 
 #include "chunk.h"
 #include "decide.h"
+#include "device_decide.h"
 #include "draft.h"
 #include "draft_taps.h"
 #include "prompt.h"
@@ -30,17 +31,37 @@ static void place(sluice_engine *e, sluice_session *s, uint32_t stage, int32_t n
     e->n_prompt[s->place] = sli_prompt_end(s);
 }
 
+static uint32_t stage_of(const sluice_session *s) {
+    if (pending(s) == 0)
+        return 0;
+    return !is_decoding(s) ? SL_STAGE_PREFILL : s->tree != NULL ? SL_STAGE_VERIFY : SL_STAGE_DECODE;
+}
+
+/* Stages of the coming step: all that wait, or, where they have attention instances of their own on a device, one after
+ * the other: what such an instance is called with are all rows of a step. */
+static uint32_t choose_stages(sluice_engine *e, sluice_session *const *sessions, int n) {
+    uint32_t waiting = 0;
+    for (int i = 0; i < n; i++)
+        waiting |= stage_of(sessions[i]);
+    if (e->target.device == NULL || sli_device_one_part(&e->target, waiting))
+        return waiting;
+    do
+        e->stage_turn = (e->stage_turn + 1) % SLI_STAGES;
+    while (!(waiting & 1u << e->stage_turn));
+    return 1u << e->stage_turn;
+}
+
 /* Prompt chunks first, then decoding rows, then trees: rows of one stage are neighbours. Decoding is never held up by
  * prompts: its rows are set aside before chunks are cut. */
-static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
+static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n, uint32_t stages) {
     int64_t room = e->limits.max_rows;
     for (int i = 0; i < n; i++)
-        if (is_decoding(sessions[i]))
+        if (is_decoding(sessions[i]) && (stages & stage_of(sessions[i])))
             room -= sessions[i]->tree != NULL ? sessions[i]->tree->n_nodes : 1;
     sli_batch_clear(&e->batch, 0, ++e->target.step);
     for (int i = 0; i < n; i++) {
         sluice_session *s = sessions[i];
-        if (pending(s) == 0 || is_decoding(s))
+        if (!(stages & SL_STAGE_PREFILL) || stage_of(s) != SL_STAGE_PREFILL)
             continue;
         int64_t rows = sli_prompt_chunk(s, sli_chunk_rows(&e->target, s->n_kv, pending(s), room));
         if (rows > 0)
@@ -49,7 +70,8 @@ static void lay_out(sluice_engine *e, sluice_session *const *sessions, int n) {
     }
     for (int verify = 0; verify < 2; verify++)
         for (int i = 0; i < n; i++)
-            if (is_decoding(sessions[i]) && (sessions[i]->tree != NULL) == verify)
+            if ((stages & stage_of(sessions[i])) &&
+                stage_of(sessions[i]) == (verify ? SL_STAGE_VERIFY : SL_STAGE_DECODE))
                 place(e, sessions[i], verify ? SL_STAGE_VERIFY : SL_STAGE_DECODE,
                       verify ? sessions[i]->tree->n_nodes : 1);
 }
@@ -172,7 +194,10 @@ static sl_status decide(sluice_engine *e, int32_t i, sluice_chunk_fn fn, void *u
         n_path--; /* the last row stays pending, so that the session can go on */
     else if (s->wants_next) {
         const float *logits = e->logits + (int64_t)s->first_logits * e->target.info->vocab;
-        SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
+        if (e->best != NULL)
+            sli_device_decide(e, s, path, &n_path, &next);
+        else
+            SL_TRY(sli_decide(e, s, logits, path, &n_path, &next, err));
         int32_t n_draft = s->tree != NULL ? n_path - 1 : 0;
         count_drafts(e, s, n_path);
         for (int32_t j = 0; j < n_draft; j++)
@@ -224,7 +249,8 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     }
     SL_TRY(sli_engine_draft(e, decoding, n_decoding, n_prompt_rows, err));
     double verify_begin = sli_now();
-    lay_out(e, sessions, n);
+    uint32_t stages = choose_stages(e, sessions, n);
+    lay_out(e, sessions, n, stages);
     sl_batch *b = &e->batch.view;
     *n_active = b->n_seqs;
     if (b->n_seqs == 0)
@@ -233,8 +259,12 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     SL_TRY(sli_network_begin(&e->target, b, err));
     sli_pass pass = {
         .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
-    SL_TRY(sli_network_forward(&e->target, &pass, err));
-    SL_TRY(compute_logits(e, err));
+    if (e->target.device != NULL) {
+        SL_TRY(sli_device_decide_step(e, &pass, err));
+    } else {
+        SL_TRY(sli_network_forward(&e->target, &pass, err));
+        SL_TRY(compute_logits(e, err));
+    }
     e->path_begin[0] = 0;
     for (int32_t i = 0; i < b->n_seqs; i++)
         SL_TRY(decide(e, i, fn, user, err));
@@ -247,7 +277,7 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         if (b->stage[i] != SL_STAGE_PREFILL)
             e->stats.emitted += s->n_emitted;
     }
-    measure(e, sli_now() - begin, n_decoding);
+    measure(e, sli_now() - begin, stages & (SL_STAGE_DECODE | SL_STAGE_VERIFY) ? n_decoding : 0);
     SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
     return SL_OK;
 }

@@ -136,6 +136,10 @@ int sluice_session_fork(sluice_session *session, int64_t n, sluice_session **out
 int sluice_session_truncate(sluice_session *session, int64_t n, sluice_error *err);
 /* Adds tokens to be computed by the next generate or score. Refused when the context would overflow. */
 int sluice_session_append(sluice_session *session, const int32_t *tokens, int64_t n, sluice_error *err);
+/* Makes the session n tokens longer without computing them: random tokens whose keys and values are seeded random numbers,
+ * written through the store's own append, chunk by chunk. For measuring speed at a depth; what is generated behind means
+ * nothing. Nothing may be pending. Refused where rows cannot be made without the model (prompt transformers). */
+int sluice_session_fill(sluice_session *session, int64_t n, uint64_t seed, sluice_error *err);
 int64_t sluice_session_length(const sluice_session *session);
 const int32_t *sluice_session_tokens(const sluice_session *session); /* [length], lives until the next call */
 /* What the model computes. It is the session's text, unless a prompt transformer ([kvcache.prompt]) replaced the prompt:
@@ -257,6 +261,9 @@ typedef struct sluice_stats {
      * were computed to find out, and how long that took (prompt_seconds contains it). */
     int64_t replaced_tokens, kept_tokens, prompt_work_layers;
     double prompt_work_seconds;
+    /* On a device: seconds in which it worked on steps; graphs of steps that were captured, and their nodes. */
+    double device_seconds;
+    int64_t graphs, graph_nodes;
     /* Memory of the GPU, which the numbers above do not contain, and of the host pinned for it; 0 on the CPU. */
     int64_t gpu_bytes_weights, gpu_bytes_kv, gpu_bytes_scratch, gpu_bytes_plugin, gpu_bytes_peak, bytes_pinned;
 } sluice_stats;

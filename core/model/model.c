@@ -5,38 +5,40 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/dtype.h"
 #include "base/file.h"
 #include "base/ledger.h"
 #include "model/hf_config.h"
-#include "model/safetensors.h"
+#include "model/model_impl.h"
 
-struct sli_model {
-    sli_model_desc desc;
-    sli_safetensors *files;
-    const sli_named_tensor *
-        *weights; /* [(1 + n_layers) * SLI_ROLE_COUNT]; the model's own first, then layer by layer */
-    int64_t params, bytes, unused;
-    sli_named_tensor *absent; /* [(1 + n_layers) * SLI_ROLE_COUNT] linears that are there in another form */
-    int64_t n_absent;
-};
+enum { SHAPE_BYTES = 128 };
 
-enum { NAME_BYTES = 128, SHAPE_BYTES = 128 };
-
-static size_t slot_of(const sli_model *m, int32_t layer, sli_weight_role role) {
+size_t sli_weight_slot(const sli_model *m, int32_t layer, sli_weight_role role) {
     assert(layer >= -1 && layer < m->desc.n_layers && role < SLI_ROLE_COUNT);
     (void)m;
     return (size_t)(layer + 1) * SLI_ROLE_COUNT + role;
 }
 
-/* "model.layers.*.x" with the layer's number in place of the star. */
-static void write_name(char buf[NAME_BYTES], const char *pattern, int32_t layer) {
+void sli_weight_name(char buf[SLI_WEIGHT_NAME_BYTES], const char *pattern, int32_t layer) {
     const char *star = strchr(pattern, '*');
     if (star == NULL)
-        snprintf(buf, NAME_BYTES, "%s", pattern);
+        snprintf(buf, SLI_WEIGHT_NAME_BYTES, "%s", pattern);
     else
-        snprintf(buf, NAME_BYTES, "%.*s%" PRId32 "%s", (int)(star - pattern), pattern, layer, star + 1);
+        snprintf(buf, SLI_WEIGHT_NAME_BYTES, "%.*s%" PRId32 "%s", (int)(star - pattern), pattern, layer, star + 1);
+}
+
+uint32_t sli_weight_shape(const sli_model *m, int32_t layer, const sli_weight_row *row, int64_t *shape) {
+    uint32_t ndim = row->shape[1] == SLI_DIM_NONE ? 1 : 2;
+    for (uint32_t i = 0; i < ndim; i++)
+        shape[i] = sli_dim_size(&m->desc, layer, row->shape[i]);
+    return ndim;
+}
+
+int sli_weight_wanted(const sli_model *m, int32_t layer, const sli_weight_row *row) {
+    int of_layer = strchr(row->name, '*') != NULL;
+    return of_layer == (layer >= 0) && (row->when == 0 || (row->when & m->desc.has) != 0);
 }
 
 static void write_shape(char buf[SHAPE_BYTES], const int64_t *shape, uint32_t ndim) {
@@ -65,19 +67,19 @@ static const sli_named_tensor *other_form(const sli_model *m, const char *name) 
 /* A weight of that shape without data. */
 static sl_status take_absent(sli_model *m, const sli_named_tensor *other, int32_t layer, sli_weight_role role,
                              const char *name, const int64_t *shape, sl_error *err) {
-    if (m->absent == NULL)
-        m->absent = sli_calloc(SLI_TAG_MISC, (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT, sizeof *m->absent);
-    char *copy = m->absent != NULL ? sli_strdup(SLI_TAG_MISC, name) : NULL;
+    if (m->made == NULL)
+        m->made = sli_calloc(SLI_TAG_MISC, (size_t)(1 + m->desc.n_layers) * SLI_ROLE_COUNT, sizeof *m->made);
+    char *copy = m->made != NULL ? sli_strdup(SLI_TAG_MISC, name) : NULL;
     if (copy == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for the list of weights", other->file);
-    sli_named_tensor *t = &m->absent[slot_of(m, layer, role)];
+    sli_named_tensor *t = &m->made[sli_weight_slot(m, layer, role)];
     *t = (sli_named_tensor){.name = copy, .file = other->file};
     t->tensor = (sl_tensor){.struct_size = SL_SIZE(sl_tensor),
                             .shape = {shape[0], shape[1]},
                             .stride = {shape[1], 1},
                             .ndim = 2,
                             .flags = SL_TENSOR_READ_ONLY};
-    m->weights[slot_of(m, layer, role)] = t;
+    m->weights[sli_weight_slot(m, layer, role)] = t;
     m->params += shape[0] * shape[1];
     m->n_absent++;
     return SL_OK;
@@ -85,12 +87,10 @@ static sl_status take_absent(sli_model *m, const sli_named_tensor *other, int32_
 
 /* Finds, checks and counts one weight. */
 static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_weight_row *row, sl_error *err) {
-    char name[NAME_BYTES], want_text[SHAPE_BYTES], got_text[SHAPE_BYTES];
-    write_name(name, row->name, layer);
-    uint32_t ndim = row->shape[1] == SLI_DIM_NONE ? 1 : 2;
+    char name[SLI_WEIGHT_NAME_BYTES], want_text[SHAPE_BYTES], got_text[SHAPE_BYTES];
+    sli_weight_name(name, row->name, layer);
     int64_t want[2];
-    for (uint32_t i = 0; i < ndim; i++)
-        want[i] = sli_dim_size(&m->desc, layer, row->shape[i]);
+    uint32_t ndim = sli_weight_shape(m, layer, row, want);
     write_shape(want_text, want, ndim);
 
     const sli_named_tensor *t = sli_safetensors_find(m->files, name), *other;
@@ -108,7 +108,7 @@ static sl_status take(sli_model *m, const char *dir, int32_t layer, const sli_we
     if (t->tensor.dtype != SL_F32 && t->tensor.dtype != SL_F16 && t->tensor.dtype != SL_BF16)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s: tensor \"%s\": expected dtype F32, F16 or BF16, found %s", t->file,
                        name, sli_dtype_name(t->tensor.dtype));
-    m->weights[slot_of(m, layer, row->role)] = t;
+    m->weights[sli_weight_slot(m, layer, row->role)] = t;
     m->params += t->bytes / (sli_dtype_bits(t->tensor.dtype) / 8);
     m->bytes += t->bytes;
     m->unused--;
@@ -123,10 +123,8 @@ static sl_status take_all(sli_model *m, const char *dir, sl_error *err) {
     m->unused = (int64_t)sli_safetensors_count(m->files);
     for (int32_t layer = -1; layer < m->desc.n_layers; layer++)
         for (int32_t i = 0; i < a->n_weights; i++) {
-            const sli_weight_row *row = &a->weights[i];
-            int of_layer = strchr(row->name, '*') != NULL;
-            if (of_layer == (layer >= 0) && (row->when == 0 || (row->when & m->desc.has) != 0))
-                SL_TRY(take(m, dir, layer, row, err));
+            if (sli_weight_wanted(m, layer, &a->weights[i]))
+                SL_TRY(take(m, dir, layer, &a->weights[i], err));
         }
     if (m->desc.quant_method[0] != '\0' && m->n_absent == 0)
         return sl_fail(
@@ -135,7 +133,7 @@ static sl_status take_all(sli_model *m, const char *dir, sl_error *err) {
             "this form: their linears have a tensor \"weight\"",
             dir, m->desc.quant_method);
     if (m->desc.tied)
-        m->weights[slot_of(m, -1, SLI_ROLE_HEAD)] = m->weights[slot_of(m, -1, SLI_ROLE_EMBED)];
+        m->weights[sli_weight_slot(m, -1, SLI_ROLE_HEAD)] = m->weights[sli_weight_slot(m, -1, SLI_ROLE_EMBED)];
     return SL_OK;
 }
 
@@ -166,9 +164,15 @@ sl_status sli_model_open(const char *dir, sli_model **out, sl_error *err) {
 void sli_model_close(sli_model *m) {
     if (m == NULL)
         return;
-    for (int64_t i = 0; m->absent != NULL && i < (1 + (int64_t)m->desc.n_layers) * SLI_ROLE_COUNT; i++)
-        sli_free((char *)(uintptr_t)m->absent[i].name);
-    sli_free(m->absent);
+    for (int64_t i = 0; m->made != NULL && i < (1 + (int64_t)m->desc.n_layers) * SLI_ROLE_COUNT; i++) {
+        sli_free((char *)(uintptr_t)m->made[i].name);
+        const char *data = m->made[i].tensor.data;
+        if (m->reserved == NULL || data < m->reserved || data >= m->reserved + m->reserved_bytes)
+            sli_free(m->made[i].tensor.data);
+    }
+    if (m->reserved != NULL)
+        munmap(m->reserved, (size_t)m->reserved_bytes);
+    sli_free(m->made);
     sli_free(m->weights);
     sli_safetensors_close(m->files);
     sli_model_desc_free(&m->desc);
@@ -178,20 +182,21 @@ void sli_model_close(sli_model *m) {
 const sli_model_desc *sli_model_describe(const sli_model *m) { return &m->desc; }
 
 const sl_tensor *sli_model_weight(const sli_model *m, int32_t layer, sli_weight_role role) {
-    const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
+    const sli_named_tensor *t = m->weights[sli_weight_slot(m, layer, role)];
     return t != NULL ? &t->tensor : NULL;
 }
 
 const char *sli_model_weight_name(const sli_model *m, int32_t layer, sli_weight_role role) {
-    const sli_named_tensor *t = m->weights[slot_of(m, layer, role)];
+    const sli_named_tensor *t = m->weights[sli_weight_slot(m, layer, role)];
     return t != NULL ? t->name : NULL;
 }
 
 const sl_tensor *sli_model_find(const sli_model *m, const char *name) {
-    const sli_named_tensor *t = sli_safetensors_find(m->files, name);
+    const sli_named_tensor *t = m->files != NULL ? sli_safetensors_find(m->files, name) : NULL;
     return t != NULL ? &t->tensor : NULL;
 }
 
 int64_t sli_model_params(const sli_model *m) { return m->params; }
 int64_t sli_model_bytes(const sli_model *m) { return m->bytes; }
 int64_t sli_model_unused_tensors(const sli_model *m) { return m->unused; }
+int sli_model_is_mapped(const sli_model *m) { return m->files != NULL; }

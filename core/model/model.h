@@ -1,5 +1,5 @@
 /* A model: its description and its weights, from a Hugging Face checkpoint directory (config.json, optionally
- * generation_config.json, model.safetensors or shards with an index). */
+ * generation_config.json, model.safetensors or shards with an index), or of a known shape with random weights. */
 #ifndef SLUICE_CORE_MODEL_H
 #define SLUICE_CORE_MODEL_H
 
@@ -15,6 +15,28 @@ typedef struct sli_model sli_model;
  * and no data, and whoever multiplies it finds the parts with sli_model_find.
  * *out is NULL on failure. SL_E_NOT_FOUND, SL_E_IO, SL_E_DATA, SL_E_UNIMPLEMENTED, SL_E_NO_MEMORY.   [setup] */
 sl_status sli_model_open(const char *dir, sli_model **out, sl_error *err);
+
+/* A model of a known shape (shapes.h) with seeded random weights, for speed work. */
+typedef struct sli_model_shape {
+    const char *name; /* "llama-3.1-8b" */
+    sl_dtype dtype;   /* of its matrices: SL_BF16, SL_F16 or SL_F32; vectors are f32 */
+    uint64_t seed;
+    int in_host_memory; /* 0: matrices are not made. Their data is an address that stands for them and cannot be read;
+                           whoever holds them elsewhere asks sli_model_random for the values. Vectors are made always */
+    struct sli_pool *pool; /* fills them; NULL: this thread alone */
+} sli_model_shape;
+
+/* SL_E_NOT_FOUND (with near matches), SL_E_NO_MEMORY.   [setup] */
+sl_status sli_model_open_shape(const sli_model_shape *shape, sli_model **out, sl_error *err);
+
+/* 1: the weight (or a copy of its tensor) is random and was not made. Its element i, in row-major order, is
+ * slk_random_value(*seed, i) * *amplitude, in f32, rounded to its dtype.   [any] */
+int sli_model_random(const sli_model *model, const sl_tensor *weight, uint64_t *seed, float *amplitude);
+/* n such elements from number `begin` on, as dtype.   [any] */
+void sli_random_values(void *out, sl_dtype dtype, int64_t begin, int64_t n, uint64_t seed, float amplitude);
+/* 1: weights are parts of mapped files, whose pages come back when they are given up. */
+int sli_model_is_mapped(const sli_model *model);
+
 void sli_model_close(sli_model *model); /* NULL is legal; all that was borrowed from it ends */
 
 const sli_model_desc *sli_model_describe(const sli_model *model);

@@ -63,7 +63,10 @@ sl_status sli_model_verify(const sli_model *m, void (*found)(void *user, const s
     for (int32_t layer = -1; layer < d->n_layers; layer++)
         for (sli_weight_role role = 0; role < SLI_ROLE_COUNT; role++) {
             const sl_tensor *t = sli_model_weight(m, layer, role);
-            if (t == NULL || t->data == NULL || (role == SLI_ROLE_HEAD && d->tied)) /* a tied head was seen as the embedding */
+            uint64_t seed;
+            float amplitude;
+            if (t == NULL || t->data == NULL || sli_model_random(m, t, &seed, &amplitude) ||
+                (role == SLI_ROLE_HEAD && d->tied)) /* a tied head was seen as the embedding */
                 continue;
             sli_bad_weight bad = scan(sli_model_weight_name(m, layer, role), t);
             if (bad.count == 0)

@@ -14,6 +14,10 @@ static void test_table(void **state) {
     assert_int_equal(api->struct_size, sizeof *api);
     assert_true(api->exec != NULL && api->exec->launch != NULL && api->exec->gemm != NULL && api->exec->lane == NULL);
     assert_true(api->ops != NULL && api->ops->struct_size == SL_SIZE(sl_ops));
+    assert_true(api->ops->gemm && api->ops->qgemm && api->ops->q_bytes && api->ops->q_pack && api->ops->q_unpack &&
+                api->ops->q_pack_codes && api->ops->norm && api->ops->rope && api->ops->attend && api->ops->act_mul &&
+                api->ops->topk && api->ops->lse_merge && api->ops->embed && api->ops->append && api->ops->move &&
+                api->ops->gather && api->random && api->sdpa);
 }
 
 /* On a machine without a driver the module opens, and says what is missing. */

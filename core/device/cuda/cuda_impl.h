@@ -13,6 +13,7 @@ struct sli_cuda {
     void *workspace;          /* of the operations: partial results of split work; nothing in it survives an operation */
     int64_t workspace_bytes;
     struct sli_cuda_state *state; /* driver, allocations, graphs, libraries */
+    struct sli_cuda_gemms *gemms; /* planned products (cuda_gemms.h); NULL until the first */
 };
 
 /* The device of a lane of this module. */
@@ -24,6 +25,7 @@ void *sli_cuda_stream(const sl_lane *lane);
  * workspace: bytes that an operation may need for these shapes. */
 int64_t sli_cuda_attend_workspace(const sli_cuda *cuda, const sli_cuda_shapes *shapes);
 int64_t sli_cuda_linear_workspace(const sli_cuda *cuda, const sli_cuda_shapes *shapes);
+void sli_cuda_gemms_release(sli_cuda *cuda); /* before the device is closed */
 sl_status sli_cuda_op_gemm(const sl_host *host, const sl_op_gemm *args);
 sl_status sli_cuda_op_qgemm(const sl_host *host, const sl_op_qgemm *args);
 int64_t sli_cuda_q_bytes(const sl_q_format *format);

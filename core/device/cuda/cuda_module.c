@@ -38,6 +38,7 @@ static void close_device(sli_cuda *cuda) {
     struct sli_cuda_state *s = cuda->state;
     if (s->driver.context != NULL) {
         slk_driver_capture_abort(&s->driver);
+        sli_cuda_gemms_release(cuda);
         sli_cublaslt_close(cuda);
         sli_cuda_release_all(cuda);
         slk_driver_close(&s->driver);
@@ -134,12 +135,6 @@ static const char *fault(sli_cuda *cuda) {
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
-
-/* Written by slices of their own; absent ones leave their entry NULL. */
-#ifdef SLI_CUDA_PARTIAL
-extern __typeof__(sli_cuda_random) sli_cuda_random __attribute__((weak, visibility("hidden")));
-extern __typeof__(sli_cuda_sdpa) sli_cuda_sdpa __attribute__((weak, visibility("hidden")));
-#endif
 
 static const sli_cuda_api api = {
     .struct_size = sizeof api,

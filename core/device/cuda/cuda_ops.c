@@ -1,30 +1,6 @@
 /* The table of operations on lanes of this module, and the memory they share. */
 #include "cuda_state.h"
 
-/* Written by slices of their own; absent ones leave their entry NULL. */
-#ifdef SLI_CUDA_PARTIAL
-#define MAYBE(name) extern __typeof__(name) name __attribute__((weak, visibility("hidden")));
-MAYBE(sli_cuda_attend_workspace)
-MAYBE(sli_cuda_linear_workspace)
-MAYBE(sli_cuda_op_gemm)
-MAYBE(sli_cuda_op_qgemm)
-MAYBE(sli_cuda_q_bytes)
-MAYBE(sli_cuda_q_pack)
-MAYBE(sli_cuda_q_unpack)
-MAYBE(sli_cuda_q_pack_codes)
-MAYBE(sli_cuda_op_norm)
-MAYBE(sli_cuda_op_rope)
-MAYBE(sli_cuda_op_attend)
-MAYBE(sli_cuda_op_act_mul)
-MAYBE(sli_cuda_op_topk)
-MAYBE(sli_cuda_op_lse_merge)
-MAYBE(sli_cuda_op_embed)
-MAYBE(sli_cuda_op_append)
-MAYBE(sli_cuda_op_move)
-MAYBE(sli_cuda_op_gather)
-#undef MAYBE
-#endif
-
 /* convert, colsum and map work on host memory: the core's own table has them. */
 const sl_ops sli_cuda_ops = {
     .struct_size = SL_SIZE(sl_ops),

@@ -24,7 +24,9 @@ enum {
     SL_ATTN_ANY_MASK = 1u << 7,     /* honours intervals, spans and a FULL base; without it only causal prompts are
                                        served */
     SL_ATTN_OWN_POSITIONS = 1u << 8, /* rotates for itself: no check against max_position */
-    SL_ATTN_COLSUM = 1u << 9        /* its attend serves SL_WANT_COLSUM and all colsum fields of sl_attend ("sl.stats/1") */
+    SL_ATTN_COLSUM = 1u << 9,       /* its attend serves SL_WANT_COLSUM and all colsum fields of sl_attend ("sl.stats/1") */
+    SL_ATTN_NO_CAPTURE = 1u << 10   /* on a device: its calls may not be recorded into a graph; steps with it are queued
+                                       launch by launch */
 };
 
 typedef struct sl_attn_caps {

@@ -247,7 +247,7 @@ typedef struct sl_kv_append {
     uint64_t struct_size;
     const sl_lane *lane;
     const sl_rows *rows;
-    sl_tensor k;        /* [n, K, D] rotated (raw with SL_KV_FUSES_ROPE) */
+    sl_tensor k;        /* [n, K, D] rotated (raw with SL_KV_FUSES_ROPE; on a device then rotated in place, for sl_note) */
     sl_tensor v;        /* [n, K, Dv] */
     sl_tensor k_raw;    /* [n, K, D] before RoPE, with SL_KV_WANTS_RAW; else empty */
     sl_tensor q;        /* [n, H, D]; rotated in place with SL_KV_FUSES_ROPE */

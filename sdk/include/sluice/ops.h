@@ -177,7 +177,7 @@ typedef struct sl_op_append {
     const sl_lane *lane;
     const sl_rows *rows;
     const sl_rope *rope;        /* of the layer; NULL: none */
-    const sl_tensor *q, *k, *v; /* bf16 [n, H, D], [n, K, D], [n, K, Dv], strided by rows; q is rotated in place */
+    const sl_tensor *q, *k, *v; /* bf16 [n, H, D], [n, K, D], [n, K, Dv], strided by rows; q and k are changed in place */
     const sl_tensor *q_norm, *k_norm; /* f32 [D] or NULL */
     const sl_map *const *maps;        /* [n_maps] after RoPE */
     const sl_view_device *into;

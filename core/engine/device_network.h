@@ -1,0 +1,119 @@
+/* device_network.h - a network whose weights and activations live on a device, and its steps there.
+ *
+ * Life-cycle: create before the network's linears are bound, the functions of "weights" while they are, ready at the
+ * end of it. Residual rows x and logits are f32, inputs of linears and q, k, v, o bf16. Everything is made at load, so
+ * that steps of decoding can be captured as graphs and launched again: see device_run.c.
+ */
+#ifndef SLUICE_CORE_DEVICE_NETWORK_H
+#define SLUICE_CORE_DEVICE_NETWORK_H
+
+#include "device_step.h"
+#include "network.h"
+
+/* Which steps one graph serves. */
+typedef struct sli_graph_key {
+    sli_step_bounds bounds;
+    uint32_t best;     /* 1: the best ids of each row of logits are fetched, 0: the logits are */
+    uint32_t identity; /* 1: the rows of logits are the first rows of the step */
+    uint32_t variant;  /* of the attention plugins' plans */
+    uint32_t reserved0;
+} sli_graph_key;
+
+enum { SLI_MAX_GRAPHS = 48 };
+
+typedef struct sli_graph {
+    sli_graph_key key;
+    sli_cuda_graph *graph; /* NULL: the place is free */
+    uint64_t used;
+} sli_graph;
+
+/* Weights on their way to the device: two pinned slots, each with a lane of its own. */
+typedef struct sli_device_ring {
+    char *slot[2];
+    int in_flight[2], turn;
+} sli_device_ring;
+
+typedef struct sli_device_network {
+    const sli_device *device;
+    const sl_exec *exec;
+    const sl_ops *ops;
+    const sl_lane *lane;
+    sli_device_step step;
+    void **owned; /* device memory, given back at the end */
+    int32_t n_owned, cap_owned;
+    sli_device_ring ring;
+
+    /* Activations, [max_rows, ...]; qkv, o, gate_up and h are as wide as the widest layer needs. */
+    float *x;
+    void *xn, *qkv, *o, *gate_up, *h;
+    /* Rows of logits, [max_logits, ...] */
+    float *head_x, *logits;
+    int32_t *best; /* [max_logits, n_best] ids, best first, and their logits behind them */
+    int32_t n_best, with_best_logits;
+    /* The same on the host, pinned. */
+    float *host_logits;
+    int32_t *host_best;
+    int32_t *host_rows; /* rows on their way to step.logit_row */
+    int32_t *rows;      /* [max_logits] rows of logits, as the engine wants them */
+
+    sli_graph graphs[SLI_MAX_GRAPHS];
+    uint64_t launches; /* of graphs, for the least recently used */
+    int eager;         /* 1: no graphs any more */
+    char why_eager[256];
+    int64_t n_captured, n_nodes; /* of all graphs that were made */
+} sli_device_network;
+
+/* max_logits: rows whose logits one step may want. [setup] */
+sl_status sli_device_network_create(sli_network *net, const sli_device *device, int64_t max_logits, sl_error *err);
+void sli_device_network_destroy(sli_network *net); /* NULL device is legal */
+/* Is everything that serves a layer served on the device? Called when the layer is bound. */
+sl_status sli_device_layer_check(const sli_network *net, int32_t layer, sl_error *err);
+/* All weights are bound: waits for them, takes the activations. */
+sl_status sli_device_network_ready(sli_network *net, sl_error *err);
+
+/* ---- weights (device_weights.c) ---- */
+
+/* Zeroed device memory that lives as long as the network; NULL: there is none. */
+void *sli_device_take(sli_device_network *d, int64_t bytes, uint32_t tag);
+/* The vector moves to the device; its host memory is given back. */
+sl_status sli_device_vector(sli_network *net, sl_tensor *t, sl_error *err);
+sl_status sli_device_embed(sli_network *net, sl_error *err);
+sl_status sli_device_ropes(sli_network *net, sl_error *err);
+/* Packs, sends and binds a group of linears. */
+sl_status sli_device_pack(sli_network *net, sli_group *g, sl_error *err);
+sl_status sli_device_send(sli_device_network *d, void *dst, const void *src, int64_t bytes);
+sl_status sli_device_send_end(sli_device_network *d, sl_error *err); /* gives the ring back */
+
+/* ---- the pass (forward_device.c) ---- */
+
+/* Queues embedding and layers. */
+sl_status sli_device_queue_layers(sli_network *net, const sli_pass *pass, sl_error *err);
+/* Queues logits of n rows: those of step.logit_row, or with identity rows 0 .. n - 1. */
+sl_status sli_device_queue_logits(sli_network *net, int32_t n, int identity, sl_error *err);
+/* Appends what the buffer of q, k and v holds, without projections in front and attention behind. */
+sl_status sli_device_append_rows(sli_network *net, const sl_batch *batch, int32_t layer);
+/* One attention instance for all rows of a step of these stages, in every layer? */
+int sli_device_one_part(const sli_network *net, uint32_t stages);
+
+/* ---- steps (device_run.c) ---- */
+
+/* sli_network_forward and sli_network_head on a device: without graphs, for any pass. */
+sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *err);
+sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, float *logits, sl_error *err);
+/* Room for the n_best best ids of each row of logits, and for their logits. [setup] */
+sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err);
+/* Logits of the n_best best ids, [max_logits, n_best] behind the ids. */
+static inline const float *sli_device_best_logits(const sli_device_network *d) {
+    return (const float *)(const void *)(d->host_best + (int64_t)d->step.max_logits * d->n_best);
+}
+/* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
+sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
+/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best
+ * their best ids in host_best. n = 0 does not wait. */
+sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int best, sl_error *err);
+
+/* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */
+sl_status sli_device_random_rows(sli_network *net, uint64_t seed, float amplitude, sl_error *err);
+sl_status sli_device_fill(sli_network *net, const sl_batch *batch, sl_error *err);
+
+#endif

@@ -1,0 +1,490 @@
+/* Cases for tests of attention on a device: ragged batches over shuffled pages, with poison wherever no key lies, and
+ * what should come out, computed in double from the same rounded numbers. What a row holds depends on its sequence's
+ * name and its own alone, so that one sequence can be asked about in several ways. */
+#ifndef SLUICE_KERNELS_ATTEND_CASE_CUDA_TEST_H
+#define SLUICE_KERNELS_ATTEND_CASE_CUDA_TEST_H
+
+#include "testhost_cmocka.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sl_half.h"
+
+enum { CASE_SEQS = 6, CASE_ROWS = 128 };
+enum { LIST_NONE = 0, LIST_LAYER = 1, LIST_HEAD = 2, LIST_ROW = 3 };
+
+typedef struct case_seq {
+    int32_t past, rows;
+    int32_t name; /* what its numbers are drawn from */
+    int32_t tree; /* 1: parent holds the tree */
+    int32_t parent[CASE_ROWS];
+    int32_t *key; /* [past + rows] names of the rows by slot; NULL: the slot */
+} case_seq;
+
+typedef struct attend_case {
+    int32_t dim, kv_heads, group, n_seqs;
+    case_seq seq[CASE_SEQS];
+    int32_t page_rows, window, list;
+    int32_t k_bits, v_bits, k_axis, v_axis, quant_group, zeros; /* codes */
+    sl_dtype dtype;                                             /* of plain rows */
+    float scale, softcap;
+    int32_t fast, no_workspace, o_bf16, own_scale;
+    uint32_t want; /* SL_WANT_SCORES, SL_WANT_COLSUM beside lse */
+    int32_t colsum_apart, colsum_per_row;
+    int32_t even_scales; /* 1: scales and zeros depend on the channel alone: a row means the same wherever it lies */
+    /* Bounds beyond what is needed. */
+    int32_t more_context, more_seqs, more_seq_rows, more_rows;
+    uint64_t seed;
+} attend_case;
+
+typedef struct case_result {
+    int32_t n_rows, heads, dim;
+    int64_t stride; /* of scores and colsum */
+    float *o, *lse, *scores, *colsum;
+} case_result;
+
+static inline int64_t case_max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static inline uint64_t case_mix(uint64_t a, uint64_t b) {
+    uint64_t x = (a ^ (b + 0x9e3779b97f4a7c15u + (a << 6))) * 0xbf58476d1ce4e5b9u;
+    x ^= x >> 29;
+    x *= 0x94d049bb133111ebu;
+    return x ^ (x >> 32);
+}
+
+static inline int32_t case_key(const case_seq *s, int32_t slot) { return s->key != NULL ? s->key[slot] : slot; }
+static inline int32_t case_depth(const case_seq *s, int32_t i) {
+    int32_t d = i;
+    if (s->tree)
+        for (d = 0; i > 0; i = s->parent[i])
+            d++;
+    return d;
+}
+static inline int case_sees(const case_seq *s, int32_t i, int32_t j) { /* staged row j by row i */
+    if (!s->tree)
+        return j <= i;
+    while (i > j)
+        i = s->parent[i];
+    return i == j;
+}
+
+/* Query (which 0, of a query head), key (1), value (2): floats that bf16 holds; codes are made from those. */
+static inline void case_values(const attend_case *c, const case_seq *s, int which, int32_t slot, int32_t head,
+                               float *x) {
+    slt_random(x, c->dim,
+               case_mix(case_mix(c->seed * 3 + (uint64_t)which, (uint64_t)s->name),
+                        case_mix((uint64_t)case_key(s, slot), (uint64_t)head)));
+    for (int32_t d = 0; d < c->dim; d++)
+        x[d] = slt_float(slt_bf16(x[d]));
+}
+
+static inline int case_chosen(const attend_case *c, int32_t unit, int32_t head, int32_t slot) {
+    return c->list == LIST_NONE ||
+           case_mix(case_mix(c->seed + 77, (uint64_t)unit), case_mix((uint64_t)head, (uint64_t)slot)) % 3 == 0;
+}
+
+/* Scale and zero of codes: of a place in a page only, so that no data has to be scanned. */
+static inline float case_scale_of(const attend_case *c, int64_t i) {
+    return 0.01f + 0.001f * (float)(case_mix(c->seed, (uint64_t)i) % 32);
+}
+static inline float case_zero_of(const attend_case *c, int32_t bits, int64_t i) {
+    return c->zeros ? (float)(case_mix(c->seed + 1, (uint64_t)i) % (1u << bits)) : (float)(1u << (bits - 1));
+}
+
+/* One side of the pool, and the values that its rows mean. */
+typedef struct case_side {
+    int32_t bits, axis;
+    int64_t row_bytes, head_bytes, page_bytes, scale_page, scale_stride;
+    uint8_t *pool, *scale, *zero;
+    float *value; /* [all slots][kv_heads][dim] */
+} case_side;
+
+static inline void case_put(const attend_case *c, case_side *s, int32_t page, int32_t r, int32_t head, const float *x,
+                            float *value) {
+    uint8_t *row = s->pool + page * s->page_bytes + r * s->row_bytes + head * s->head_bytes;
+    if (s->bits > 0)
+        memset(row, 0, (size_t)(c->dim * s->bits / 8));
+    for (int32_t d = 0; d < c->dim; d++) {
+        if (s->bits == 0) {
+            uint16_t half = c->dtype == SL_BF16 ? slt_bf16(x[d]) : sl_f16_of_f32(x[d]);
+            if (c->dtype == SL_F32)
+                memcpy(row + 4 * d, &x[d], 4);
+            else
+                memcpy(row + 2 * d, &half, 2);
+            value[d] = c->dtype == SL_F16 ? slt_float(slt_bf16(sl_f32_of_f16(half))) : x[d];
+            continue;
+        }
+        const int64_t channel = (int64_t)head * c->dim + d;
+        const int64_t at = s->axis == SL_QUANT_PER_ROW ? r * (s->scale_stride / 2) + channel / c->quant_group
+                                                       : (r / c->quant_group) * (s->scale_stride / 2) + channel;
+        const int64_t draw = c->even_scales ? channel / c->quant_group : at + page * (int64_t)131;
+        const uint16_t a16 = sl_f16_of_f32(case_scale_of(c, draw)), z16 = sl_f16_of_f32(case_zero_of(c, s->bits, draw));
+        memcpy(s->scale + page * s->scale_page + 2 * at, &a16, 2);
+        memcpy(s->zero + page * s->scale_page + 2 * at, &z16, 2);
+        const uint32_t code = (uint32_t)((x[d] * 0.5f + 0.5f) * (float)(1u << s->bits)) & ((1u << s->bits) - 1);
+        row[d * s->bits / 8] |= (uint8_t)(code << (d * s->bits % 8));
+        const float z = c->zeros ? sl_f32_of_f16(z16) : (float)(1u << (s->bits - 1));
+        value[d] = slt_float(slt_bf16(sl_f32_of_f16(a16) * ((float)code - z)));
+    }
+}
+
+static inline void case_side_make(const attend_case *c, case_side *s, int32_t bits, int32_t axis, int64_t pages,
+                                  int64_t slots) {
+    const int64_t bytes = bits > 0 ? c->dim * bits / 8 : c->dim * (c->dtype == SL_F32 ? 4 : 2);
+    memset(s, 0, sizeof *s);
+    s->bits = bits;
+    s->axis = axis;
+    s->head_bytes = bytes;
+    s->row_bytes = bytes * c->kv_heads + 16; /* a gap, poisoned */
+    s->page_bytes = s->row_bytes * c->page_rows;
+    s->pool = malloc((size_t)(s->page_bytes * pages));
+    memset(s->pool, 0xff, (size_t)(s->page_bytes * pages));
+    if (bits > 0) {
+        const int64_t channels = (int64_t)c->kv_heads * c->dim;
+        s->scale_stride = 2 * (axis == SL_QUANT_PER_ROW ? (channels + c->quant_group - 1) / c->quant_group : channels);
+        s->scale_page =
+            s->scale_stride *
+            (axis == SL_QUANT_PER_ROW ? c->page_rows : (c->page_rows + c->quant_group - 1) / c->quant_group);
+        s->scale = malloc((size_t)(s->scale_page * pages));
+        s->zero = malloc((size_t)(s->scale_page * pages));
+        memset(s->scale, 0xff, (size_t)(s->scale_page * pages));
+        memset(s->zero, 0xff, (size_t)(s->scale_page * pages));
+    }
+    s->value = malloc((size_t)(slots * c->kv_heads * c->dim) * sizeof(float));
+}
+
+static inline void case_side_free(case_side *s) { free(s->pool), free(s->scale), free(s->zero), free(s->value); }
+
+static inline void case_result_free(case_result *r) { free(r->o), free(r->lse), free(r->scores), free(r->colsum); }
+
+/* The step of a case in device memory, with poison behind what is used. */
+static inline sl_step_device case_step(slt_host *h, const attend_case *c, int32_t n_rows, int32_t longest,
+                                       int32_t most) {
+    const int32_t max_seqs = c->n_seqs + c->more_seqs, max_rows = n_rows + c->more_rows;
+    int32_t *a = malloc(sizeof(int32_t) * (size_t)(8 * (max_seqs + max_rows + 2)));
+    memset(a, 0x80, sizeof(int32_t) * (size_t)(8 * (max_seqs + max_rows + 2)));
+    int32_t *seq = a, *begin = seq + max_seqs, *past = begin + max_seqs + 1, *tree = past + max_seqs,
+            *row_seq = tree + max_seqs, *index = row_seq + max_rows;
+    uint32_t *bits = calloc((size_t)max_rows * 4, sizeof *bits);
+    begin[0] = 0;
+    uint32_t stages = SL_STAGE_DECODE;
+    for (int32_t i = 0; i < max_rows; i++)
+        row_seq[i] = -1;
+    for (int32_t b = 0; b < c->n_seqs; b++) {
+        const case_seq *s = &c->seq[b];
+        seq[b] = 2 * b + 1;
+        past[b] = s->past;
+        tree[b] = s->tree;
+        begin[b + 1] = begin[b] + s->rows;
+        stages |= s->tree ? SL_STAGE_VERIFY : 0u;
+        for (int32_t i = 0; i < s->rows; i++) {
+            row_seq[begin[b] + i] = b;
+            index[begin[b] + i] = s->past + case_depth(s, i);
+            for (int32_t j = 0; j < s->rows; j++)
+                if (s->tree && case_sees(s, i, j))
+                    bits[(begin[b] + i) * 4 + j / 32] |= 1u << (j % 32);
+        }
+    }
+    sl_step_device d = {.struct_size = SL_SIZE(sl_step_device),
+                        .n_rows = slt_upload(h, &n_rows, 4),
+                        .n_seqs = slt_upload(h, &c->n_seqs, 4),
+                        .seq = slt_upload(h, seq, 4 * max_seqs),
+                        .row_begin = slt_upload(h, begin, 4 * (max_seqs + 1)),
+                        .n_past = slt_upload(h, past, 4 * max_seqs),
+                        .is_tree = slt_upload(h, tree, 4 * max_seqs),
+                        .row_seq = slt_upload(h, row_seq, 4 * max_rows),
+                        .token_index = slt_upload(h, index, 4 * max_rows),
+                        .ancestors = slt_upload(h, bits, 16 * max_rows),
+                        .max_context = longest + c->more_context,
+                        .max_rows = max_rows,
+                        .max_seqs = max_seqs,
+                        .max_seq_rows = most + c->more_seq_rows,
+                        .stages = stages};
+    free(a), free(bits);
+    return d;
+}
+
+/* Does the row see the slot, and is it among the chosen? */
+static inline int case_visible(const attend_case *c, int32_t b, int32_t row, int32_t i, int32_t head, int32_t slot) {
+    const case_seq *s = &c->seq[b];
+    const int32_t index = s->past + case_depth(s, i);
+    if (slot >= s->past)
+        return case_sees(s, i, slot - s->past) &&
+               (c->window == 0 || s->past + case_depth(s, slot - s->past) > index - c->window);
+    return (c->window == 0 || slot > index - c->window) &&
+           case_chosen(c, c->list == LIST_ROW ? row : b, c->list == LIST_LAYER ? 0 : head, slot);
+}
+
+/* Compares with the sums in double. */
+static inline void case_check(const attend_case *c, const case_result *r, const float *const *k, const float *const *v,
+                              const char *what) {
+    const double tolerance = c->o_bf16 ? 1.2e-2 : 8e-3;
+    double worst = 0, worst_lse = 0, worst_score = 0, worst_sum = 0;
+    double *sums = calloc((size_t)(r->n_rows * r->heads * r->stride + 1), sizeof *sums),
+           *score = malloc(sizeof *score * (size_t)r->stride), *want = malloc(sizeof *want * (size_t)c->dim);
+    float *q = malloc(sizeof *q * (size_t)c->dim);
+    const int32_t kept = c->colsum_apart ? r->heads : c->kv_heads;
+    double v_max = 1e-30;
+    for (int32_t b = 0, row = 0; b < c->n_seqs; b++)
+        for (int32_t i = 0; i < c->seq[b].rows; i++, row++)
+            for (int32_t head = 0; head < r->heads; head++) {
+                const case_seq *s = &c->seq[b];
+                const int32_t kv = head / c->group, slots = s->past + s->rows;
+                const float scale = c->own_scale ? c->scale * (0.5f + 0.25f * (float)(row % 4)) : c->scale;
+                double top = -INFINITY, sum = 0;
+                int64_t n = 0;
+                case_values(c, s, 0, s->past + i, head, q);
+                memset(want, 0, sizeof *want * (size_t)c->dim);
+                for (int32_t slot = 0; slot < slots; slot++) {
+                    score[slot] = -INFINITY;
+                    if (!case_visible(c, b, row, i, kv, slot))
+                        continue;
+                    double dot = 0;
+                    for (int32_t d = 0; d < c->dim; d++)
+                        dot += (double)q[d] * (double)k[b][((int64_t)slot * c->kv_heads + kv) * c->dim + d];
+                    dot *= scale;
+                    score[slot] = c->softcap > 0 ? c->softcap * tanh(dot / c->softcap) : dot;
+                    top = fmax(top, score[slot]);
+                    if (r->scores != NULL)
+                        worst_score = fmax(
+                            worst_score,
+                            fabs(score[slot] - (double)r->scores[((int64_t)row * r->heads + head) * r->stride + n]) /
+                                (1 + fabs(score[slot])));
+                    n++;
+                }
+                for (int32_t slot = 0; slot < slots; slot++)
+                    sum += score[slot] > -INFINITY ? exp(score[slot] - top) : 0;
+                for (int32_t slot = 0; slot < slots; slot++) {
+                    const double p = score[slot] > -INFINITY ? exp(score[slot] - top) / sum : 0;
+                    const int64_t unit = (c->colsum_per_row ? row : b) * (int64_t)kept + (c->colsum_apart ? head : kv);
+                    sums[unit * r->stride + slot] += p;
+                    for (int32_t d = 0; d < c->dim && p > 0; d++) {
+                        const double x = (double)v[b][((int64_t)slot * c->kv_heads + kv) * c->dim + d];
+                        v_max = fmax(v_max, fabs(x));
+                        want[d] += p * x;
+                    }
+                }
+                for (int32_t d = 0; d < c->dim; d++) {
+                    const double e =
+                        fabs(want[d] - (double)r->o[((int64_t)row * r->heads + head) * c->dim + d]) / v_max;
+                    worst = e > worst || isnan(e) ? e : worst;
+                    if (!(e <= tolerance))
+                        fail_msg("%s: row %d head %d channel %d: %g, expected %g (largest value %g)", what, row, head,
+                                 d, (double)r->o[((int64_t)row * r->heads + head) * c->dim + d], want[d], v_max);
+                }
+                const double lse = top + log(sum),
+                             e = fabs(lse - (double)r->lse[row * r->heads + head]) / (1 + fabs(lse));
+                worst_lse = e > worst_lse || isnan(e) ? e : worst_lse;
+                if (!(e <= 1e-4))
+                    fail_msg("%s: row %d head %d: lse %g, expected %g", what, row, head,
+                             (double)r->lse[row * r->heads + head], lse);
+            }
+    if (!(worst_score <= 1e-4))
+        fail_msg("%s: a score differs by %g", what, worst_score);
+    for (int32_t b = 0, row = 0; r->colsum != NULL && b < c->n_seqs; row += c->seq[b++].rows)
+        for (int32_t i = 0; i < (c->colsum_per_row ? c->seq[b].rows : 1); i++)
+            for (int32_t head = 0; head < kept; head++)
+                for (int64_t slot = 0; slot < r->stride; slot++) {
+                    const int64_t at = ((c->colsum_per_row ? row + i : b) * (int64_t)kept + head) * r->stride + slot;
+                    const double e = fabs(sums[at] - (double)r->colsum[at]) / (1 + sums[at]);
+                    worst_sum = fmax(worst_sum, e);
+                    if (!(e <= 1e-3))
+                        fail_msg("%s: sequence %d head %d slot %d: mass %g, expected %g", what, b, head, (int)slot,
+                                 (double)r->colsum[at], sums[at]);
+                }
+    print_message("%-44s o %.1e lse %.1e scores %.1e mass %.1e\n", what, worst, worst_lse, worst_score, worst_sum);
+    free(sums), free(score), free(want), free(q);
+}
+
+/* Uploads the lists of a case. */
+static inline void case_lists(slt_host *h, const attend_case *c, sl_view_device *view, int32_t n_rows,
+                              int32_t max_units, int32_t longest) {
+    view->n_groups = c->list == LIST_LAYER ? 1 : c->kv_heads;
+    view->per_row = c->list == LIST_ROW;
+    view->list_stride = longest + 8;
+    const int64_t lists = (int64_t)max_units * view->n_groups;
+    int32_t *list = malloc(sizeof *list * (size_t)(lists * view->list_stride)), *n = malloc(sizeof *n * (size_t)lists);
+    memset(list, 0x7f, sizeof *list * (size_t)(lists * view->list_stride)); /* far outside of any table */
+    memset(n, 0x7f, sizeof *n * (size_t)lists);
+    for (int32_t b = 0, row = 0; b < c->n_seqs; row += c->seq[b++].rows)
+        for (int32_t i = 0; i < (c->list == LIST_ROW ? c->seq[b].rows : 1); i++)
+            for (int32_t g = 0; g < view->n_groups; g++) {
+                const int32_t unit = c->list == LIST_ROW ? row + i : b;
+                const int64_t at = (int64_t)unit * view->n_groups + g;
+                n[at] = 0;
+                for (int32_t slot = 0; slot < c->seq[b].past; slot++)
+                    if (case_chosen(c, unit, g, slot))
+                        list[at * view->list_stride + n[at]++] = slot;
+            }
+    (void)n_rows;
+    view->list = slt_upload(h, list, 4 * lists * view->list_stride);
+    view->list_n = slt_upload(h, n, 4 * lists);
+    free(list), free(n);
+}
+
+/* Runs the case; checks it against the sums in double when `what` names it. */
+static inline case_result case_run(slt_host *h, const attend_case *c, const char *what) {
+    int32_t n_rows = 0, longest = 0, most = 0;
+    int64_t slots = 0, n_pages = 0;
+    for (int32_t b = 0; b < c->n_seqs; b++) {
+        const int32_t n = c->seq[b].past + c->seq[b].rows;
+        n_rows += c->seq[b].rows;
+        longest = n > longest ? n : longest;
+        most = c->seq[b].rows > most ? c->seq[b].rows : most;
+        slots += n;
+        n_pages += (n + c->page_rows - 1) / c->page_rows;
+    }
+    const int32_t heads = c->kv_heads * c->group, table = (longest + c->page_rows - 1) / c->page_rows + 1;
+    const int32_t spare = (int32_t)n_pages; /* a page of poison */
+    case_side k, v;
+    case_side_make(c, &k, c->k_bits, c->k_axis, n_pages + 2, slots);
+    case_side_make(c, &v, c->v_bits, c->v_axis, n_pages + 2, slots);
+    int32_t *order = malloc(sizeof *order * (size_t)n_pages),
+            *pages = malloc(sizeof *pages * (size_t)(2 * CASE_SEQS * table));
+    for (int32_t i = 0; i < n_pages; i++)
+        order[i] = i;
+    for (int32_t i = (int32_t)n_pages - 1; i > 0; i--) {
+        const int32_t j = (int32_t)(case_mix(c->seed + 5, (uint64_t)i) % (uint64_t)(i + 1)), t = order[i];
+        order[i] = order[j], order[j] = t;
+    }
+    for (int32_t i = 0; i < 2 * CASE_SEQS * table; i++)
+        pages[i] = spare;
+    const float *k_values[CASE_SEQS], *v_values[CASE_SEQS];
+    float *x = malloc(sizeof *x * (size_t)c->dim);
+    int64_t slot_at = 0, page_at = 0;
+    for (int32_t b = 0; b < c->n_seqs; b++) {
+        const case_seq *s = &c->seq[b];
+        k_values[b] = k.value + slot_at * c->kv_heads * c->dim;
+        v_values[b] = v.value + slot_at * c->kv_heads * c->dim;
+        for (int32_t slot = 0; slot < s->past + s->rows; slot++, slot_at++) {
+            int32_t *page = &pages[(2 * b + 1) * table + slot / c->page_rows];
+            if (slot % c->page_rows == 0)
+                *page = order[page_at++];
+            for (int32_t head = 0; head < c->kv_heads; head++) {
+                case_values(c, s, 1, slot, head, x);
+                case_put(c, &k, *page, slot % c->page_rows, head, x, k.value + (slot_at * c->kv_heads + head) * c->dim);
+                case_values(c, s, 2, slot, head, x);
+                case_put(c, &v, *page, slot % c->page_rows, head, x, v.value + (slot_at * c->kv_heads + head) * c->dim);
+            }
+        }
+    }
+    sl_step_device step = case_step(h, c, n_rows, longest, most);
+    sl_batch batch = {
+        .struct_size = SL_SIZE(sl_batch), .n_seqs = step.max_seqs, .n_rows = step.max_rows, .device = &step};
+    sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &batch, .device_n = step.n_rows, .n = step.max_rows};
+    sl_view_device view = {.struct_size = SL_SIZE(sl_view_device),
+                           .k_pool = slt_upload(h, k.pool, k.page_bytes * (n_pages + 2)),
+                           .v_pool = slt_upload(h, v.pool, v.page_bytes * (n_pages + 2)),
+                           .pages = slt_upload(h, pages, 4 * 2 * CASE_SEQS * table),
+                           .pages_stride = table,
+                           .k_page_stride = k.page_bytes,
+                           .k_row_stride = k.row_bytes,
+                           .k_head_stride = k.head_bytes,
+                           .v_page_stride = v.page_bytes,
+                           .v_row_stride = v.row_bytes,
+                           .v_head_stride = v.head_bytes,
+                           .page_rows = c->page_rows,
+                           .n_heads = c->kv_heads,
+                           .k_dim = c->dim,
+                           .v_dim = c->dim,
+                           .k_dtype = c->k_bits > 0 ? SL_U8 : c->dtype,
+                           .v_dtype = c->v_bits > 0 ? SL_U8 : c->dtype,
+                           .scale_page_stride_k = k.scale_page,
+                           .scale_page_stride_v = v.scale_page,
+                           .scale_stride_k = k.scale_stride,
+                           .scale_stride_v = v.scale_stride,
+                           .k_bits = c->k_bits,
+                           .v_bits = c->v_bits,
+                           .k_group = c->quant_group,
+                           .v_group = c->quant_group,
+                           .k_axis = (uint32_t)c->k_axis,
+                           .v_axis = (uint32_t)c->v_axis};
+    if (c->k_bits > 0) {
+        view.k_scale = slt_upload(h, k.scale, k.scale_page * (n_pages + 2));
+        view.k_zero = c->zeros ? slt_upload(h, k.zero, k.scale_page * (n_pages + 2)) : NULL;
+    }
+    if (c->v_bits > 0) {
+        view.v_scale = slt_upload(h, v.scale, v.scale_page * (n_pages + 2));
+        view.v_zero = c->zeros ? slt_upload(h, v.zero, v.scale_page * (n_pages + 2)) : NULL;
+    }
+    if (c->list != LIST_NONE)
+        case_lists(h, c, &view, n_rows, c->list == LIST_ROW ? step.max_rows : step.max_seqs, longest);
+
+    /* queries, in rows with a gap; results */
+    const int64_t q_row = (int64_t)heads * c->dim + 64, o_count = (int64_t)step.max_rows * heads * c->dim;
+    uint16_t *q = malloc((size_t)(q_row * step.max_rows) * sizeof *q);
+    memset(q, 0xff, (size_t)(q_row * step.max_rows) * sizeof *q);
+    float *row_scale = malloc(sizeof *row_scale * (size_t)step.max_rows);
+    for (int32_t i = 0; i < step.max_rows; i++)
+        row_scale[i] = 0.5f + 0.25f * (float)(i % 4);
+    for (int32_t b = 0, row = 0; b < c->n_seqs; b++)
+        for (int32_t i = 0; i < c->seq[b].rows; i++, row++)
+            for (int32_t head = 0; head < heads; head++) {
+                case_values(c, &c->seq[b], 0, c->seq[b].past + i, head, x);
+                for (int32_t d = 0; d < c->dim; d++)
+                    q[row * q_row + head * c->dim + d] = slt_bf16(x[d]);
+            }
+    case_result r = {.n_rows = n_rows, .heads = heads, .dim = c->dim, .stride = longest + 3};
+    const int64_t score_count = (int64_t)step.max_rows * heads * r.stride;
+    const sl_mask mask = {.struct_size = SL_SIZE(sl_mask), .window = c->window, .base = SL_MASK_CAUSAL};
+    const sl_view seen = {.struct_size = SL_SIZE(sl_view), .device = &view};
+    sl_attend a = {.struct_size = SL_SIZE(sl_attend),
+                   .lane = h->lane,
+                   .rows = &rows,
+                   .mask = &mask,
+                   .view = &seen,
+                   .q = {.struct_size = SL_SIZE(sl_tensor),
+                         .data = slt_upload(h, q, q_row * step.max_rows * 2),
+                         .shape = {step.max_rows, heads, c->dim},
+                         .stride = {q_row, c->dim, 1},
+                         .dtype = SL_BF16,
+                         .ndim = 3},
+                   .o = {.struct_size = SL_SIZE(sl_tensor),
+                         .data = slt_device(h, o_count * (c->o_bf16 ? 2 : 4)),
+                         .shape = {step.max_rows, heads, c->dim},
+                         .stride = {(int64_t)heads * c->dim, c->dim, 1},
+                         .dtype = c->o_bf16 ? SL_BF16 : SL_F32,
+                         .ndim = 3},
+                   .lse = slt_device(h, 4 * (int64_t)step.max_rows * heads),
+                   .score_stride = r.stride,
+                   .scale = (double)c->scale,
+                   .softcap = (double)c->softcap,
+                   .row_scale = c->own_scale ? slt_upload(h, row_scale, 4 * step.max_rows) : NULL,
+                   .colsum_heads = c->colsum_apart ? heads : 0,
+                   .colsum_per_row = (uint32_t)c->colsum_per_row,
+                   .want = SL_WANT_LSE | c->want};
+    if (c->want & SL_WANT_SCORES)
+        a.scores = slt_device(h, 4 * score_count);
+    if (c->want & SL_WANT_COLSUM)
+        a.colsum = slt_device(h, 4 * score_count);
+    const int64_t workspace =
+        c->no_workspace ? 256 : slk_cuda_attend_few_workspace(step.max_rows, step.max_context + 64, heads, c->dim);
+    h->k.deterministic = !c->fast;
+    const sl_status status = slk_cuda_attend_few(&h->k, h->lane, &a, slt_device(h, workspace), workspace);
+    if (status != SL_OK)
+        fail_msg("%s: status %d", what != NULL ? what : "a case", status);
+    r.o = malloc(sizeof(float) * (size_t)o_count);
+    r.lse = malloc(sizeof(float) * (size_t)(step.max_rows * heads));
+    uint16_t *half = malloc((size_t)o_count * sizeof *half);
+    slt_download(h, c->o_bf16 ? (void *)half : (void *)r.o, a.o.data, o_count * (c->o_bf16 ? 2 : 4));
+    slt_download(h, r.lse, a.lse, 4 * (int64_t)step.max_rows * heads);
+    for (int64_t i = 0; i < o_count && c->o_bf16; i++)
+        r.o[i] = slt_float(half[i]);
+    free(half);
+    for (int64_t i = (int64_t)n_rows * heads * c->dim; i < o_count; i++)
+        if (!isnan(r.o[i]))
+            fail_msg("a row of padding was written");
+    if (a.scores != NULL)
+        slt_download(h, r.scores = malloc(sizeof(float) * (size_t)score_count), a.scores, 4 * score_count);
+    if (a.colsum != NULL)
+        slt_download(h, r.colsum = malloc(sizeof(float) * (size_t)score_count), a.colsum, 4 * score_count);
+    if (what != NULL)
+        case_check(c, &r, k_values, v_values, what);
+    case_side_free(&k), case_side_free(&v);
+    free(order), free(pages), free(x), free(q), free(row_scale);
+    return r;
+}
+
+#endif

@@ -1,0 +1,158 @@
+/* Behind attend_few: the splits of each row summed in order, and column sums. */
+#include "attend_keys.cuh"
+
+/* Block (row, head), a thread a channel. Reads back 1.6 % of the bytes of K and V at most: what it costs is its launch,
+ * about a microsecond behind a dependent one, and two trips to the L2. */
+SLK_KERNEL slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) {
+    __shared__ float weight[SLK_FEW_MAX_SPLITS], total[SLK_FEW_MAX_SPLITS], tops[8];
+    slk::wait_for_predecessor();
+    slk::let_successor_start();
+    const int row = blockIdx.x, head = blockIdx.y, place = p.row_seq[row];
+    if (place < 0)
+        return;
+    const slk::Keys keys = slk::keys_of(p, place, row, head / p.group);
+    const slk::Cuts cuts = slk::cuts_of(p, keys);
+    const int depth = slk::depth_of(p, keys, row - keys.first_row), end = keys.ranked + depth + 1;
+    const int low = min(slk::low_rank(p, keys, depth), end - 1);
+    const int begin_split = slk::split_of(cuts, low / SLK_FEW_TILE);
+    const int n = slk::split_of(cuts, (end - 1) / SLK_FEW_TILE) + 1 - begin_split;
+    const int64_t part = (static_cast<int64_t>(row) * p.heads + head) * p.max_splits + begin_split;
+    float top = -INFINITY;
+    for (int s = threadIdx.x; s < n; s += blockDim.x) {
+        const float2 ml = *reinterpret_cast<const float2 *>(p.part_ml + 2 * (part + s));
+        weight[s] = ml.x;
+        total[s] = ml.y;
+        top = fmaxf(top, ml.x);
+    }
+    top = slk::warp_max(top);
+    if (threadIdx.x % 32 == 0)
+        tops[threadIdx.x / 32] = top;
+    __syncthreads();
+    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; w++)
+        top = fmaxf(top, tops[w]);
+    for (int s = threadIdx.x; s < n; s += blockDim.x)
+        weight[s] = slk::pow2_whole(weight[s] - top); /* whole powers of two: exact */
+    __syncthreads();
+    const int dim = blockDim.x;
+    const float *from = p.part_o + part * dim + threadIdx.x;
+    float out = 0.f, sum = 0.f;
+    int s = 0;
+    for (; s + 16 <= n; s += 16) {
+        float x[16];
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            x[i] = from[static_cast<int64_t>(s + i) * dim];
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            out = __fmaf_rn(x[i], weight[s + i], out);
+            sum = __fmaf_rn(total[s + i], weight[s + i], sum);
+        }
+    }
+#pragma unroll 4
+    for (; s < n; s++) {
+        out = __fmaf_rn(from[static_cast<int64_t>(s) * dim], weight[s], out);
+        sum = __fmaf_rn(total[s], weight[s], sum);
+    }
+    out = __fmul_rn(out, sum > 0.f ? __fdiv_rn(1.f, sum) : 0.f);
+    if (p.lse != nullptr && threadIdx.x == 0)
+        p.lse[static_cast<int64_t>(row) * p.heads + head] =
+            sum > 0.f ? __fmul_rn(__fadd_rn(top, log2f(sum)), slk::kLn2) : -INFINITY;
+    const int64_t at = row * p.o_row + head * p.o_head + threadIdx.x;
+    if (p.o_f32)
+        static_cast<float *>(p.o)[at] = out;
+    else
+        static_cast<slk::bf16 *>(p.o)[at] = __float2bfloat16_rn(out);
+}
+
+/* Block (64 slots, KV head, sequence or row), four threads a slot: softmax mass from q and lse. Rows and heads are
+ * added in order. Products are computed again, in f32: memory bound for a decode step, 2 x rows x keys x channels
+ * operations for prompts. */
+SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p) {
+    slk::wait_for_predecessor();
+    const int kv_head = blockIdx.y, slot = blockIdx.x * 64 + threadIdx.x / 4, part = threadIdx.x % 4;
+    const int place = p.colsum_per_row ? p.row_seq[blockIdx.z] : static_cast<int>(blockIdx.z);
+    const int kept = p.colsum_apart ? p.group : 1;
+    const int heads_kept = p.kv_heads * kept;
+    if (place < 0 || place >= p.n_seqs[0])
+        return;
+    const int dim = p.head_dim;
+    slk::Keys keys = slk::keys_of(p, place, p.row_begin[place], kv_head);
+    const int begin = p.colsum_per_row ? static_cast<int>(blockIdx.z) - keys.first_row : 0;
+    const int end = p.colsum_per_row ? begin + 1 : keys.rows;
+    const bool exists = slot < keys.n + keys.rows;
+    uint4 key[8]; /* up to 64 channels a thread */
+    const int chunks = dim / 32;
+    if (exists) {
+        const int page = keys.pages[slot >> p.page_shift], in_page = slot & ((1 << p.page_shift) - 1);
+#pragma unroll
+        for (int c = 0; c < 8; c++)
+            if (c < chunks)
+                key[c] = slk::load8(p.k, page, in_page, kv_head, dim, part * chunks + c);
+    }
+    float mass = 0.f;
+    for (int g = 0; g < p.group; g++) {
+        const int head = kv_head * p.group + g;
+        for (int i = begin; i < end; i++) {
+            const int row = keys.first_row + i;
+            const float weight = p.colsum_weight != nullptr ? p.colsum_weight[row] : 1.f;
+            if (weight == 0.f)
+                continue;
+            if (p.per_row && p.list != nullptr)
+                keys = slk::keys_of(p, place, row, kv_head);
+            const int depth = slk::depth_of(p, keys, i);
+            const int64_t from = p.window > 0 ? keys.past + depth - p.window + 1 : 0;
+            bool seen = exists;
+            if (exists && slot < keys.n) {
+                seen = slot >= from;
+                if (seen && keys.list != nullptr) {
+                    int lo = 0, hi = keys.ranked;
+                    while (lo < hi) {
+                        const int mid = (lo + hi) / 2;
+                        if (keys.list[mid] < slot)
+                            lo = mid + 1;
+                        else
+                            hi = mid;
+                    }
+                    seen = lo < keys.ranked && keys.list[lo] == slot;
+                }
+            } else if (exists) {
+                const int j = slot - keys.n;
+                if (keys.tree)
+                    seen = (p.ancestors[static_cast<int64_t>(row) * slk::kTreeWords + j / 32] >> (j % 32) & 1) != 0;
+                else
+                    seen = j <= i;
+                seen = seen && keys.past + slk::depth_of(p, keys, j) >= from;
+            }
+            float dot = 0.f;
+            if (seen) {
+                const slk::bf16 *q = static_cast<const slk::bf16 *>(p.q) + row * p.q_row + head * p.q_head;
+#pragma unroll
+                for (int c = 0; c < 8; c++)
+                    if (c < chunks) {
+                        const uint4 x = *reinterpret_cast<const uint4 *>(q + 8 * (part * chunks + c));
+                        const __nv_bfloat162 *a = reinterpret_cast<const __nv_bfloat162 *>(&x);
+                        const __nv_bfloat162 *b = reinterpret_cast<const __nv_bfloat162 *>(&key[c]);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            const float2 u = __bfloat1622float2(a[e]), v = __bfloat1622float2(b[e]);
+                            dot = __fmaf_rn(u.x, v.x, dot);
+                            dot = __fmaf_rn(u.y, v.y, dot);
+                        }
+                    }
+            }
+            dot += __shfl_xor_sync(0xffffffffu, dot, 1);
+            dot += __shfl_xor_sync(0xffffffffu, dot, 2);
+            if (seen) {
+                const float scale = p.row_scale != nullptr ? __fmul_rn(p.scale, p.row_scale[row]) : p.scale;
+                const float lse = p.lse[static_cast<int64_t>(row) * p.heads + head];
+                mass = __fmaf_rn(weight, exp2f((slk::score(p, dot, scale) - lse) * slk::kLog2e), mass);
+            }
+        }
+        if (p.colsum_apart || g == p.group - 1) {
+            const int64_t unit = static_cast<int64_t>(blockIdx.z) * heads_kept + (p.colsum_apart ? head : kv_head);
+            if (part == 0 && slot < p.score_stride)
+                p.colsum[unit * p.score_stride + slot] = mass;
+            mass = 0.f;
+        }
+    }
+}

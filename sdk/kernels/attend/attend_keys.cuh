@@ -1,0 +1,221 @@
+/* Which keys a row of the step sees: ranks, slots, bounds. Shared by the kernels of attend_few. */
+#ifndef SLUICE_KERNELS_ATTEND_KEYS_CUH
+#define SLUICE_KERNELS_ATTEND_KEYS_CUH
+
+#include "attend_few_cuda.h"
+#include "device.cuh"
+
+namespace slk {
+
+constexpr int kTreeWords = 4; /* SL_MAX_TREE_NODES / 32 */
+constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+/* 2^e of a whole number e <= 0: exact; 0 for what is not worth a number. */
+__device__ __forceinline__ float pow2_whole(float e) {
+    int i = static_cast<int>(fmaxf(e, -127.f));
+    return __int_as_float((i + 127) << 23);
+}
+
+/* Keys of one KV head of one sequence (or of one row, when lists are a row's own). */
+struct Keys {
+    const int32_t *list;  /* slots by rank, or NULL */
+    const int32_t *pages; /* of this sequence and head */
+    int n;                /* committed slots: the step's rows begin there */
+    int ranked;           /* committed keys that have a rank */
+    int past;             /* token index of the sequence's first row */
+    int first_row, rows;  /* rows of the sequence */
+    bool tree;
+};
+
+__device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, int place, int row, int kv_head) {
+    Keys k;
+    const int64_t seq = p.seq[place];
+    k.first_row = p.row_begin[place];
+    k.rows = p.row_begin[place + 1] - k.first_row;
+    k.past = p.n_past[place];
+    k.n = p.n_rows != nullptr ? p.n_rows[seq * p.n_rows_stride + kv_head * p.n_rows_head_stride] : k.past;
+    k.pages = p.pages + seq * p.pages_stride + kv_head * p.pages_head_stride;
+    k.tree = p.is_tree != nullptr && p.is_tree[place] != 0;
+    k.list = nullptr;
+    k.ranked = k.n;
+    if (p.list != nullptr) {
+        const int64_t of = static_cast<int64_t>(p.per_row ? row : place) * p.n_groups + (p.n_groups == 1 ? 0 : kv_head);
+        k.list = p.list + of * p.list_stride;
+        k.ranked = min(p.list_n[of], static_cast<int>(p.list_stride));
+    }
+    return k;
+}
+
+__device__ __forceinline__ int ancestor_count(const slk_attend_few_params &p, int row) {
+    const uint32_t *bits = p.ancestors + static_cast<int64_t>(row) * kTreeWords;
+    int n = 0;
+#pragma unroll
+    for (int w = 0; w < kTreeWords; w++)
+        n += __popc(bits[w]);
+    return n;
+}
+
+/* The row's ancestor number j, counted from the root. */
+__device__ __forceinline__ int ancestor(const slk_attend_few_params &p, int row, int j) {
+    const uint32_t *bits = p.ancestors + static_cast<int64_t>(row) * kTreeWords;
+    for (int w = 0; w < kTreeWords; w++) {
+        uint32_t word = bits[w];
+        const int n = __popc(word);
+        if (j < n) {
+            for (; j > 0; j--)
+                word &= word - 1;
+            return 32 * w + __ffs(word) - 1;
+        }
+        j -= n;
+    }
+    return 0;
+}
+
+/* Depth of row i of the sequence: how many of the step's rows it sees besides itself. */
+__device__ __forceinline__ int depth_of(const slk_attend_few_params &p, const Keys &k, int i) {
+    return k.tree ? ancestor_count(p, k.first_row + i) - 1 : i;
+}
+
+/* First rank whose token index is at least `from`. Token index of a committed row: its slot. */
+__device__ __forceinline__ int rank_of_token(const Keys &k, int64_t from) {
+    if (from <= 0)
+        return 0;
+    if (from > k.past)
+        return k.ranked + static_cast<int>(from - k.past);
+    if (k.list == nullptr)
+        return static_cast<int>(from < k.ranked ? from : k.ranked);
+    int lo = 0, hi = k.ranked;
+    while (lo < hi) {
+        const int mid = (lo + hi) / 2;
+        if (k.list[mid] < from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* First rank that a row of this depth sees; the last one is ranked + depth. */
+__device__ __forceinline__ int low_rank(const slk_attend_few_params &p, const Keys &k, int depth) {
+    return p.window > 0 ? rank_of_token(k, k.past + depth - p.window + 1) : 0;
+}
+
+__device__ __forceinline__ int slot_of(const slk_attend_few_params &p, const Keys &k, int rank, int row) {
+    if (rank < k.ranked)
+        return k.list != nullptr ? k.list[rank] : rank;
+    return k.n + (k.tree ? ancestor(p, row, rank - k.ranked) : rank - k.ranked);
+}
+
+/* How the tiles of a sequence are cut into splits and shares. */
+struct Cuts {
+    int first, end; /* tiles that any row may see */
+    int size;       /* of a split, where sizes follow the lengths; else 0 */
+};
+
+__device__ __forceinline__ Cuts cuts_of(const slk_attend_few_params &p, const Keys &k) {
+    Cuts c;
+    c.first = low_rank(p, k, 0) / SLK_FEW_TILE;
+    c.end = (k.ranked + k.rows + SLK_FEW_TILE - 1) / SLK_FEW_TILE;
+    c.size = p.uniform ? max(2, (c.end - c.first + p.shares - 1) / p.shares) : 0;
+    return c;
+}
+
+__device__ __forceinline__ int split_of(const Cuts &c, int tile) {
+    return c.size > 0 ? (tile - c.first) / c.size : slk_few_split_of(tile);
+}
+
+__device__ __forceinline__ int split_end(const Cuts &c, int tile) {
+    return c.size > 0 ? c.first + ((tile - c.first) / c.size + 1) * c.size : slk_few_split_end(tile);
+}
+
+/* First tile of share b: the first split that begins in its part of the tiles. */
+__device__ __forceinline__ int share_begin(const slk_attend_few_params &p, const Cuts &c, int b) {
+    if (b == 0)
+        return c.first;
+    if (b >= p.shares)
+        return c.end;
+    const int tile = c.size > 0 ? c.first + b * c.size
+                                : c.first + static_cast<int>(static_cast<int64_t>(c.end - c.first) * b / p.shares);
+    if (tile >= c.end)
+        return c.end;
+    if (tile == c.first)
+        return tile;
+    return min(c.end, split_end(c, tile - 1));
+}
+
+/* Scaled score of a product, with the soft cap. */
+__device__ __forceinline__ float score(const slk_attend_few_params &p, float product, float scale) {
+    const float s = __fmul_rn(product, scale);
+    if (p.softcap <= 0.f)
+        return s;
+    const float e =
+        exp2f(__fmul_rn(__fdiv_rn(s, p.softcap), 2.f * kLog2e)); /* tanh by hand: fast mathematics have 11 bits */
+    return __fmul_rn(p.softcap, __fsub_rn(1.f, __fdiv_rn(2.f, __fadd_rn(e, 1.f))));
+}
+
+/* ---- rows in any form, as bf16 ---------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
+    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    return *reinterpret_cast<uint32_t *>(&v);
+}
+
+/* Channels [8 c, 8 c + 8) of a row as bf16. dim: channels of a head. */
+__device__ __forceinline__ uint4 load8(const slk_side_device &s, int page, int row, int head, int dim, int c) {
+    const char *at = s.pool + page * s.page_stride + row * s.row_stride + head * s.head_stride;
+    float x[8];
+    if (s.kind == SLK_SIDE_BF16)
+        return *reinterpret_cast<const uint4 *>(at + 16 * c);
+    if (s.kind == SLK_SIDE_F16) {
+        const uint4 raw = *reinterpret_cast<const uint4 *>(at + 16 * c);
+        const __half2 *h = reinterpret_cast<const __half2 *>(&raw);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 f = __half22float2(h[i]);
+            x[2 * i] = f.x;
+            x[2 * i + 1] = f.y;
+        }
+    } else if (s.kind == SLK_SIDE_F32) {
+        const float4 a = *reinterpret_cast<const float4 *>(at + 32 * c);
+        const float4 b = *reinterpret_cast<const float4 *>(at + 32 * c + 16);
+        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    } else {
+        uint64_t codes; /* `bits` bytes hold eight codes, and begin at a multiple of them */
+        if (s.bits == 8)
+            codes = *reinterpret_cast<const uint64_t *>(at + 8 * c);
+        else if (s.bits == 4)
+            codes = *reinterpret_cast<const uint32_t *>(at + 4 * c);
+        else if (s.bits == 2)
+            codes = *reinterpret_cast<const uint16_t *>(at + 2 * c);
+        else
+            codes = *reinterpret_cast<const uint8_t *>(at + c);
+        const uint32_t mask = (1u << s.bits) - 1u;
+        const int channel = head * dim + 8 * c;
+        const int64_t element = s.per_channel ? channel : channel / s.group;
+        const int64_t base =
+            page * s.scale_page_stride + (s.per_channel ? row / s.group : row) * s.scale_stride + 2 * element;
+        const __half *scale = reinterpret_cast<const __half *>(s.scale + base);
+        const __half *zero = s.zero != nullptr ? reinterpret_cast<const __half *>(s.zero + base) : nullptr;
+        float a = 0.f, z = static_cast<float>(1u << (s.bits - 1));
+        if (!s.per_channel) {
+            a = __half2float(*scale);
+            if (zero != nullptr)
+                z = __half2float(*zero);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (s.per_channel) {
+                a = __half2float(scale[i]);
+                if (zero != nullptr)
+                    z = __half2float(zero[i]);
+            }
+            const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
+            x[i] = __fmul_rn(a, __fsub_rn(code, z));
+        }
+    }
+    return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+}
+
+} // namespace slk
+
+#endif

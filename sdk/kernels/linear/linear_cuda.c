@@ -1,0 +1,132 @@
+/* See linear_cuda.h. */
+#include "slk_cuda.h"
+
+/* Kernels of a kind by tile: 16 or 32 rows of w, 8 or 16 rows of x; ring: 16-byte pieces a lane and 16 rows of w, 8
+ * rows of x; bytes of scales for two rows. -1: there is none. */
+static const struct {
+    int kernel[2][2];
+    int w16, x16, scales;
+} kinds[] = {
+    [SLK_LINEAR_BF16] = {{{SLK_CUDA_linear_bf16_1x8, -1}, {SLK_CUDA_linear_bf16_2x8, SLK_CUDA_linear_bf16_2x16}},
+                         4,
+                         2,
+                         0},
+    [SLK_LINEAR_F16] = {{{-1, -1}, {SLK_CUDA_linear_f16_2x8, SLK_CUDA_linear_f16_2x16}}, 4, 2, 0},
+    [SLK_LINEAR_F32] = {{{SLK_CUDA_linear_f32_1x8, SLK_CUDA_linear_f32_1x16}, {-1, -1}}, 8, 2, 0},
+    [SLK_LINEAR_INT8] = {{{SLK_CUDA_linear_int8_1x8, -1}, {SLK_CUDA_linear_int8_2x8, SLK_CUDA_linear_int8_2x16}},
+                         2,
+                         2,
+                         16},
+    [SLK_LINEAR_INT4] = {{{SLK_CUDA_linear_int4_1x8, -1}, {SLK_CUDA_linear_int4_2x8, SLK_CUDA_linear_int4_2x16}},
+                         1,
+                         2,
+                         16},
+    [SLK_LINEAR_E4M3] = {{{SLK_CUDA_linear_e4m3_1x8, -1}, {SLK_CUDA_linear_e4m3_2x8, SLK_CUDA_linear_e4m3_2x16}},
+                         2,
+                         1,
+                         0},
+};
+
+/* As struct ring of linear_body.cuh has it. */
+static uint32_t shared_bytes(int kind, int wide, int many) {
+    const int mt = 1 + wide, nt = 1 + many;
+    const int stage = mt * kinds[kind].w16 * 512 + nt * kinds[kind].x16 * 512 + mt * kinds[kind].scales * 8;
+    const int fit = SLK_LINEAR_RING / stage, stages = fit < 2 ? 2 : fit > 8 ? 8 : fit;
+    return (uint32_t)(SLK_LINEAR_WARPS * stages * stage + mt * nt * 4096);
+}
+
+static int is_aligned(const void *p, uintptr_t to) { return (uintptr_t)p % to == 0; }
+
+static int fits(int kind, const slk_linear_params *p) {
+    const int64_t piece = kind == SLK_LINEAR_F32 ? 4 : 8;
+    if (p->t < 0 || p->n < 1 || p->k < 1 || !is_aligned(p->x, 16) || !is_aligned(p->w, 16))
+        return 0;
+    if (kind == SLK_LINEAR_E4M3)
+        return p->ldx % 16 == 0 && p->ldx >= p->k && p->ldw % 16 == 0 && p->ldw >= p->k && p->x_scale != NULL &&
+               p->scale != NULL;
+    if (p->k % 8 != 0 || p->ldx % 8 != 0)
+        return 0;
+    return kind <= SLK_LINEAR_F32 ? p->ldw % piece == 0 : p->group > 0 && p->group % 32 == 0 && is_aligned(p->scale, 8);
+}
+
+sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *given) {
+    slk_linear_params p = *given;
+    if (!fits(kind, &p))
+        return SL_E_INVALID;
+    if ((p.act_mul && (kind == SLK_LINEAR_F32 ||
+                       ((kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4) && p.n % SLK_LINEAR_TILE != 0))) ||
+        (kind == SLK_LINEAR_E4M3 && k->info.arch < 890))
+        return SL_E_UNIMPLEMENTED;
+    if (p.t == 0)
+        return SL_OK;
+    /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. Packed
+     * integers cost instructions, of which wide tiles need fewer. */
+    const int many = p.t > 8, narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
+    const int integers = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4;
+    int wide = p.act_mul || many || narrow > (integers ? 2 : 8) * k->info.n_processors;
+    if (kinds[kind].kernel[wide][many] < 0)
+        wide = !wide;
+    p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
+    p.blocks = (p.t + SLK_LINEAR_ROWS - 1) / SLK_LINEAR_ROWS;
+    p.tiles = (p.act_mul || !wide ? narrow : (narrow + 1) / 2) * p.blocks;
+    p.steps = ((p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK + SLK_LINEAR_WARPS - 1) / SLK_LINEAR_WARPS;
+    if (integers) {
+        const uint32_t units = (uint32_t)p.group / 32;
+        p.groups = (p.k + p.group - 1) / p.group;
+        p.fine = p.group % SLK_LINEAR_CHUNK != 0;
+        p.magic = ((1u << 31) + units - 1) / units;
+    }
+    const int resident = 2 * k->info.n_processors;
+    const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
+                                .y = 1,
+                                .z = 1,
+                                .threads = SLK_LINEAR_WARPS * 32,
+                                .shared = shared_bytes(kind, wide, many),
+                                .dependent = 1};
+    return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][many], &p, sizeof p, grid);
+}
+
+sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16, const slk_finish_params *p) {
+    if (in_bf16 && !y_bf16)
+        return SL_E_INVALID;
+    const slk_cuda_grid grid = {.x = (uint32_t)(p->n + 255) / 256,
+                                .y = (uint32_t)(p->t < 32768 ? p->t : 32768),
+                                .z = 1,
+                                .threads = 256,
+                                .dependent = 1};
+    return slk_cuda_launch(k, lane,
+                           in_bf16  ? SLK_CUDA_finish_bf16_bf16
+                           : y_bf16 ? SLK_CUDA_finish_f32_bf16
+                                    : SLK_CUDA_finish_f32_f32,
+                           p, sizeof *p, grid);
+}
+
+sl_status slk_cuda_widen(const slk_cuda *k, const sl_lane *lane, const slk_widen_params *p) {
+    if (p->bits >= 16) {
+        const slk_cuda_grid rows = {.x = (uint32_t)p->rows, .y = 1, .z = 1, .threads = 256, .dependent = 1};
+        return slk_cuda_launch(k, lane, p->bits == 16 ? SLK_CUDA_widen_f16 : SLK_CUDA_widen_f32, p, sizeof *p, rows);
+    }
+    if (p->row % SLK_LINEAR_TILE != 0 || p->k % 8 != 0 || !is_aligned(p->out, 16))
+        return SL_E_INVALID;
+    const uint32_t chunks = (uint32_t)(p->k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK;
+    const slk_cuda_grid tiles = {.x = (chunks + 7) / 8,
+                                 .y = (uint32_t)(p->rows + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE,
+                                 .z = 1,
+                                 .threads = 256,
+                                 .dependent = 1};
+    return slk_cuda_launch(k, lane, p->bits == 8 ? SLK_CUDA_widen_int8 : SLK_CUDA_widen_int4, p, sizeof *p, tiles);
+}
+
+sl_status slk_cuda_e4m3_rows(const slk_cuda *k, const sl_lane *lane, const slk_e4m3_rows_params *p) {
+    if (k->info.arch < 890)
+        return SL_E_UNIMPLEMENTED;
+    if (p->ldy % 16 != 0)
+        return SL_E_INVALID;
+    const slk_cuda_grid grid = {.x = (uint32_t)p->t, .y = 1, .z = 1, .threads = 256, .dependent = 1};
+    return slk_cuda_launch(k, lane, SLK_CUDA_e4m3_rows, p, sizeof *p, grid);
+}
+
+sl_status slk_cuda_stream_read(const slk_cuda *k, const sl_lane *lane, const slk_stream_params *p) {
+    const slk_cuda_grid grid = {.x = (uint32_t)k->info.n_processors * 4, .y = 1, .z = 1, .threads = 512};
+    return slk_cuda_launch(k, lane, SLK_CUDA_stream_read, p, sizeof *p, grid);
+}

@@ -1,0 +1,156 @@
+/* What stands around a matrix library: epilogues, weights as bf16, rows as e4m3; and a plain read of memory. All bound
+ * by memory, 16 bytes a lane where widths allow. */
+#include "linear_act.cuh"
+#include "linear_cuda.h"
+
+namespace slk {
+
+/* One thread a value: the product in front took a thousand times as long. */
+template <typename In, typename Out> __device__ __forceinline__ void finish(const slk_finish_params &p) {
+    wait_for_predecessor();
+    let_successor_start();
+    const int n = blockIdx.x * blockDim.x + threadIdx.x;
+    if (n >= p.n)
+        return;
+    for (int64_t t = blockIdx.y; t < p.t; t += gridDim.y) {
+        const In *in = static_cast<const In *>(p.in) + t * p.ldi;
+        float v[2];
+        for (int half = 0; half < (p.act_mul ? 2 : 1); half++) {
+            const int column = n + half * p.n;
+            v[half] = to_float(in[column]);
+            if (p.col_scale != nullptr)
+                v[half] *= p.row_scale[t] * p.col_scale[column];
+            if (p.bias != nullptr)
+                v[half] += p.bias[column];
+        }
+        float y = p.act_mul ? activate(p.act, v[0]) * v[1] : v[0];
+        if (p.residual != nullptr)
+            y += p.residual[t * p.ldr + n];
+        static_cast<Out *>(p.y)[t * p.ldy + n] = from_float<Out>(y);
+    }
+}
+
+template <typename In> __device__ __forceinline__ void widen_plain(const slk_widen_params &p) {
+    wait_for_predecessor();
+    let_successor_start();
+    const In *w = static_cast<const In *>(p.w) + (p.row + static_cast<int64_t>(blockIdx.x)) * p.ldw;
+    bf16 *out = static_cast<bf16 *>(p.out) + static_cast<int64_t>(blockIdx.x) * p.k;
+    for (int k = threadIdx.x; k < p.k; k += blockDim.x)
+        out[k] = __float2bfloat16_rn(to_float(w[k]));
+}
+
+/* One warp a tile of 16 rows and a chunk: a lane has the codes of rows g and g + 8, inputs 8 t .. 8 t + 7 of each half.
+ */
+template <int BITS> __device__ __forceinline__ void widen_blob(const slk_widen_params &p) {
+    wait_for_predecessor();
+    let_successor_start();
+    const int chunks = (p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK;
+    const int chunk = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (chunk >= chunks)
+        return;
+    const int64_t tile = p.row / SLK_LINEAR_TILE + static_cast<int64_t>(blockIdx.y);
+    const uint4 *from = static_cast<const uint4 *>(p.w) + (tile * chunks + chunk) * (BITS / 4) * 32 + lane;
+    const uint4 first = from[0], second = BITS == 8 ? from[32] : first;
+    for (int half = 0; half < 2; half++) {
+        const int k = chunk * SLK_LINEAR_CHUNK + half * 32 + lane % 4 * 8;
+        if (k >= p.k)
+            continue;
+        const int64_t entry = (tile * p.groups + (k - lane % 4 * 8) / p.group) * 8 + lane / 4;
+        const uint16_t *scales = static_cast<const uint16_t *>(p.scale) + entry * (p.asym ? 4 : 2);
+        const uint4 c = half ? second : first;
+        for (int high = 0; high < 2; high++) {
+            const int row = static_cast<int>(blockIdx.y) * SLK_LINEAR_TILE + lane / 4 + high * 8;
+            if (row >= p.rows)
+                continue;
+            const float s = __half2float(__ushort_as_half(scales[high]));
+            float zero = BITS == 8 ? 128.0f : 136.0f;
+            if (p.asym)
+                zero = __bfloat162float(__ushort_as_bfloat16(scales[2 + high]));
+            const float less = BITS == 8 ? zero : zero - 128.0f;
+            const uint32_t word[2] = {BITS == 8 ? (high ? c.z : c.x)
+                                      : half    ? (high ? c.w : c.z)
+                                      : high    ? c.y
+                                                : c.x,
+                                      high ? c.w : c.y};
+            __align__(16) bf16 v[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t code =
+                    BITS == 8 ? word[i / 4] >> (i % 4 * 8) & 255 : word[0] >> (i / 2 * 4 + i % 2 * 16) & 15;
+                v[i] = __float2bfloat16_rn((static_cast<float>(code) - less) * s);
+            }
+            *reinterpret_cast<uint4 *>(static_cast<bf16 *>(p.out) + static_cast<int64_t>(row) * p.k + k) =
+                *reinterpret_cast<uint4 *>(v);
+        }
+    }
+}
+
+/* Two values as e4m3, nearest even, saturated. */
+__device__ __forceinline__ uint32_t e4m3_pair(float low, float high) {
+    uint16_t v = 0;
+#if __CUDA_ARCH__ >= 890
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(v) : "f"(high), "f"(low));
+#else
+    __trap(); /* the launcher refuses such devices */
+#endif
+    return v;
+}
+
+} // namespace slk
+
+SLK_KERNEL slk_finish_bf16_bf16(const __grid_constant__ slk_finish_params p) { slk::finish<slk::bf16, slk::bf16>(p); }
+SLK_KERNEL slk_finish_f32_bf16(const __grid_constant__ slk_finish_params p) { slk::finish<float, slk::bf16>(p); }
+SLK_KERNEL slk_finish_f32_f32(const __grid_constant__ slk_finish_params p) { slk::finish<float, float>(p); }
+SLK_KERNEL slk_widen_f16(const __grid_constant__ slk_widen_params p) { slk::widen_plain<__half>(p); }
+SLK_KERNEL slk_widen_f32(const __grid_constant__ slk_widen_params p) { slk::widen_plain<float>(p); }
+SLK_KERNEL slk_widen_int8(const __grid_constant__ slk_widen_params p) { slk::widen_blob<8>(p); }
+SLK_KERNEL slk_widen_int4(const __grid_constant__ slk_widen_params p) { slk::widen_blob<4>(p); }
+
+/* One block of 256 a row. */
+SLK_KERNEL slk_e4m3_rows(const __grid_constant__ slk_e4m3_rows_params p) {
+    __shared__ float largest[8];
+    slk::wait_for_predecessor();
+    slk::let_successor_start();
+    const slk::bf16 *x = static_cast<const slk::bf16 *>(p.x) + blockIdx.x * p.ldx;
+    float most = 0;
+    for (int k = threadIdx.x; k < p.k; k += 256)
+        most = fmaxf(most, fabsf(__bfloat162float(x[k])));
+    most = slk::warp_max(most);
+    if (threadIdx.x % 32 == 0)
+        largest[threadIdx.x / 32] = most;
+    __syncthreads();
+    for (int i = 0; i < 8; i++)
+        most = fmaxf(most, largest[i]);
+    const float scale = most > 0 ? __fdiv_rn(most, 448.0f) : 1.0f;
+    if (threadIdx.x == 0)
+        p.scale[blockIdx.x] = scale;
+    uint16_t *y = reinterpret_cast<uint16_t *>(static_cast<uint8_t *>(p.y) + blockIdx.x * p.ldy);
+    for (int k = threadIdx.x * 2; k < p.ldy; k += 512) {
+        const float low = k < p.k ? __fdiv_rn(__bfloat162float(x[k]), scale) : 0.0f;
+        const float high = k + 1 < p.k ? __fdiv_rn(__bfloat162float(x[k + 1]), scale) : 0.0f;
+        y[k / 2] = static_cast<uint16_t>(slk::e4m3_pair(low, high));
+    }
+}
+
+SLK_KERNEL __launch_bounds__(512, 2) slk_stream_read(const __grid_constant__ slk_stream_params p) {
+    constexpr int depth = 8;
+    const int64_t n = p.bytes / 16, stride = static_cast<int64_t>(gridDim.x) * 512;
+    const uint4 *x = static_cast<const uint4 *>(p.x);
+    uint32_t all = 0;
+    for (int64_t i = blockIdx.x * 512 + static_cast<int64_t>(threadIdx.x); i < n; i += stride * depth) {
+        uint4 v[depth];
+#pragma unroll
+        for (int j = 0; j < depth; j++) {
+            v[j] = {0, 0, 0, 0};
+            if (i + j * stride < n)
+                asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                             : "=r"(v[j].x), "=r"(v[j].y), "=r"(v[j].z), "=r"(v[j].w)
+                             : "l"(x + i + j * stride));
+        }
+#pragma unroll
+        for (int j = 0; j < depth; j++)
+            all ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+    }
+    if (all == p.never)
+        *p.out = all;
+}

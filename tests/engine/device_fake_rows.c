@@ -1,0 +1,233 @@
+/* See device_fake.h: operations on rows of sequences - append, attend, move - with true counts read from the step in
+ * device memory, as kernels on a GPU read them. */
+#include "device_fake_values.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sl_error.h"
+
+/* ---- append ------------------------------------------------------------------------------------------------------ */
+
+typedef struct append_args {
+    sl_step_device step;
+    sl_rope rope; /* struct_size 0: none */
+    sl_tensor q, k, v, q_norm, k_norm;
+    sl_view_device into;
+    double eps;
+} append_args;
+
+/* Where slot s of head h is, of keys or values. */
+static void *slot_at(const sl_view_device *v, int32_t seq, int64_t h, int64_t s, int values) {
+    const int32_t *page =
+        ints(v->pages + seq * v->pages_stride + h * v->pages_head_stride + s / v->page_rows, 1, "view");
+    int64_t in_page = s % v->page_rows;
+    const char *p =
+        values ? (const char *)v->v_pool + *page * v->v_page_stride + in_page * v->v_row_stride + h * v->v_head_stride
+               : (const char *)v->k_pool + *page * v->k_page_stride + in_page * v->k_row_stride + h * v->k_head_stride;
+    return fake_at(p, values ? v->v_dim * size_of(v->v_dtype) : v->k_dim * size_of(v->k_dtype), "view");
+}
+
+static int64_t committed(const sl_step_device *step, const sl_view_device *v, int32_t place, int32_t seq, int64_t h) {
+    if (v->n_rows == NULL)
+        return *ints(step->n_past + place, 1, "view");
+    return *ints(v->n_rows + seq * v->n_rows_stride + h * v->n_rows_head_stride, 1, "view");
+}
+
+static void turn(const sl_rope *r, float position, float *x) {
+    int64_t half = r->dims / 2, at = (int64_t)position * half;
+    const float *cosines = fake_at(r->device_cos + at, 4 * half, "append"),
+                *sines = fake_at(r->device_sin + at, 4 * half, "append");
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[i + half] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* Head h of a row, normed and rotated. */
+static void head(const append_args *a, const sl_tensor *t, const sl_tensor *w, int64_t i, int64_t h, float *out) {
+    int64_t D = t->shape[2];
+    const uint16_t *from = row_of(t, i, "append");
+    if (w->data != NULL)
+        norm_row(from + h * D, t->dtype, row_of(w, 0, "append"), out, SL_F32, D, a->eps);
+    else
+        for (int64_t d = 0; d < D; d++)
+            out[d] = load(from + h * D, t->dtype, d);
+    if (a->rope.struct_size > 0)
+        turn(&a->rope, *(const float *)fake_at(a->step.position + i, 4, "append"), out);
+}
+
+static void run_append(const void *p) {
+    const append_args *a = p;
+    const sl_step_device *s = &a->step;
+    const int32_t *row_seq = ints(s->row_seq, s->max_rows, "append"),
+                  *begin = ints(s->row_begin, s->max_seqs + 1, "append"), *ids = ints(s->seq, s->max_seqs, "append");
+    float x[1024];
+    for (int32_t i = 0; i < s->max_rows; i++) {
+        int32_t place = row_seq[i];
+        if (place < 0)
+            continue;
+        for (int64_t h = 0; h < a->q.shape[1]; h++) {
+            uint16_t *q = row_of(&a->q, i, "append");
+            head(a, &a->q, &a->q_norm, i, h, x);
+            for (int64_t d = 0; d < a->q.shape[2]; d++)
+                store(q + h * a->q.shape[2], SL_BF16, d, x[d]);
+        }
+        for (int64_t h = 0; h < a->k.shape[1]; h++) {
+            int64_t slot = committed(s, &a->into, place, ids[place], h) + i - begin[place];
+            void *k = slot_at(&a->into, ids[place], h, slot, 0), *v = slot_at(&a->into, ids[place], h, slot, 1);
+            const uint16_t *from = row_of(&a->v, i, "append");
+            head(a, &a->k, &a->k_norm, i, h, x);
+            for (int64_t d = 0; d < a->into.k_dim; d++)
+                store(k, a->into.k_dtype, d, x[d]);
+            for (int64_t d = 0; d < a->into.v_dim; d++)
+                store(v, a->into.v_dtype, d, load(from + h * a->into.v_dim, SL_BF16, d));
+        }
+    }
+}
+
+sl_status fake_append(const sl_host *host, const sl_op_append *op) {
+    (void)host;
+    const sl_step_device *step = op->rows->batch->device;
+    if (step == NULL || op->rows->index != NULL || op->rows->n != step->max_rows || op->n_maps > 0 || op->overwrite ||
+        op->into->k_pool == NULL || op->q->dtype != SL_BF16 || op->k->dtype != SL_BF16 || op->q->shape[2] > 1024)
+        return SL_E_INVALID;
+    append_args a = {.step = *step, .q = *op->q, .k = *op->k, .v = *op->v, .into = *op->into, .eps = op->norm_eps};
+    if (op->rope != NULL)
+        a.rope = *op->rope;
+    if (op->q_norm != NULL)
+        a.q_norm = *op->q_norm, a.k_norm = *op->k_norm;
+    return fake_launch(op->lane, run_append, &a, sizeof a);
+}
+
+/* ---- attend ------------------------------------------------------------------------------------------------------ */
+
+typedef struct attend_args {
+    sl_step_device step;
+    const int32_t *device_n;
+    int32_t n;
+    sl_tensor q, o;
+    sl_view_device view;
+    int64_t window;
+    double scale, softcap;
+} attend_args;
+
+/* Does row i see row j of its sequence's rows? */
+static int sees(const sl_step_device *s, int32_t place, int32_t i, int32_t j, int32_t begin) {
+    if (!*ints(s->is_tree + place, 1, "attend"))
+        return j <= i - begin;
+    const uint32_t *bits =
+        fake_at(s->ancestors + (int64_t)i * (SL_MAX_TREE_NODES / 32), SL_MAX_TREE_NODES / 8, "attend");
+    return (int)(bits[j / 32] >> j % 32 & 1);
+}
+
+typedef struct softmax {
+    float most, sum, *o;
+} softmax;
+
+static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
+    const sl_view_device *v = &a->view;
+    const void *k = slot_at(v, seq, h, slot, 0), *value = slot_at(v, seq, h, slot, 1);
+    float score = 0;
+    for (int64_t d = 0; d < v->k_dim; d++)
+        score += q[d] * load(k, v->k_dtype, d);
+    score *= (float)a->scale;
+    if (a->softcap > 0)
+        score = (float)a->softcap * tanhf(score / (float)a->softcap);
+    float most = fmaxf(score, m->most), keep = expf(m->most - most), w = expf(score - most);
+    m->sum = m->sum * keep + w;
+    for (int64_t d = 0; d < v->v_dim; d++)
+        m->o[d] = m->o[d] * keep + w * load(value, v->v_dtype, d);
+    m->most = most;
+}
+
+static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) {
+    const sl_step_device *s = &a->step;
+    int32_t place = row_seq[r], seq = *ints(s->seq + place, 1, "attend"),
+            begin = *ints(s->row_begin + place, 1, "attend"), end = *ints(s->row_begin + place + 1, 1, "attend");
+    const int32_t *token_index = ints(s->token_index, s->max_rows, "attend");
+    int64_t H = a->q.shape[1], D = a->q.shape[2], Dv = a->o.shape[2], group = H / a->view.n_heads;
+    float q[1024], o[1024];
+    if (end - begin > s->max_seq_rows || *ints(s->n_past + place, 1, "attend") + end - begin > s->max_context)
+        abort(); /* the bounds do not hold */
+    for (int64_t h = 0; h < H; h++) {
+        const uint16_t *from = row_of(&a->q, r, "attend");
+        uint16_t *to = row_of(&a->o, r, "attend");
+        int64_t n = committed(s, &a->view, place, seq, h / group), first = 0;
+        softmax m = {-INFINITY, 0, o};
+        for (int64_t d = 0; d < D; d++)
+            q[d] = load(from + h * D, SL_BF16, d);
+        memset(o, 0, sizeof o);
+        if (a->window > 0 && token_index[r] - a->window + 1 > 0)
+            first = token_index[r] - a->window + 1;
+        for (int64_t j = first; j < n; j++)
+            meet(a, q, seq, h / group, j, &m);
+        for (int32_t j = 0; j < end - begin; j++)
+            if (sees(s, place, r, j, begin) && (a->window == 0 || token_index[begin + j] > token_index[r] - a->window))
+                meet(a, q, seq, h / group, n + j, &m);
+        for (int64_t d = 0; d < Dv; d++)
+            store(to + h * Dv, SL_BF16, d, o[d] / m.sum);
+    }
+}
+
+static void run_attend(const void *p) {
+    const attend_args *a = p;
+    int32_t n = a->device_n != NULL ? *ints(a->device_n, 1, "attend") : a->n;
+    const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend");
+    if (n > a->n)
+        abort(); /* the bound does not hold */
+    for (int32_t i = 0; i < n; i++)
+        attend_row(a, i, row_seq);
+}
+
+sl_status fake_attend(const sl_host *host, const sl_attend *op) {
+    (void)host;
+    const sl_step_device *step = op->rows->batch->device;
+    if (step == NULL || op->view->device == NULL || op->view->device->list != NULL || op->rows->index != NULL ||
+        op->want != 0 || op->q.dtype != SL_BF16 || op->o.dtype != SL_BF16 || op->q.shape[2] > 1024 ||
+        op->mask->base != SL_MASK_CAUSAL)
+        return SL_E_UNIMPLEMENTED;
+    attend_args a = {.step = *step,
+                     .device_n = op->rows->device_n,
+                     .n = op->rows->n,
+                     .q = op->q,
+                     .o = op->o,
+                     .view = *op->view->device,
+                     .window = op->mask->window,
+                     .scale = op->scale,
+                     .softcap = op->softcap};
+    return fake_launch(op->lane, run_attend, &a, sizeof a);
+}
+
+/* ---- move -----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct move_args {
+    sl_view_device layer;
+    const int32_t *n_moves, *seq, *from, *to;
+    int32_t max_moves;
+} move_args;
+
+static void run_move(const void *p) {
+    const move_args *a = p;
+    const sl_view_device *v = &a->layer;
+    int32_t n = *ints(a->n_moves, 1, "move");
+    for (int32_t m = 0; m < n && m < a->max_moves; m++)
+        for (int64_t h = 0; h < v->n_heads; h++)
+            for (int values = 0; values < 2; values++) {
+                int32_t seq = *ints(a->seq + m, 1, "move");
+                void *to = slot_at(v, seq, h, *ints(a->to + m, 1, "move"), values);
+                const void *from = slot_at(v, seq, h, *ints(a->from + m, 1, "move"), values);
+                memcpy(to, from, (size_t)(values ? v->v_dim * size_of(v->v_dtype) : v->k_dim * size_of(v->k_dtype)));
+            }
+}
+
+sl_status fake_move(const sl_host *host, const sl_op_move *op) {
+    (void)host;
+    for (int32_t l = 0; l < op->n_layers; l++) {
+        move_args a = {*op->layers[l], op->n_moves, op->seq, op->from, op->to, op->max_moves};
+        SL_TRY(fake_launch(op->lane, run_move, &a, sizeof a));
+    }
+    return SL_OK;
+}
