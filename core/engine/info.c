@@ -195,6 +195,8 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
                   (json_int_t)s.bytes_scratch, "plugin", (json_int_t)s.bytes_plugin, "peak", (json_int_t)s.bytes_peak,
                   "kv_host", (json_int_t)s.bytes_kv_host, "allocs_in_steps", (json_int_t)s.allocs_in_steps, "plugins",
                   plugins, "metrics", metrics, "prompts", prompts, "device", info.device, "gpu", gpu);
+    if (info.device_reason[0] != '\0')
+        json_object_set_new(root, "device_reason", json_string(info.device_reason));
     return emit_json(root, JSON_INDENT(2) | JSON_REAL_PRECISION(8), write, user, &err, error);
 }
 

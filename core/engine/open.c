@@ -188,7 +188,8 @@ static sl_status open_hosts(sluice_engine *e, const char *only_cpu, sl_error *er
     const sl_params *p = section(e, SLI_CORE_ENGINE);
     sli_cpuinfo cpu;
     sli_cpuinfo_read(&cpu);
-    SL_TRY(sli_choose_device(e->config, e->quantizing != NULL ? "packing with data" : only_cpu, &e->chosen, err));
+    if (e->chosen.reason[0] == '\0') /* else the GPU was tried */
+        SL_TRY(sli_choose_device(e->config, e->quantizing != NULL ? "packing with data" : only_cpu, &e->chosen, err));
     SL_TRY(choose_isa(p, cpu.isa, &e->isa, err));
     int64_t threads = sli_param_int(p, "threads");
     SL_TRY(sli_pool_create(threads > 0 ? (int32_t)threads : cpu.cores, &e->pool, err));
@@ -431,16 +432,40 @@ static sl_status open_all(sluice_engine *e, const sluice_options *options, sl_er
     return SL_OK;
 }
 
-sl_status sli_engine_open(const sluice_options *options, sli_quantize *quantizing, sluice_engine **out, sl_error *err) {
+/* engine.device = auto met something on the GPU that is not served there: the CPU may serve it. */
+static int may_try_cpu(const sluice_engine *e, sl_status s) {
+    return (s == SL_E_UNIMPLEMENTED || s == SL_E_INVALID) && e->chosen.device != NULL &&
+           sli_param_int(section(e, SLI_CORE_ENGINE), "device") == SLI_ENGINE_AUTO;
+}
+
+static sl_status open_once(const sluice_options *options, sli_quantize *quantizing, const char *not_on_gpu,
+                           sluice_engine **out, sl_error *err) {
     sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
     if (e == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
     e->quantizing = quantizing;
-    sl_status s = open_all(e, options, err);
-    if (s < 0)
+    if (not_on_gpu != NULL)
+        snprintf(e->chosen.reason, sizeof e->chosen.reason, "%s", not_on_gpu);
+    *out = e;
+    return open_all(e, options, err);
+}
+
+sl_status sli_engine_open(const sluice_options *options, sli_quantize *quantizing, sluice_engine **out, sl_error *err) {
+    SL_ERROR(why);
+    sluice_engine *e = NULL;
+    sl_status s = open_once(options, quantizing, NULL, &e, &why);
+    if (s < 0 && e != NULL && may_try_cpu(e, s)) {
+        SL_ERROR(on_gpu);
+        sl_fail(&on_gpu, s, "%s", why.text);
         sluice_close(e);
-    else
-        *out = e;
+        e = NULL;
+        s = open_once(options, quantizing, on_gpu.text, &e, &why);
+    }
+    if (s < 0) {
+        sluice_close(e);
+        return sl_fail(err, s, "%s", why.text);
+    }
+    *out = e;
     return s;
 }
 

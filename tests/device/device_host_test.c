@@ -8,6 +8,7 @@
 #include "device/cpu/cpu_ops.h"
 #include "device/device.h"
 #include "engine/choose_device.h"
+#include "libsluice.h"
 #include "plugin/host_impl.h"
 #include "plugin/match.h"
 #include "sl_host_util.h"
@@ -269,6 +270,36 @@ static void what_decides(void **state) {
         }
 }
 
+/* What a plugin refuses on a GPU only when it is asked: auto goes on to the CPU, cuda says why not. */
+static void refused_on_the_gpu(void **state) {
+    (void)state;
+    char model[1024];
+    snprintf(model, sizeof model, "model.path=%s/models/tiny", getenv("SLUICE_SOURCE"));
+    const char *sets[] = {model, "attention.plugin=tidaldecode", "engine.deterministic=yes", "engine.device=auto"};
+    sluice_options options = {.sets = sets, .n_sets = 4};
+    sluice_engine *e = NULL;
+    sluice_error error;
+    sluice_info info;
+    if (sluice_open(&options, &e, &error) < 0)
+        fail_msg("%s", error.text);
+    sluice_get_info(e, &info);
+    assert_string_equal(info.device, "cpu");
+    assert_non_null(strstr(info.device_reason, "tidaldecode"));
+    assert_non_null(strstr(info.device_reason, "engine.deterministic"));
+    sluice_close(e);
+    sli_ledger_device_report gpu;
+    sli_ledger_read_device(SLI_LEDGER_DEVICE, &gpu);
+    assert_int_equal(gpu.total, 0);
+    sets[3] = "engine.device=cuda";
+    assert_true(sluice_open(&options, &e, &error) < 0);
+    assert_non_null(strstr(error.text, "engine.deterministic"));
+    sets[3] = "engine.device=cpu";
+    assert_int_equal(sluice_open(&options, &e, &error), SLUICE_OK);
+    sluice_get_info(e, &info);
+    assert_string_equal(info.device_reason, "");
+    sluice_close(e);
+}
+
 static void no_gpu_is_a_reason(void **state) {
     (void)state;
     SL_ERROR(err);
@@ -336,6 +367,7 @@ int main(void) {
         cmocka_unit_test(lanes_lead_to_their_device),
         cmocka_unit_test(operations_go_by_lane_and_target),
         cmocka_unit_test(what_decides),
+        cmocka_unit_test(refused_on_the_gpu),
         cmocka_unit_test(no_gpu_is_a_reason),
         cmocka_unit_test(memory_cap_reaches_the_module),
         cmocka_unit_test(capabilities_follow),

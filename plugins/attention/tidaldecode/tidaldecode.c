@@ -5,7 +5,7 @@
  * lists of the positions with the largest raw scores; every other layer attends to the list of the selecting layer
  * below it. The cache keeps everything, prompts are dense. Lists live for one step: forks, truncation and rejected
  * drafts have nothing to undo. */
-#include "tidaldecode.h"
+#include "tidal_device.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -155,6 +155,9 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
         s = read_correction(self, args, err);
     if (s >= 0)
         s = make_roles(self, args, err);
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
+    if (s >= 0 && self->on_device)
+        s = tidal_device_check(self, args, err);
     if (s < 0) {
         destroy(self);
         return s;
@@ -164,6 +167,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
+    tidal_device_deactivate(self);
     tidal_correct_destroy(&self->corrector);
     tidal_calibrate_free(&self->calibrator);
     void **owned[] = {(void **)&self->lists.token, (void **)&self->lists.begin, (void **)&self->lists.everything,
@@ -184,6 +188,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
             heads = h.H > heads ? h.H : heads;
             self->max_groups = h.n_lists > self->max_groups ? h.n_lists : self->max_groups;
         }
+    if (self->on_device)
+        return tidal_device_activate(self, limits, err);
     self->max_rows = limits->max_rows;
     self->max_keys = limits->max_context + tree;
     /* units: decoding rows, and nodes of trees; trees that a drafter has computed as work may be larger than its drafts
@@ -348,7 +354,8 @@ static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention),
                                        .commit = tidal_commit,
                                        .work = tidal_work};
 static const void *query(sl_instance *self, const char *id) {
-    (void)self;
+    if (self->on_device)
+        return strcmp(id, SL_ATTENTION_ID) == 0 ? &tidal_device_attention : NULL;
     return strcmp(id, SL_ATTENTION_ID) == 0      ? (const void *)&attention
            : strcmp(id, SL_ATTENTION_KV_ID) == 0 ? (const void *)&tidal_kv
            : strcmp(id, SL_CALIBRATE_ID) == 0    ? (const void *)&tidal_calibrate
@@ -423,7 +430,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = wants,
     .provides = provides,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

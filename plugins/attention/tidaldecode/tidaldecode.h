@@ -14,6 +14,8 @@
 enum { TIDAL_REDUCE_MAX = 0, TIDAL_REDUCE_SUM_PROB = 1 }; /* group_reduce */
 enum { TIDAL_VERIFY_ROW = 0, TIDAL_VERIFY_SHARED = 1 };   /* verify_select */
 
+typedef struct tidal_device tidal_device; /* tidal_device.c */
+
 struct sl_instance {
     const sl_host *host;
     const sl_mem *mem;
@@ -38,6 +40,9 @@ struct sl_instance {
     tidal_corrector corrector;
     tidal_calibrator calibrator;
     int64_t start; /* sparse_layer_start */
+
+    int on_device;        /* scope.device is one */
+    tidal_device *device; /* while active there */
 };
 
 /* Query heads and KV heads of a layer; lists of one unit in it. */

@@ -210,6 +210,26 @@ typedef struct sl_op_gather {
 } sl_op_gather;
 SL_ABI_STRUCT(sl_op_gather, y);
 
+/* Slots that rows attend to, by the scores that sl_ops.attend left: for each row and group of query heads the `budget`
+ * committed slots with the largest scores, a group's heads competing by the larger one; ascending; equal scores: the
+ * lower slot. Rows of one token a sequence (decoding), over views whose n_rows is NULL: element r of a row's scores is
+ * slot r. What it makes is a list of sl_view_device. */
+typedef struct sl_op_pick {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_rows *rows; /* all rows of the step */
+    float *scores;       /* [n, heads, score_stride]; spoiled */
+    int32_t *list;       /* [n, groups, list_stride] */
+    int32_t *list_n;     /* [n, groups] */
+    int64_t score_stride, list_stride;
+    int64_t budget;
+    int64_t all_up_to;   /* rows with no more committed slots get all of them; budget .. list_stride */
+    int32_t heads, groups;
+    uint32_t half;       /* 1: scores are rounded to f16 before they compete */
+    uint32_t reserved0;
+} sl_op_pick;
+SL_ABI_STRUCT(sl_op_pick, reserved0);
+
 /* Softmax attention of one sequence by a vendor's library, planned once for a shape. bf16 in and out; f32 inside.
  * Strides in elements; rows of one head. */
 typedef struct sl_sdpa_desc {
@@ -282,8 +302,9 @@ typedef struct sl_ops {
     sl_status (*append)(const sl_host *host, const sl_op_append *args);
     sl_status (*move)(const sl_host *host, const sl_op_move *args);
     sl_status (*gather)(const sl_host *host, const sl_op_gather *args);
+    sl_status (*pick)(const sl_host *host, const sl_op_pick *args);
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, gather);
+SL_ABI_STRUCT(sl_ops, pick);
 
 SL_END
 #endif

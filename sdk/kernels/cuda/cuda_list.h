@@ -12,6 +12,7 @@
 #include "lse_merge_cuda.h"
 #include "move_cuda.h"
 #include "norm_cuda.h"
+#include "pick_cuda.h"
 #include "random_cuda.h"
 #include "rope_cuda.h"
 #include "sample_cuda.h"
@@ -25,6 +26,7 @@
     X(embed, 0)                                                                                                        \
     X(move, 0)                                                                                                         \
     X(norm, 0)                                                                                                         \
+    X(pick, 0)                                                                                                         \
     X(random, 0)                                                                                                       \
     X(rope, 0)                                                                                                         \
     X(select, 0)                                                                                                       \
@@ -46,6 +48,7 @@
     SLK_EMBED_KERNELS(X)                                                                                               \
     SLK_MOVE_KERNELS(X)                                                                                                \
     SLK_NORM_KERNELS(X)                                                                                                \
+    SLK_PICK_KERNELS(X)                                                                                                \
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
     SLK_SELECT_KERNELS(X)                                                                                              \
