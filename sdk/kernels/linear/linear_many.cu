@@ -67,16 +67,18 @@ template <int BITS> __device__ __forceinline__ void widen_blob(const slk_widen_p
             if (p.asym)
                 zero = __bfloat162float(__ushort_as_bfloat16(scales[2 + high]));
             const float less = BITS == 8 ? zero : zero - 128.0f;
-            const uint32_t word[2] = {BITS == 8 ? (high ? c.z : c.x)
-                                      : half    ? (high ? c.w : c.z)
-                                      : high    ? c.y
-                                                : c.x,
-                                      high ? c.w : c.y};
+            uint32_t word[2] = {BITS == 8 ? (high ? c.z : c.x)
+                                : half    ? (high ? c.w : c.z)
+                                : high    ? c.y
+                                          : c.x,
+                                high ? c.w : c.y};
+            if (BITS == 4)
+                word[0] = __funnelshift_r(word[0], word[0], 3);
             __align__(16) bf16 v[8];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const uint32_t code =
-                    BITS == 8 ? word[i / 4] >> (i % 4 * 8) & 255 : word[0] >> (i / 2 * 4 + i % 2 * 16) & 15;
+                const uint32_t code = BITS == 8 ? word[i / 4] >> (i % 2 * 16 + i / 2 % 2 * 8) & 255
+                                                : word[0] >> (i / 2 * 4 + i % 2 * 16) & 15;
                 v[i] = __float2bfloat16_rn((static_cast<float>(code) - less) * s);
             }
             *reinterpret_cast<uint4 *>(static_cast<bf16 *>(p.out) + static_cast<int64_t>(row) * p.k + k) =
