@@ -51,6 +51,11 @@ __device__ __forceinline__ uint4 load16(uint32_t from) {
                  : "memory");
     return v;
 }
+__device__ __forceinline__ uint32_t load4(uint32_t from) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+    return v;
+}
 __device__ __forceinline__ uint2 load8(uint32_t from) {
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
@@ -102,22 +107,27 @@ template <class W, int NT> struct x_walk {
 
     __device__ __forceinline__ void set(const slk_linear_params &p, int tile, int warp, int lane) {
         const int row0 = p.blocks == 1 ? 0 : tile % p.blocks * (NT * 8);
-        k = warp * W::chunk + lane % 4 * (16 / W::x_bytes);
+        k = warp * W::chunk + (W::x_rows == 1 ? lane : lane % 4) * (16 / W::x_bytes);
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            const int r = row0 + n * 8 + lane / 4;
-            there[n] = r < p.t && (W::x_rows == 8 || lane < 4);
+            const int r = W::x_rows == 1 ? 0 : row0 + n * 8 + lane / 4;
+            there[n] = W::x_rows == 1 ? lane < 4 * W::x16 : r < p.t;
             row[n] = static_cast<const char *>(p.x) + (r * p.ldx + k) * W::x_bytes;
         }
     }
     __device__ __forceinline__ void ask(const slk_linear_params &p, uint32_t to) const {
+        if constexpr (W::x_rows == 1) { /* a piece a lane */
+            if (there[0])
+                copy16(to, row[0], k < p.k ? 16 : 0);
+        } else {
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+            for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int i = 0; i < W::x16; i++)
-                if (W::zeros || there[n])
-                    copy16(to + (n * W::x16 + i) * (W::x_rows * 64), row[n] + i * 32 * W::x_bytes,
-                           k + i * 32 < p.k && there[n] ? 16 : 0);
+                for (int i = 0; i < W::x16; i++)
+                    if (W::zeros || there[n])
+                        copy16(to + (n * W::x16 + i) * 512, row[n] + i * 32 * W::x_bytes,
+                               k + i * 32 < p.k && there[n] ? 16 : 0);
+        }
     }
     __device__ __forceinline__ void advance() {
         constexpr int round = W::chunk * SLK_LINEAR_WARPS;
@@ -226,17 +236,9 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
     float *sums = reinterpret_cast<float *>(shared + R::all);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t mine = shared_address(shared) + warp * (R::stages * R::bytes) + lane * 16;
-    const uint32_t mine_scales = mine - lane * 16 + R::scales_at + lane / 4 * 8;
-    /* Where there is room for one row, the lanes of the others read zeros. */
-    __shared__ __align__(16) char zeros[W::x_rows == 1 ? 64 * W::x16 : 16];
-    const bool reads_x = W::x_rows == 8 || lane < 4;
-    if (W::x_rows == 1) {
-        if (threadIdx.x < 16 * W::x16)
-            reinterpret_cast<uint32_t *>(zeros)[threadIdx.x] = 0;
-        __syncthreads();
-    }
-    const uint32_t mine_x = reads_x ? mine + R::x_at : shared_address(zeros);
-    const uint32_t x_stride = reads_x ? R::bytes : 0;
+    const uint32_t mine_scales = mine - lane * 16 + R::scales_at + lane / 4 * W::scale_bytes;
+    /* Where there is room for one row, all columns are that row; the first is kept. */
+    const uint32_t mine_x = mine + R::x_at - (W::x_rows == 1 ? lane / 4 * 64 : 0);
     uint64_t policy;
     if (p.blocks == 1)
         asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -287,7 +289,7 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
         wait_copies<R::stages - 1>();
         if (W::scales > 0)
             __syncwarp(); /* four lanes share a scale */
-        W::template add<MT, NT>(p, acc, mine + here, mine_x + slot * x_stride, mine_scales + here, rows);
+        W::template add<MT, NT>(p, acc, mine + here, mine_x + here, mine_scales + here, rows);
         /* The fragments are in registers by now, so that the slot can be written. */
         if (asked < p.tiles) {
             weights.ask(p, mine + here, mine_scales + here, policy);

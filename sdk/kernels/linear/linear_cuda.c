@@ -1,31 +1,28 @@
 /* See linear_cuda.h. */
 #include "slk_cuda.h"
 
+/* Integers without zeros, whose groups and K are whole chunks, have kernels of their own, with smaller entries of
+ * scales.
+ */
+enum { INT8_PLAIN = SLK_LINEAR_E4M3 + 1, INT4_PLAIN };
+
 /* Kernels of a kind by tile: 16 or 32 rows of w; one, 8 or 16 rows of x. Bytes of a stage: for 16 rows of w, 8 of x,
- * scales. -1: there is none. */
+ * scales. 0: there is none. */
+#define KERNEL(name) SLK_CUDA_linear_##name + 1
 static const struct {
     int kernel[2][3];
     int w, x, scales;
 } kinds[] = {
-    [SLK_LINEAR_BF16] = {{{-1, SLK_CUDA_linear_bf16_1x8, -1},
-                          {-1, SLK_CUDA_linear_bf16_2x8, SLK_CUDA_linear_bf16_2x16}},
-                         2048,
-                         1024,
-                         0},
-    [SLK_LINEAR_F16] = {{{-1, -1, -1}, {-1, SLK_CUDA_linear_f16_2x8, SLK_CUDA_linear_f16_2x16}}, 2048, 1024, 0},
-    [SLK_LINEAR_F32] = {{{-1, SLK_CUDA_linear_f32_1x8, SLK_CUDA_linear_f32_1x16}, {-1, -1, -1}}, 4096, 1024, 0},
-    [SLK_LINEAR_INT8] = {{{SLK_CUDA_linear_int8_1x1, SLK_CUDA_linear_int8_1x8, -1},
-                          {SLK_CUDA_linear_int8_2x1, SLK_CUDA_linear_int8_2x8, -1}},
-                         2048,
-                         2048,
-                         256},
-    [SLK_LINEAR_INT4] = {{{SLK_CUDA_linear_int4_1x1, SLK_CUDA_linear_int4_1x8, -1},
-                          {SLK_CUDA_linear_int4_2x1, SLK_CUDA_linear_int4_2x8, -1}},
-                         1024,
-                         2048,
-                         256},
-    [SLK_LINEAR_E4M3] =
-        {{{-1, SLK_CUDA_linear_e4m3_1x8, -1}, {-1, SLK_CUDA_linear_e4m3_2x8, SLK_CUDA_linear_e4m3_2x16}}, 1024, 512, 0},
+    [SLK_LINEAR_BF16] = {{{0, KERNEL(bf16_1x8), 0}, {0, KERNEL(bf16_2x8), KERNEL(bf16_2x16)}}, 2048, 1024, 0},
+    [SLK_LINEAR_F16] = {{{0}, {0, KERNEL(f16_2x8), KERNEL(f16_2x16)}}, 2048, 1024, 0},
+    [SLK_LINEAR_F32] = {{{0, KERNEL(f32_1x8), KERNEL(f32_1x16)}, {0}}, 4096, 1024, 0},
+    [SLK_LINEAR_E4M3] = {{{0, KERNEL(e4m3_1x8), 0}, {0, KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}}, 1024, 512, 0},
+#define INTEGERS(name, w, scales)                                                                                      \
+    { {{KERNEL(name##_1x1), KERNEL(name##_1x8), 0}, {KERNEL(name##_2x1), KERNEL(name##_2x8), 0}}, w, 2048, scales }
+    [SLK_LINEAR_INT8] = INTEGERS(int8, 2048, 256),
+    [SLK_LINEAR_INT4] = INTEGERS(int4, 1024, 256),
+    [INT8_PLAIN] = INTEGERS(int8_plain, 2048, 32),
+    [INT4_PLAIN] = INTEGERS(int4_plain, 1024, 32),
 };
 
 enum { ONE, EIGHT, SIXTEEN };
@@ -67,7 +64,7 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     const int narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
     const int rows = p.t == 1 && integers ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
     int wide = p.act_mul || rows == SIXTEEN || narrow > 8 * k->info.n_processors;
-    if (kinds[kind].kernel[wide][rows] < 0)
+    if (kinds[kind].kernel[wide][rows] == 0)
         wide = !wide;
     p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
     p.blocks = rows == SIXTEEN ? (p.t + 15) / 16 : (p.t + 7) / 8;
@@ -79,6 +76,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
         p.groups = (p.k + p.group - 1) / p.group;
         p.fine = p.groups > 1 && p.group % SLK_LINEAR_CHUNK_PACKED != 0;
         p.magic = ((1u << 31) + units - 1) / units;
+        if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
+            kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     }
     const int resident = (rows == ONE && !wide ? 4 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
@@ -87,7 +86,7 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
                                 .threads = SLK_LINEAR_WARPS * 32,
                                 .shared = shared_bytes(kind, wide, rows),
                                 .dependent = 1};
-    return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows], &p, sizeof p, grid);
+    return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
 sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16, const slk_finish_params *p) {

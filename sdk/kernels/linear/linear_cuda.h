@@ -106,13 +106,21 @@ enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEA
     X(linear_f32_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                 \
     X(linear_f32_1x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_int8_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int8_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int8_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int8_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \

@@ -7,11 +7,11 @@
 
 namespace slk {
 
-/* A chunk has four quarters of 32 inputs, each with an entry of its scale, and of its zero behind it; but one entry
- * where a group is whole chunks. ROWS: 1 or 8 rows of x. */
-template <int BITS, int ROWS> struct of_integers {
+/* ROWS: 1 or 8 rows of x. PLAIN: no zeros, groups and K are whole chunks: an entry of scales is f16 of rows g and g
+ * + 8. Otherwise a chunk has four quarters of 32 inputs, each with such an entry and one of zeros behind it. */
+template <int BITS, int ROWS, bool PLAIN> struct of_integers {
     static constexpr int chunk = SLK_LINEAR_CHUNK_PACKED, w16 = BITS / 2, x16 = 4, x_bytes = 2, x_rows = ROWS,
-                         scales = 256;
+                         scales = PLAIN ? 32 : 256, scale_bytes = PLAIN ? 4 : 8;
     static constexpr bool zeros = ROWS == 8;
 
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
@@ -19,7 +19,7 @@ template <int BITS, int ROWS> struct of_integers {
     /* Along the tiles of a blob. Beyond the end of a row or of the matrix any codes and scales will do, if they are
      * numbers: x, or the use of the output, is none. */
     template <int MT> struct walk {
-        const char *codes[MT], *scale[MT];
+        const char *codes[MT], *scale[PLAIN ? 1 : MT];
         int k; /* of the chunk */
 
         __device__ __forceinline__ void set(const slk_linear_params &p, int n0, int warp, int lane) {
@@ -31,28 +31,42 @@ template <int BITS, int ROWS> struct of_integers {
                 const int row = n0 + m * p.pair, tile = (row < rows ? row : 0) / SLK_LINEAR_TILE;
                 codes[m] =
                     static_cast<const char *>(p.w) + tile * chunks * (BITS * 128) + warp * (w16 * 512) + lane * 16;
-                scale[m] = static_cast<const char *>(p.scale) +
-                           (static_cast<int64_t>(tile) * p.groups * 8 + lane / 4) * (p.asym ? 8 : 4);
+                const char *of_tile =
+                    static_cast<const char *>(p.scale) + static_cast<int64_t>(tile) * p.groups * (p.asym ? 64 : 32);
+                if (!PLAIN)
+                    scale[m] = of_tile + lane / 4 * (p.asym ? 8 : 4);
+                else if (m == 0 || lane / 2 == m) /* lanes 0 and 1 copy of the first tile, 2 and 3 of the second */
+                    scale[0] = of_tile + lane % 2 * 16;
             }
+        }
+        __device__ __forceinline__ int group_of(const slk_linear_params &p, uint32_t quarter) const {
+            const int group =
+                static_cast<int>(static_cast<uint64_t>((static_cast<uint32_t>(k) >> 5) + quarter) * p.magic >> 31);
+            return group < p.groups ? group : p.groups - 1;
         }
         __device__ __forceinline__ void ask(const slk_linear_params &p, uint32_t to, uint32_t scales_to,
                                             uint64_t policy) const {
-            const int first = k < p.k ? 16 : 0, second = k + SLK_LINEAR_CHUNK < p.k ? 16 : 0;
+            const int first = k < p.k ? 16 : 0, second = PLAIN || k + SLK_LINEAR_CHUNK < p.k ? first : 0;
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int i = 0; i < w16; i++)
                     copy_weights(to + (m * w16 + i) * 512, codes[m] + i * 512, i < w16 / 2 ? first : second, policy);
+            if (PLAIN) {
+                const uint32_t lane = threadIdx.x % 32; /* scales_to is a lane's own place: g is 0 in those that copy */
+                if (lane < 2 * MT)
+                    copy16(scales_to + lane * 16, scale[0] + static_cast<uint32_t>(group_of(p, 0)) * 32, 16);
+                return;
+            }
             const uint32_t quarter = threadIdx.x % 4;
             if (p.fine || quarter == 0) {
-                int group = static_cast<int>(static_cast<uint64_t>(k / 32 + quarter) * p.magic >> 31);
-                group = group < p.groups ? group : p.groups - 1;
+                const uint32_t group = static_cast<uint32_t>(group_of(p, quarter));
 #pragma unroll
                 for (int m = 0; m < MT; m++)
                     if (p.asym)
-                        copy8(scales_to + m * scales + quarter * 64, scale[m] + static_cast<uint32_t>(group) * 64);
+                        copy8(scales_to + m * scales + quarter * 64, scale[PLAIN ? 0 : m] + group * 64);
                     else
-                        copy4(scales_to + m * scales + quarter * 64, scale[m] + static_cast<uint32_t>(group) * 32);
+                        copy4(scales_to + m * scales + quarter * 64, scale[PLAIN ? 0 : m] + group * 32);
             }
         }
         __device__ __forceinline__ void advance() {
@@ -68,7 +82,7 @@ template <int BITS, int ROWS> struct of_integers {
                                                       const float (&part)[4], const float (&ones)[4], uint2 entry) {
         const float2 s = __half22float2(*reinterpret_cast<__half2 *>(&entry.x));
         float low = BITS == 4 ? 24.0f : 0.0f, high = low;
-        if (p.asym) { /* bf16 of 128 + zero, of zero */
+        if (!PLAIN && p.asym) { /* bf16 of 128 + zero, of zero */
             low = __uint_as_float(entry.y << 16) - (BITS == 4 ? 112.0f : 128.0f);
             high = __uint_as_float(entry.y & 0xffff0000u) - (BITS == 4 ? 112.0f : 128.0f);
         }
@@ -104,12 +118,12 @@ template <int BITS, int ROWS> struct of_integers {
                                                uint32_t x, uint32_t scales_from, int) {
         static_assert(NT == 1, "tiles of 8 rows");
         constexpr uint32_t one = 0x3f803f80u;
-        const bool wants_ones = BITS == 4 || p.asym;
+        const bool wants_ones = BITS == 4 || (!PLAIN && p.asym);
         float part[MT][4] = {}, ones[4] = {};
         uint2 entry[MT];
 #pragma unroll
         for (int m = 0; m < MT; m++)
-            entry[m] = load8(scales_from + m * scales);
+            entry[m] = PLAIN ? make_uint2(load4(scales_from + m * scales), 0) : load8(scales_from + m * scales);
 #pragma unroll
         for (int q = 0; q < 4; q++) {
             const uint4 b = load16(x + q * (ROWS * 64));
@@ -132,7 +146,7 @@ template <int BITS, int ROWS> struct of_integers {
                 mma_rows(part[m], {low[0], low[1]}, {high[0], high[1]}, {b.x, b.y});
                 mma_rows(part[m], {low[2], low[3]}, {high[2], high[3]}, {b.z, b.w});
             }
-            if (q == 3 || p.fine) {
+            if (q == 3 || (!PLAIN && p.fine)) {
 #pragma unroll
                 for (int m = 0; m < MT; m++) {
                     add_scaled(p, acc[m][0], part[m], ones, entry[m]);
@@ -149,13 +163,11 @@ template <int BITS, int ROWS> struct of_integers {
         }
     }
 };
-template <int ROWS> using of_int4 = of_integers<4, ROWS>;
-template <int ROWS> using of_int8 = of_integers<8, ROWS>;
-
 /* Both sides e4m3, weights in plain rows: a lane has inputs 16 t .. 16 t + 15 of a chunk, 32 inputs a product; each
  * product's sum is added in f32, whatever the tensor core keeps inside. */
 struct of_e4m3 {
-    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 2, x16 = 1, x_bytes = 1, x_rows = 8, scales = 0;
+    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 2, x16 = 1, x_bytes = 1, x_rows = 8, scales = 0,
+                         scale_bytes = 0;
     static constexpr bool zeros = false;
 
     template <int MT> using walk = typename row_walk<1, 1, 1>::template of<MT>;
@@ -187,20 +199,22 @@ struct of_e4m3 {
 
 } // namespace slk
 
-#define LINEAR(kind, weights, mt, rows, blocks)                                                                        \
+#define LINEAR(kind, mt, rows, blocks, ...)                                                                            \
     SLK_KERNEL __launch_bounds__(256, blocks)                                                                          \
         slk_linear_##kind##_##mt##x##rows(const __grid_constant__ slk_linear_params p) {                               \
-        slk::linear<slk::weights, mt, (rows + 7) / 8>(p);                                                              \
+        slk::linear<slk::__VA_ARGS__, mt, (rows + 7) / 8>(p);                                                          \
     }
 
-LINEAR(int8, of_int8<1>, 1, 1, 4)
-LINEAR(int8, of_int8<1>, 2, 1, 2)
-LINEAR(int8, of_int8<8>, 1, 8, 2)
-LINEAR(int8, of_int8<8>, 2, 8, 2)
-LINEAR(int4, of_int4<1>, 1, 1, 4)
-LINEAR(int4, of_int4<1>, 2, 1, 3)
-LINEAR(int4, of_int4<8>, 1, 8, 2)
-LINEAR(int4, of_int4<8>, 2, 8, 2)
-LINEAR(e4m3, of_e4m3, 1, 8, 2)
-LINEAR(e4m3, of_e4m3, 2, 8, 2)
-LINEAR(e4m3, of_e4m3, 2, 16, 2)
+#define INTEGERS(bits, rows, one, two)                                                                                 \
+    LINEAR(int##bits, 1, rows, one, of_integers<bits, rows, false>)                                                    \
+    LINEAR(int##bits, 2, rows, two, of_integers<bits, rows, false>)                                                    \
+    LINEAR(int##bits##_plain, 1, rows, one, of_integers<bits, rows, true>)                                             \
+    LINEAR(int##bits##_plain, 2, rows, two, of_integers<bits, rows, true>)
+
+INTEGERS(8, 1, 4, 2)
+INTEGERS(8, 8, 2, 2)
+INTEGERS(4, 1, 4, 2)
+INTEGERS(4, 8, 2, 2)
+LINEAR(e4m3, 1, 8, 2, of_e4m3)
+LINEAR(e4m3, 2, 8, 2, of_e4m3)
+LINEAR(e4m3, 2, 16, 2, of_e4m3)
