@@ -123,9 +123,9 @@ sl_status slk_cuda_widen(const slk_cuda *k, const sl_lane *lane, const slk_widen
 sl_status slk_cuda_e4m3_rows(const slk_cuda *k, const sl_lane *lane, const slk_e4m3_rows_params *p) {
     if (k->info.arch < 890)
         return SL_E_UNIMPLEMENTED;
-    if (p->ldy % 16 != 0)
+    if (p->ldy % 16 != 0 || p->k % 8 != 0 || p->ldx % 8 != 0 || !is_aligned(p->x, 16) || !is_aligned(p->y, 8))
         return SL_E_INVALID;
-    const slk_cuda_grid grid = {.x = (uint32_t)p->t, .y = 1, .z = 1, .threads = 256, .dependent = 1};
+    const slk_cuda_grid grid = {.x = (uint32_t)p->t, .y = 1, .z = 1, .threads = 512, .dependent = 1};
     return slk_cuda_launch(k, lane, SLK_CUDA_e4m3_rows, p, sizeof *p, grid);
 }
 

@@ -72,8 +72,8 @@ typedef struct slk_widen_params {
 
 /* Rows of x rounded to e4m3 with an f32 scale each: max |x| / 448; 1 for a row of zeros. */
 typedef struct slk_e4m3_rows_params {
-    const void *x; /* bf16 [T, K] */
-    void *y;       /* [T, ldy], zero from K on */
+    const void *x; /* bf16 [T, K], 16-byte aligned; K and ldx multiples of 8 */
+    void *y;       /* [T, ldy], zero from K on; ldy a multiple of 16 */
     float *scale;  /* [T] */
     int64_t ldx, ldy;
     int32_t t, k;
