@@ -82,6 +82,23 @@ static void put_code(const sl_q_format *f, uint8_t *blob, int64_t row, int64_t k
         at[i] = (uint8_t)(word >> 8 * i);
 }
 
+/* Codes of inputs k .. k + 7, k a multiple of 8: one word of 4 bits. */
+static void put_eight(const sl_q_format *f, uint8_t *blob, int64_t row, int64_t k, const uint8_t *codes) {
+    int shift;
+    uint8_t *at = blob + code_at(f, row, k, &shift);
+    uint32_t word = 0;
+    if (f->bits == 8) {
+        const uint8_t eight[8] = {codes[0], codes[2], codes[1], codes[3], codes[4], codes[6], codes[5], codes[7]};
+        memcpy(at, eight, 8);
+        return;
+    }
+    for (int j = 0; j < 8; j++)
+        word |= (uint32_t)codes[j] << (j / 2 * 4 + j % 2 * 16);
+    word = turned_left(word, 3);
+    for (int i = 0; i < 4; i++)
+        at[i] = (uint8_t)(word >> 8 * i);
+}
+
 static uint8_t get_code(const sl_q_format *f, const uint8_t *blob, int64_t row, int64_t k) {
     int shift;
     const uint8_t *at = blob + code_at(f, row, k, &shift);
@@ -120,9 +137,12 @@ static sl_status pack_integers(const sl_q_format *f, const float *row, int64_t n
     for (int64_t k0 = 0; k0 < f->k; k0 += g, block += slk_q_block_bytes(&q, f->k)) {
         put_scale(f, blob, n, k0 / g, (uint16_t)(block[0] | block[1] << 8), f->asymmetric ? block[2] : 0);
         const uint8_t *codes = block + slk_q_header_bytes(&q);
-        for (int64_t i = 0; i < g && k0 + i < f->k; i++)
-            put_code(f, blob, n, k0 + i,
-                     f->bits == 8 ? codes[i] : codes[i / 32 * 16 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15);
+        for (int64_t i = 0; i < g && k0 + i < f->k; i += 8) {
+            uint8_t four[8] = {0};
+            for (int64_t j = 0; f->bits == 4 && j < 8; j++)
+                four[j] = codes[i / 32 * 16 + i % 16 + j] >> (i % 32 < 16 ? 0 : 4) & 15;
+            put_eight(f, blob, n, k0 + i, f->bits == 8 ? codes + i : four);
+        }
     }
     return SL_OK;
 }
