@@ -233,6 +233,9 @@ static void report_device(json_t *r, const sluice_info *info, const sluice_stats
     json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
     json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
     json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "steps_logits", json_integer(s->device_answers[0]));
+    json_object_set_new(r, "steps_best", json_integer(s->device_answers[1]));
+    json_object_set_new(r, "steps_drawn", json_integer(s->device_answers[2]));
     json_object_set_new(r, "bytes_pinned", json_integer(s->bytes_pinned));
 }
 

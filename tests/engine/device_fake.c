@@ -56,6 +56,15 @@ void *fake_at(const void *device, int64_t bytes, const char *who) {
     return real_ + ((const char *)device - shown_);
 }
 
+void *fake_out(void *p, int64_t bytes, const char *who) {
+    const struct block *b = is_device(p) ? NULL : block_of(p);
+    if (b == NULL)
+        return fake_at(p, bytes, who);
+    if ((const char *)p + bytes > b->p + b->bytes)
+        die(who, "leaves its block of pinned memory", p);
+    return p;
+}
+
 /* ---- queues ------------------------------------------------------------------------------------------------------ */
 
 typedef struct node {
@@ -426,6 +435,7 @@ static const sli_cuda_api api = {.struct_size = sizeof api,
                                  .graph_destroy = graph_destroy,
                                  .elapsed = elapsed,
                                  .random = fake_random,
+                                 .sample = fake_sample,
                                  .fault = fault,
                                  .sdpa = sdpa};
 

@@ -156,6 +156,7 @@ static const sli_cuda_api api = {
     .graph_destroy = graph_destroy,
     .elapsed = elapsed,
     .random = sli_cuda_random,
+    .sample = sli_cuda_sample,
     .fault = fault,
     .sdpa = sli_cuda_sdpa,
 };
