@@ -233,6 +233,9 @@ static void report_device(json_t *r, const sluice_info *info, const sluice_stats
     json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
     json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
     json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "graph_others", json_integer(s->graph_others));
+    json_object_set_new(r, "graph_edges", json_integer(s->graph_edges));
+    json_object_set_new(r, "graph_dependent", json_integer(s->graph_dependent));
     json_object_set_new(r, "steps_logits", json_integer(s->device_answers[0]));
     json_object_set_new(r, "steps_best", json_integer(s->device_answers[1]));
     json_object_set_new(r, "steps_drawn", json_integer(s->device_answers[2]));
@@ -267,6 +270,8 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     timing took, all = {0};
     sluice_info info;
     sluice_get_info(e, &info);
+    sluice_stats first, stats;
+    sluice_get_stats(e, &first);
     if (run_once(e, t, 1, &took, err) < 0) /* warm-up */
         return NULL;
     sluice_reset_stats(e);
@@ -278,8 +283,12 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
         all.steps += took.steps, all.drafted += took.drafted, all.emitted += took.emitted;
         rate[i] = (double)t->batch * (double)(t->n_prompt + t->n_gen) / seconds[i];
     }
-    sluice_stats stats;
     sluice_get_stats(e, &stats);
+    stats.graphs -= first.graphs; /* those of this test */
+    stats.graph_nodes -= first.graph_nodes;
+    stats.graph_others -= first.graph_others;
+    stats.graph_edges -= first.graph_edges;
+    stats.graph_dependent -= first.graph_dependent;
     json_t *r = json_object();
     json_object_set_new(r, "build_commit", json_string(BUILD_COMMIT));
     json_object_set_new(r, "build_version", json_string(sluice_version()));

@@ -66,6 +66,7 @@ typedef struct sli_device_network {
     int eager;         /* 1: no graphs any more */
     char why_eager[256];
     int64_t n_captured, n_nodes; /* of all graphs that were made */
+    int64_t n_others, n_edges, n_dependent;
 } sli_device_network;
 
 /* max_logits: rows whose logits one step may want. [setup] */

@@ -103,6 +103,7 @@ static sl_status queue_rows(sli_network *net, const int32_t *rows, int32_t first
     sli_device_network *d = net->device;
     for (int32_t k = 0; k < n; k++)
         d->host_rows[k] = rows != NULL ? rows[first + k] : first + k;
+    d->step.logit_row = (const void *)(d->step.block + d->step.rows_asked); /* the step's own ones may still be read */
     sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, d->host_rows, 4 * (int64_t)n);
     if (s < 0)
         return sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s));
@@ -245,6 +246,11 @@ static sl_status capture(sli_network *net, const sli_pass *pass, const sli_graph
     place->key = *key;
     d->n_captured++;
     d->n_nodes += api->graph_nodes(place->graph);
+    int64_t others, edges, dependent;
+    api->graph_form(place->graph, &others, &edges, &dependent);
+    d->n_others += others;
+    d->n_edges += edges;
+    d->n_dependent += dependent;
     return SL_OK;
 }
 

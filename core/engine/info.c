@@ -98,6 +98,9 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
         out->device_seconds = d->step.busy_seconds - e->busy_before;
         out->graphs = d->n_captured;
         out->graph_nodes = d->n_nodes;
+        out->graph_others = d->n_others;
+        out->graph_edges = d->n_edges;
+        out->graph_dependent = d->n_dependent;
     }
     sli_ledger_device_report gpu, pinned;
     sli_ledger_read_device(SLI_LEDGER_DEVICE, &gpu);
@@ -185,6 +188,9 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
                                 (json_int_t)s.device_answers[SLI_ANSWER_BEST], "drawn",
                                 (json_int_t)s.device_answers[SLI_ANSWER_TOKEN]);
     json_object_set_new(gpu, "steps_by_answer", answers);
+    json_object_set_new(gpu, "graph_others", json_integer(s.graph_others));
+    json_object_set_new(gpu, "graph_edges", json_integer(s.graph_edges));
+    json_object_set_new(gpu, "graph_dependent", json_integer(s.graph_dependent));
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
                   "s:I, s:I}, s:I, s:o, s:o, s:o, s:s, s:o}",

@@ -4,7 +4,7 @@ usage='usage: go.sh MODE [OPTIONS] [PATTERN]
   test [--memcheck | --racecheck | --initcheck]   tests of device code whose names contain PATTERN; under compute-sanitizer
                             they run their short form. Skipped tests count as failed: a device is expected here
   bench                     benches whose names contain PATTERN
-  e2e                       models/tiny on the CPU and on the GPU: greedy tokens of 8 prompts, perplexity
+  e2e                       models/tiny on the CPU and on the GPU: greedy tokens of 8 prompts, perplexity, and plugins on both
   model [--limit S] [-r N]  speed of shapes of models with random weights: the loads named like PATTERN..., each with its tests;
                             no load begins after S seconds (240); N repetitions (3). READ_GBS, TFLOPS: ceilings measured in
                             the same run, for the column "floor". Rows are written as they come
@@ -93,23 +93,78 @@ greedy() { # device, options ...
     done
 }
 
+perplexity() { # device, options ...
+    local on=$1
+    shift
+    "$here/sluice" eval ppl -m "$SLUICE_SOURCE/models/tiny" --set engine.device="$on" --text "$SLUICE_SOURCE/LICENSE" --context 1024 "$@" >"$tmp/ppl" 2>&1 ||
+        { tail -n 3 "$tmp/ppl" >&2; return 1; }
+    sed -n 's/^ *"ppl": *//p' "$tmp/ppl" | tr -d ,
+}
+
+# Lines of two files that are the same, and where the others part.
+compare_texts() {
+    paste "$1" "$2" | awk -F'\t' '$1 == $2 { n++ } END { printf "%d of %d the same on CPU and GPU\n", n, NR }'
+    paste -d'\n' "$1" "$2" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
+        at = n > 20 ? n - 20 : 1; print "  parts after " n " characters: ..." substr(a, at, 40) " | " substr($0, at, 40) }' | cut -c 1-160
+}
+
+# What a plugin computes on both devices: name | what is compared | most difference of perplexity | options | of the GPU alone
+variants() {
+    cat <<'VARIANTS'
+int8                | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=8 |
+int4 group 128      | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128 |
+e4m3                | ppl  | 0.05 | | --set quant.plugin=rtn --set quant.format=e4m3
+cudnn               | ppl  | 0.01 | | --set attention.plugin=cudnn --set engine.deterministic=no
+fast                | both | 0.01 | | --set engine.deterministic=no
+tidaldecode         | text |      | --set attention.plugin=tidaldecode --set attention.token_budget=32 --set attention.select_heads=kv_group | --set engine.deterministic=no
+token_recycling     | text |      | --set speculation.plugin=token_recycling |
+kivi                | both | 0.02 | --set kvcache.plugin=kivi |
+sampled             | text |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.seed=5 --set engine.compute=bf16 |
+VARIANTS
+}
+
+run_variants() {
+    local name what most both only cpu gpu status=0 n=3
+    prompts=("${prompts[@]:0:$n}")
+    while IFS='|' read -r name what most both only; do
+        name=$(trim "$name") what=$(trim "$what") most=$(trim "$most")
+        case $what in ppl | both)
+            if cpu=$(perplexity cpu $both) && gpu=$(perplexity cuda $both $only); then
+                awk -v name="$name" -v a="$cpu" -v b="$gpu" -v most="$most" 'BEGIN { d = b / a - 1; ok = (d < most && d > -most)
+                    printf "%-16s perplexity %.4f on the CPU, %.4f on the GPU: %+.2f%%%s\n", name, a, b, 100 * d, (ok ? "" : ", more than " 100 * most "%: FAILED"); exit !ok }' || status=1
+            else
+                say "$name: perplexity FAILED"; status=1
+            fi ;;
+        esac
+        case $what in text | both)
+            if greedy cpu $both >"$tmp/a.txt" 2>"$tmp/a.err" && greedy cuda $both $only >"$tmp/b.txt" 2>>"$tmp/a.err"; then
+                printf '%-16s text of %d prompts: ' "$name" $n
+                compare_texts "$tmp/a.txt" "$tmp/b.txt"
+                [ "$name" = sampled ] || paste "$tmp/a.txt" "$tmp/b.txt" | awk -F'\t' '$1 == $2 || substr($1, 1, 60) == substr($2, 1, 60) { n++ } END { exit !(2 * n >= NR) }' ||
+                    { say "$name: fewer than half begin alike: FAILED"; status=1; }
+            else
+                say "$name: text FAILED: $(tail -n 2 "$tmp/a.err")"; status=1
+            fi ;;
+        esac
+    done < <(variants)
+    return $status
+}
+
 run_e2e() {
-    local status=0 same on
+    local status=0 on
     for on in cpu cuda; do
         greedy $on >"$tmp/$on.txt" 2>"$tmp/$on.err" || { say "greedy on $on FAILED:"; tail -n 5 "$tmp/$on.err"; return 1; }
-        "$here/sluice" eval ppl -m "$SLUICE_SOURCE/models/tiny" --set engine.device=$on --text "$SLUICE_SOURCE/LICENSE" --context 1024 \
-            >"$tmp/$on.ppl" 2>&1 || { say "perplexity on $on FAILED:"; tail -n 5 "$tmp/$on.ppl"; status=1; }
+        perplexity $on >"$tmp/$on.ppl" 2>"$tmp/$on.err" || { say "perplexity on $on FAILED:"; cat "$tmp/$on.err"; status=1; }
         "$here/sluice" bench -m "$SLUICE_SOURCE/models/tiny" --set engine.device=$on -p 512 -n 128 -r 3 | tail -n +$([ $on = cpu ] && echo 1 || echo 3)
     done
-    same=$(paste "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\t' '$1 == $2 { n++ } END { print n + 0 }')
-    say "greedy text of ${#prompts[@]} prompts, 64 tokens: $same the same on CPU (f32) and GPU (bf16 activations; ties may part)"
-    paste -d'\n' "$tmp/cpu.txt" "$tmp/cuda.txt" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
-        print "  parts after " n " characters: ..." substr(a, n - 20, 40) "|" substr($0, n - 20, 40) }' | cut -c 1-160
-    say "perplexity, CPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cpu.ppl" | tr -d ,)"
-    say "perplexity, GPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cuda.ppl" | tr -d ,)"
+    printf 'greedy text of %d prompts, 64 tokens (CPU: f32, GPU: bf16 activations; ties may part): ' ${#prompts[@]}
+    compare_texts "$tmp/cpu.txt" "$tmp/cuda.txt"
+    say "perplexity, CPU: $(cat "$tmp/cpu.ppl")"
+    say "perplexity, GPU: $(cat "$tmp/cuda.ppl")"
     cp "$tmp/cpu.txt" "$out/greedy-cpu.txt"
     cp "$tmp/cuda.txt" "$out/greedy-cuda.txt"
-    [ "$same" -ge $((${#prompts[@]} / 2)) ] || status=1
+    paste "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\t' '$1 == $2 { n++ } END { exit !(2 * n >= NR) }' || status=1
+    run_variants || status=1
     return $status
 }
 
@@ -236,6 +291,7 @@ tell_test() { # load, command, line
         local note
         note="idle $(awk "BEGIN { printf \"%.1f%%\", 100 * $(number idle_share "$line") }") load $(awk "BEGIN { printf \"%.1f s\", $(number load_ns "$line") / 1e9 }")"
         [ $kind = pp ] || note+=" $(awk "BEGIN { printf \"%.2f ms\", $(number ms_step "$line") }")"
+        [ "$(number graphs "$line")" = 0 ] || note+=", $(number graphs "$line") graphs: $(number graph_nodes "$line") nodes, $(number graph_others "$line") no kernels, $(number graph_dependent "$line") of $(number graph_edges "$line") edges early"
         [ "${work[2]:-}" != ms ] || note+=" $(awk "BEGIN { printf \"%.1f nodes\", $(number nodes_step "$line") }")"
         tell_row "$name" "$value" $unit "$floor" "$(trim "$must")" "$(trim "$peer")" "$2 --tests $test" "$note"
     done < <(rows)

@@ -404,6 +404,10 @@ static sl_status graph_launch(sli_cuda *cuda, sli_cuda_graph *graph, sl_error *e
 }
 
 static int64_t graph_nodes(const sli_cuda_graph *graph) { return graph->work.n; }
+static void graph_form(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent) {
+    *others = *dependent = 0;
+    *edges = graph->work.n - 1;
+}
 
 static const char *fault(sli_cuda *cuda) {
     (void)cuda;
@@ -432,6 +436,7 @@ static const sli_cuda_api api = {.struct_size = sizeof api,
                                  .capture_abort = capture_abort,
                                  .graph_launch = graph_launch,
                                  .graph_nodes = graph_nodes,
+                                 .graph_form = graph_form,
                                  .graph_destroy = graph_destroy,
                                  .elapsed = elapsed,
                                  .random = fake_random,

@@ -72,6 +72,8 @@ typedef struct sli_cuda_api {
     void (*capture_abort)(sli_cuda *cuda);
     sl_status (*graph_launch)(sli_cuda *cuda, sli_cuda_graph *graph, sl_error *err);
     int64_t (*graph_nodes)(const sli_cuda_graph *graph);
+    /* Nodes that are no kernels; edges between nodes, and those that let a kernel start before its predecessor ends. */
+    void (*graph_form)(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent);
     void (*graph_destroy)(sli_cuda *cuda, sli_cuda_graph *graph);
 
     /* Milliseconds between two events that were recorded and have passed. */
