@@ -126,6 +126,7 @@ void sli_device_network_destroy(sli_network *net) {
         api->release(d->device->cuda, SL_DEVICE_CUDA, d->owned[i]);
     sli_free(d->owned);
     sli_free(d->rows);
+    sli_free(d->draw);
     sli_free(d);
     net->device = NULL;
 }
@@ -166,7 +167,8 @@ static sl_status take_activations(sli_network *net, sl_error *err) {
     d->host_logits = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L * V, 256, SL_MEM_SCRATCH);
     d->host_rows = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L, 256, SL_MEM_SCRATCH);
     d->rows = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *d->rows);
-    if (d->host_logits == NULL || d->host_rows == NULL || d->rows == NULL)
+    d->draw = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *d->draw);
+    if (d->host_logits == NULL || d->host_rows == NULL || d->rows == NULL || d->draw == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no pinned memory for %" PRId64 " rows of logits", L);
     return SL_OK;
 }
