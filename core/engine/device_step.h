@@ -37,6 +37,7 @@ typedef struct sli_device_step {
         int64_t seq, row_begin, n_past, is_tree, logit_row, row_seq, token, token_index, position, ancestors, end;
     } at;
     double busy_seconds; /* of steps whose end was waited for */
+    int64_t waits;       /* how often the lane was waited for */
 } sli_device_step;
 
 sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, const sl_limits *limits,
