@@ -225,5 +225,6 @@ sl_status sli_device_step_wait(sli_device_step *s, sl_error *err) {
             s->busy_seconds += 1e-3 * ms;
         s->turn[i].in_flight = s->turn[i].ended = 0;
     }
+    s->waits++;
     return SL_OK;
 }
