@@ -84,6 +84,11 @@ struct Walk {
 };
 struct WalkEnds {
     int end, tail, row_begin, row_end; /* tail: first tile of that kind */
+    int gap_begin, gap_end;            /* tiles between sinks and windows */
+    /* Tiles of [from, to) that are walked. */
+    __device__ __forceinline__ int count(int from, int to) const {
+        return max(0, to - from) - max(0, min(to, gap_end) - max(from, gap_begin));
+    }
 };
 __device__ __forceinline__ void advance(Walk &w, const WalkEnds &e) {
     if (w.tile >= e.tail) {
@@ -92,6 +97,8 @@ __device__ __forceinline__ void advance(Walk &w, const WalkEnds &e) {
         w.row = e.row_begin;
     }
     w.tile++;
+    if (w.tile >= e.gap_begin && w.tile < e.gap_end)
+        w.tile = e.gap_end;
 }
 
 template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(const slk_attend_few_params &p) {
@@ -144,14 +151,15 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     ends.tail = keys.tree ? keys.ranked / kTile : 1 << 30;
     ends.row_begin = r0;
     ends.row_end = r1;
-    Walk now = {max(share_begin(p, cuts, share), low / kTile), r0};
+    ends.gap_begin = (keys.sinks + kTile - 1) / kTile;
+    ends.gap_end = max(low / kTile, ends.gap_begin);
+    Walk now = {share_begin(p, cuts, share), r0};
+    if (now.tile >= ends.gap_begin && now.tile < ends.gap_end)
+        now.tile = ends.gap_end;
     if (now.tile >= ends.end)
         return;
-    int items = 0;
-    {
-        const int plain = min(ends.end, ends.tail) - now.tile, alone = ends.end - max(now.tile, ends.tail);
-        items = max(plain, 0) + max(alone, 0) * (r1 - r0);
-    }
+    const int items =
+        ends.count(now.tile, min(ends.end, ends.tail)) + ends.count(max(now.tile, ends.tail), ends.end) * (r1 - r0);
 
     /* Queries. */
     const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -167,27 +175,27 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
     /* Where a key of a tile lies. */
     const int page_mask = (1 << p.page_shift) - 1;
-    auto slot_in = [&](const Walk &w, int key) { /* -1: nobody looks at it */
-                                                 const int rank = w.tile * kTile + key;
-                                                 const int row = keys.first_row + w.row;
-                                                 const int end =
-                                                     w.tile >= ends.tail ? row_end[(w.row - r0) * p.group] : high;
-                                                 return rank >= low && rank < end ? slot_of(p, keys, rank, row) : -1;
+    auto slot_in = [&](const Walk &w,
+                       int key) { /* -1: nobody looks at it */
+                                  const int rank = w.tile * kTile + key;
+                                  const int row = keys.first_row + w.row;
+                                  const int end = w.tile >= ends.tail ? row_end[(w.row - r0) * p.group] : high;
+                                  return (rank >= low || rank < keys.sinks) && rank < end ? slot_of(p, keys, rank, row)
+                                                                                          : -1;
     };
     auto page_in = [&](int slot) {
         return slot >= 0 ? make_int2(keys.pages[slot >> p.page_shift], slot & page_mask) : make_int2(-1, 0);
     };
-    auto place_at = [&](int2 key) { /* the multiplications once a key, not once a piece */
-                                    if constexpr (ANY)
-                                        return key;
-                                    else if (key.x < 0)
-                                        return make_longlong2(-1, -1);
-                                    else
-                                        return make_longlong2(key.x * p.k.page_stride + key.y * p.k.row_stride +
-                                                                  kv_head * p.k.head_stride,
-                                                              key.x * p.v.page_stride + key.y * p.v.row_stride +
-                                                                  kv_head * p.v.head_stride);
-    };
+    auto place_at =
+        [&](int2 key) { /* the multiplications once a key, not once a piece */
+                        if constexpr (ANY)
+                            return key;
+                        else if (key.x < 0)
+                            return make_longlong2(-1, -1);
+                        else
+                            return make_longlong2(key.x * p.k.page_stride + key.y * p.k.row_stride + keys.k_at,
+                                                  key.x * p.v.page_stride + key.y * p.v.row_stride + keys.v_at);
+        };
     auto fetch = [&](int item) {
         const int stage = item % kStages;
         const uint32_t to = base + 2 * S::kSide * stage;
@@ -299,7 +307,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     const int h = e / 2, r = rank + 8 * n + e % 2;
-                    const bool seen = r >= first[h] && r < last[h] && (!alone || of[h] == now.row);
+                    const bool seen = (r >= first[h] || r < keys.sinks) && r < last[h] && (!alone || of[h] == now.row);
                     const float value = score(p, s[n][e], scale[h]);
                     if (seen && p.scores != nullptr && r - first[h] < p.score_stride) {
                         const int64_t row = keys.first_row + of[h];

@@ -14,12 +14,17 @@ SLK_KERNEL slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) 
     const slk::Cuts cuts = slk::cuts_of(p, keys);
     const int depth = slk::depth_of(p, keys, row - keys.first_row), end = keys.ranked + depth + 1;
     const int low = min(slk::low_rank(p, keys, depth), end - 1);
-    const int begin_split = slk::split_of(cuts, low / SLK_FEW_TILE);
-    const int n = slk::split_of(cuts, (end - 1) / SLK_FEW_TILE) + 1 - begin_split;
-    const int64_t part = (static_cast<int64_t>(row) * p.heads + head) * p.max_splits + begin_split;
+    /* Splits of the sinks, then those of the window; between them nothing was written. */
+    const int window_split = slk::split_of(cuts, low / SLK_FEW_TILE);
+    const int sink_splits =
+        keys.sinks > 0 ? min(window_split, slk::split_of(cuts, (min(keys.sinks, end) - 1) / SLK_FEW_TILE) + 1) : 0;
+    const int skipped = window_split - sink_splits;
+    const int n = slk::split_of(cuts, (end - 1) / SLK_FEW_TILE) + 1 - skipped;
+    const int64_t part = (static_cast<int64_t>(row) * p.heads + head) * p.max_splits;
+    auto split = [=](int s) { return s < sink_splits ? s : s + skipped; };
     float top = -INFINITY;
     for (int s = threadIdx.x; s < n; s += blockDim.x) {
-        const float2 ml = *reinterpret_cast<const float2 *>(p.part_ml + 2 * (part + s));
+        const float2 ml = *reinterpret_cast<const float2 *>(p.part_ml + 2 * (part + split(s)));
         weight[s] = ml.x;
         total[s] = ml.y;
         top = fmaxf(top, ml.x);
@@ -41,7 +46,7 @@ SLK_KERNEL slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) 
         float x[16];
 #pragma unroll
         for (int i = 0; i < 16; i++)
-            x[i] = from[static_cast<int64_t>(s + i) * dim];
+            x[i] = from[static_cast<int64_t>(split(s + i)) * dim];
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             out = __fmaf_rn(x[i], weight[s + i], out);
@@ -50,7 +55,7 @@ SLK_KERNEL slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) 
     }
 #pragma unroll 4
     for (; s < n; s++) {
-        out = __fmaf_rn(from[static_cast<int64_t>(s) * dim], weight[s], out);
+        out = __fmaf_rn(from[static_cast<int64_t>(split(s)) * dim], weight[s], out);
         sum = __fmaf_rn(total[s], weight[s], sum);
     }
     out = __fmul_rn(out, sum > 0.f ? __fdiv_rn(1.f, sum) : 0.f);

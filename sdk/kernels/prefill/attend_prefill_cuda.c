@@ -17,6 +17,9 @@ static int serves(const sl_attend *a, const sl_step_device *step, const sl_view_
         return 0;
     if (a->mask->interval != NULL || a->mask->n_spans > 0 || a->mask->base != SL_MASK_CAUSAL)
         return 0;
+    if (v->heads != NULL ||
+        (SL_HAS(a->mask, sl_mask, window_first) && (a->mask->sinks > 0 || a->mask->window_chunk > 0)))
+        return 0;
     if (v->list != NULL || v->k_bits > 0 || v->v_bits > 0 || v->k_dtype != SL_BF16 || v->v_dtype != SL_BF16)
         return 0;
     if (!power_of_two(v->page_rows) || v->page_rows < 16 || v->k_dim != v->v_dim)
