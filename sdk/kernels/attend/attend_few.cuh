@@ -37,6 +37,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     __shared__ float2 all_stat[MT][16]; /* with one share, of all splits so far */
     __shared__ int2
         where[ANY ? 4 : 1][ANY ? kStages : 1][16]; /* page and row of what a stage holds; page < 0: nothing */
+    __shared__ int sinks_of[3];
 
     const int place = blockIdx.z / p.row_blocks, block = blockIdx.z % p.row_blocks, kv_head = blockIdx.y;
     const int thread = threadIdx.x, lane = thread % 32, column = thread / 32 % 4, mt = thread / 128;
@@ -77,9 +78,24 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     } else {
         begin = tail;
     }
-    begin = max(begin, low / kTile);
     end = min(end, (high + kTile - 1) / kTile);
-    const int items = end - begin;
+    /* Between the sinks and the window is a gap; without sinks it begins at 0. What the loop wants of it lies in shared
+     * memory: registers are short, and most calls have no sinks. */
+    const int gap_begin = (keys.sinks + kTile - 1) / kTile, gap = max(low / kTile - gap_begin, 0);
+    if (begin >= gap_begin)
+        begin = max(begin, gap_begin + gap);
+    int items = end - begin;
+    if (begin < gap_begin && items > gap_begin - begin)
+        items = max(gap_begin - begin, items - gap);
+    if (thread == 0 && p.sinks > 0) {
+        sinks_of[0] = keys.sinks;
+        sinks_of[1] = begin < gap_begin ? gap_begin - begin : 1 << 30; /* first item behind the gap */
+        sinks_of[2] = gap;
+    }
+    if (p.sinks > 0)
+        __syncthreads();
+    auto tile_of = [&](int item) { return begin + item + (p.sinks > 0 && item >= sinks_of[1] ? sinks_of[2] : 0); };
+    auto is_sink = [&](int rank) { return p.sinks > 0 && rank < sinks_of[0]; };
     if (items <= 0)
         return;
 
@@ -89,12 +105,12 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
     /* Where keys lie: lanes 0 .. 15 have the keys, lanes 16 .. 31 the values of the column's part of a tile. */
     const slk_side_device &side = lane < 16 ? p.k : p.v;
-    const char *const pool = side.pool + kv_head * side.head_stride;
+    const char *const pool = side.pool + (lane < 16 ? keys.k_at : keys.v_at);
     const int64_t page_stride = side.page_stride, row_stride = side.row_stride;
     const int page_mask = (1 << p.page_shift) - 1;
     auto slot_in = [&](int item) { /* -1: nobody looks at it */
-                                   const int rank = (begin + item) * kTile + column * 16 + lane % 16;
-                                   return item < items && rank >= low && rank < high
+                                   const int rank = tile_of(item) * kTile + column * 16 + lane % 16;
+                                   return item < items && (rank >= low || is_sink(rank)) && rank < high
                                               ? slot_of(p, keys, rank, keys.first_row + r0, paths)
                                               : -1;
     };
@@ -250,7 +266,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                 }
             }
             /* Scores in powers of two; what a row does not see is -inf. */
-            const int rank = (begin + item) * kTile + column * 16;
+            const int rank = tile_of(item) * kTile + column * 16;
             const bool whole = rank >= all_low && rank + 16 <= all_high && p.scores == nullptr;
             float best[2] = {-INFINITY, -INFINITY};
 #pragma unroll
@@ -264,7 +280,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         const int h = e / 2, r = rank + 8 * n + e % 2 + lane % 4 * 2;
-                        bool seen = r >= first[h] && r < last[h];
+                        bool seen = (r >= first[h] || is_sink(r)) && r < last[h];
                         if (seen && keys.tree && p.masked && r >= keys.ranked)
                             seen = sees(p, keys.first_row + of[h], r - keys.ranked);
                         if (seen && p.scores != nullptr && r - first[h] < p.score_stride) {
@@ -325,7 +341,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                 mma(out[t + 1], a, b[2], b[3]);
             }
         }
-        if (begin + item + 1 < next_split && item + 1 < items)
+        if (tile_of(item + 1) < next_split && item + 1 < items)
             continue;
         if (used > 0) { /* a split ends: its columns are added, then it goes out or onto what the block has */
 #pragma unroll
@@ -420,8 +436,11 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                     out[t][e] = 0.f;
         }
         split++;
-        if (item + 1 < items)
-            next_split = split_end(cuts, begin + item + 1);
+        if (item + 1 < items) {
+            next_split = split_end(cuts, tile_of(item + 1));
+            if (p.sinks > 0)
+                split = split_of(cuts, tile_of(item + 1));
+        }
     }
     if (p.shares == 1) {
         rows_barrier<MT>(mt);

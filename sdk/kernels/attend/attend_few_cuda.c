@@ -113,6 +113,11 @@ static sl_status supported(const sl_attend *a) {
         return SL_E_INVALID;
     if (v->page_rows <= 0 || (v->page_rows & (v->page_rows - 1)) != 0 || (v->list != NULL && v->list_n == NULL))
         return SL_E_INVALID;
+    const int64_t sinks = SL_HAS(m, sl_mask, window_first) ? m->sinks : 0;
+    if ((sinks > 0 || v->heads != NULL) &&
+        (v->k_dtype != SL_BF16 || v->v_dtype != SL_BF16 || v->k_bits > 0 || v->v_bits > 0 || v->list != NULL ||
+         v->n_rows != NULL || (a->want & (SL_WANT_SCORES | SL_WANT_COLSUM))))
+        return SL_E_UNIMPLEMENTED;
     return SL_OK;
 }
 
@@ -131,6 +136,7 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
         .o_head = a->o.stride[1],
         .score_stride = a->score_stride,
         .window = a->mask != NULL ? a->mask->window : 0,
+        .head_places = v->heads,
         .n_seqs = step->n_seqs,
         .seq = step->seq,
         .row_begin = step->row_begin,
@@ -173,6 +179,11 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
         .o_f32 = a->o.dtype == SL_F32,
         .head_dim = v->k_dim,
     };
+    if (SL_HAS(a->mask, sl_mask, window_first)) {
+        p->sinks = a->mask->sinks;
+        p->window_chunk = a->mask->window_chunk;
+        p->window_first = (int32_t)a->mask->window_first;
+    }
     while ((1 << p->page_shift) < v->page_rows)
         p->page_shift++;
     if (!side_of(&p->k, v->k_dim, v->k_dtype, v->k_bits, v->k_group, v->k_axis) ||

@@ -33,6 +33,8 @@ typedef struct slk_attend_few_params {
     const float *row_scale;
     int64_t q_row, q_head, o_row, o_head; /* elements */
     int64_t score_stride, window;
+    int64_t sinks, window_chunk; /* of sl_mask */
+    const int64_t *head_places;  /* heads of sl_view_device */
     /* the step */
     const int32_t *n_seqs, *seq, *row_begin, *n_past, *is_tree, *row_seq;
     const uint32_t *ancestors;
@@ -56,7 +58,7 @@ typedef struct slk_attend_few_params {
     int32_t tails;   /* 1: the launch for what rows of trees see from the split on in which the committed keys end */
     int32_t o_f32;
     int32_t colsum_apart, colsum_per_row;
-    int32_t head_dim;
+    int32_t head_dim, window_first;
 } slk_attend_few_params;
 
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \
@@ -118,7 +120,8 @@ int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int
 /* Attention over a->view->device. q bf16, o bf16 or f32; D = Dv a multiple of 8, at most 256. Where the workspace is
  * too small for splits, one block walks through all keys of a row. SL_E_UNIMPLEMENTED: intervals, spans, a full base,
  * head masks, an index of rows, other head sizes, codes whose groups are no multiple of 8 channels. SL_E_INVALID: q or
- * rows that are not aligned to 16 bytes. */
+ * rows that are not aligned to 16 bytes. Sinks and heads in places of their own: with rows of bf16, without scores,
+ * column sums and lists. */
 sl_status slk_cuda_attend_few(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes);
 #endif

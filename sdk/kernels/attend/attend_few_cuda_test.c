@@ -116,6 +116,29 @@ static void test_trees(void **state) {
     }
 }
 
+/* Sinks beside windows, windows of chunks, and heads in places of their own: what streams and what does not. */
+static void test_sinks(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t sinks[] = {0, 1, 64, 70, 200, 5, 130, 64}, windows[] = {100, 17, 257, 1, 65, 300, 64, 128};
+    for (int i = 0; i < 16; i++) {
+        attend_case c = shape(i % 4 == 3 ? 64 : 128, i % 3 == 0 ? 4 : 2, i % 5 == 4 ? 7 : 4, 800 + (uint64_t)i);
+        c.page_rows = 16 << (i % 3);
+        c.sinks = sinks[i % 8];
+        c.window = windows[(i + i / 8) % 8];
+        c.window_chunk = i % 4 == 1 ? INT32_MAX : i % 4 == 2 ? 48 : 0;
+        c.window_first = i % 8 == 2;
+        c.apart = i % 2;
+        c.more_context = i % 4 == 0 ? 9000 : 0;
+        ragged(&c, i % 3 == 0 ? 1 : i % 3 == 1 ? 9 : 70);
+        add(&c, 1900, 1 + i % 3 * 20, 1);
+        check(h, &c, "sinks %d, window %d, chunk %d, heads apart %d", c.sinks, c.window, c.window_chunk, c.apart);
+        c.fast = 1;
+        check(h, &c, "the same, fast");
+        c.fast = 0, c.no_workspace = 1;
+        check(h, &c, "the same, without splits");
+    }
+}
+
 static void test_lists(void **state) {
     slt_host *h = slt_get(state);
     for (int i = 0; i < 9; i++) {
@@ -184,9 +207,11 @@ static void same(const case_result *a, int32_t at, const case_result *b, int32_t
 /* In deterministic mode a row is the same bits whatever stands beside it. */
 static void test_bits(void **state) {
     slt_host *h = slt_get(state);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         attend_case c = shape(i == 1 ? 64 : i == 3 ? 256 : 128, 2, i == 2 ? 7 : 4, 700 + (uint64_t)i);
-        c.window = i == 2 ? 300 : 0;
+        c.window = i == 2 || i == 4 ? 300 : 0;
+        c.sinks = i == 4 ? 70 : 0;
+        c.apart = i == 4;
         c.k_bits = i == 1 ? 4 : 0;
         c.even_scales = 1;
         add(&c, 700, 5, 0);
@@ -265,9 +290,9 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_trees),  cmocka_unit_test(test_lists),
-                                       cmocka_unit_test(test_codes),  cmocka_unit_test(test_sums),
-                                       cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),  cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks), cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_sums),   cmocka_unit_test(test_bits),  cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("attend_few_cuda", tests, slt_setup, slt_teardown);
 }

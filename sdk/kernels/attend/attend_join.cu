@@ -10,17 +10,21 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     __shared__ float weight[SLK_FEW_MAX_SPLITS], total[SLK_FEW_MAX_SPLITS], tops[8];
     __shared__ __align__(16) float4 parts[kBatch / 4];
     const int row = blockIdx.x, head = blockIdx.y, place = p.row_seq[row], thread = threadIdx.x;
-    int begin_split = 0, n = 0;
+    /* Splits of the sinks, then those of the window: between them nothing was written. */
+    int sink_splits = 0, skipped = 0, n = 0;
     if (place >= 0) {
         const slk::Keys keys = slk::keys_of(p, slk::seat_of(p, place), place, row, head / p.group);
         const slk::Cuts cuts = slk::cuts_of(p, keys);
         const int depth = slk::depth_of(p, keys, row - keys.first_row);
         const int end = keys.ranked + (keys.tree && p.masked ? keys.rows : depth + 1);
         const int low = min(slk::low_rank(p, keys, depth), end - 1);
-        begin_split = slk::split_of(cuts, low / SLK_FEW_TILE);
-        n = slk::split_of(cuts, (end - 1) / SLK_FEW_TILE) + 1 - begin_split;
+        const int window_split = slk::split_of(cuts, low / SLK_FEW_TILE);
+        if (keys.sinks > 0)
+            sink_splits = min(window_split, slk::split_of(cuts, (min(keys.sinks, end) - 1) / SLK_FEW_TILE) + 1);
+        skipped = window_split - sink_splits;
+        n = slk::split_of(cuts, (end - 1) / SLK_FEW_TILE) + 1 - skipped;
     }
-    const int64_t part = (static_cast<int64_t>(row) * p.heads + head) * p.max_splits + begin_split;
+    const int64_t part = (static_cast<int64_t>(row) * p.heads + head) * p.max_splits;
     const float4 *from = reinterpret_cast<const float4 *>(p.part_o + part * p.head_dim);
     const int quads = p.head_dim / 4, a_batch = kBatch / p.head_dim, pieces = a_batch * quads;
     slk::wait_for_predecessor();
@@ -33,13 +37,14 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
         for (int i = 0; i < 8; i++) {
             const int at = thread + 256 * i, from_at = batch * pieces + at;
             if (at < pieces && from_at < n * quads)
-                next[i] = __ldcg(from + from_at);
+                next[i] = __ldcg(from + from_at + (from_at < sink_splits * quads ? 0 : skipped * quads));
         }
     };
     load(0);
     float top = -INFINITY;
     for (int s = thread; s < n; s += 256) {
-        const float2 ml = __ldcg(reinterpret_cast<const float2 *>(p.part_ml + 2 * (part + s)));
+        const float2 ml =
+            __ldcg(reinterpret_cast<const float2 *>(p.part_ml + 2 * (part + s + (s < sink_splits ? 0 : skipped))));
         weight[s] = ml.x;
         total[s] = ml.y;
         top = fmaxf(top, ml.x);

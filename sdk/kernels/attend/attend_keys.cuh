@@ -7,7 +7,8 @@
 
 namespace slk {
 
-constexpr int kTreeWords = 4; /* SL_MAX_TREE_NODES / 32 */
+constexpr int kTreeWords = 4;  /* SL_MAX_TREE_NODES / 32 */
+constexpr int kHeadFields = 4; /* SL_HEAD_FIELDS */
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 /* 2^e of a whole number e <= 0: exact; 0 for what is not worth a number. */
@@ -24,6 +25,9 @@ struct Keys {
     int ranked;           /* committed keys that have a rank */
     int past;             /* token index of the sequence's first row */
     int first_row, rows;  /* rows of the sequence */
+    int64_t k_at, v_at;   /* bytes to the head's rows */
+    int64_t window;       /* 0: none */
+    int sinks;            /* ranks below it are seen beside the window */
     bool tree;
 };
 
@@ -51,7 +55,21 @@ __device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, const Se
     k.rows = s.rows;
     k.past = s.past;
     k.n = p.n_rows != nullptr ? p.n_rows[s.seq * p.n_rows_stride + kv_head * p.n_rows_head_stride] : s.past;
-    k.pages = p.pages + s.seq * p.pages_stride + kv_head * p.pages_head_stride;
+    k.k_at = kv_head * p.k.head_stride;
+    k.v_at = kv_head * p.v.head_stride;
+    k.pages = p.pages + s.seq * p.pages_stride;
+    k.window = p.window;
+    k.sinks = p.window > 0 ? static_cast<int>(p.sinks) : 0;
+    if (p.head_places == nullptr) {
+        k.pages += kv_head * p.pages_head_stride;
+    } else {
+        const int64_t *head = p.head_places + kv_head * kHeadFields;
+        k.k_at = head[0];
+        k.v_at = head[1];
+        k.pages += head[2];
+        if (head[3] == 0)
+            k.window = k.sinks = 0;
+    }
     k.tree = s.tree;
     k.list = nullptr;
     k.ranked = k.n;
@@ -116,9 +134,20 @@ __device__ __forceinline__ int rank_of_token(const Keys &k, int64_t from) {
     return lo;
 }
 
-/* First rank that a row of this depth sees; the last one is ranked + depth. */
+/* The token at which the window of a row of this depth ends. */
+__device__ __forceinline__ int64_t window_end(const slk_attend_few_params &p, const Keys &k, int depth) {
+    const int64_t token = k.past + depth;
+    if (p.window_chunk == 0 || k.tree)
+        return token;
+    int64_t begin = k.past;
+    if (p.window_chunk <= token)
+        begin = max(begin, token - token % p.window_chunk);
+    return begin == 0 && p.window_first != 0 ? token : begin;
+}
+
+/* First rank that a row of this depth sees, sinks aside; the last one is ranked + depth. */
 __device__ __forceinline__ int low_rank(const slk_attend_few_params &p, const Keys &k, int depth) {
-    return p.window > 0 ? rank_of_token(k, k.past + depth - p.window + 1) : 0;
+    return k.window > 0 ? rank_of_token(k, window_end(p, k, depth) - k.window + 1) : 0;
 }
 
 /* paths: a row of a tree has ranks for its ancestors only. */
@@ -136,7 +165,7 @@ struct Cuts {
 
 __device__ __forceinline__ Cuts cuts_of(const slk_attend_few_params &p, const Keys &k) {
     Cuts c;
-    c.first = low_rank(p, k, 0) / SLK_FEW_TILE;
+    c.first = k.sinks > 0 ? 0 : low_rank(p, k, 0) / SLK_FEW_TILE;
     c.end = (k.ranked + k.rows + SLK_FEW_TILE - 1) / SLK_FEW_TILE;
     c.size = p.uniform ? max(1, (c.end - c.first + p.shares - 1) / p.shares) : 0;
     return c;
