@@ -60,7 +60,7 @@ static widths widest(const sl_model_info *info) {
         int64_t o = (int64_t)i->n_heads * i->v_head_dim;
         w.qkv = qkv > w.qkv ? qkv : w.qkv;
         w.o = o > w.o ? o : w.o;
-        w.ffn = i->ffn > w.ffn ? i->ffn : w.ffn;
+        w.ffn = i->ffn > w.ffn ? sli_device_width(i->ffn) : w.ffn;
         larger(&w.heads, i->n_heads);
         larger(&w.kv_heads, i->n_kv_heads);
         larger(&w.head_dim, i->head_dim > i->v_head_dim ? i->head_dim : i->v_head_dim);

@@ -114,6 +114,9 @@ sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, floa
 /* Room for the n_best best ids of each row of logits, and for their logits. [setup] */
 sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err);
 /* Logits of the n_best best ids, [max_logits, n_best] behind the ids. */
+/* Inputs of a linear in device memory: products there read eight at a time, weights and inputs have zeros behind them. */
+static inline int64_t sli_device_width(int64_t in) { return (in + 7) / 8 * 8; }
+
 static inline const float *sli_device_best_logits(const sli_device_network *d) {
     return (const float *)(const void *)(d->host_best + (int64_t)d->step.max_logits * d->n_best);
 }
