@@ -3,7 +3,6 @@
 #include "kivi.c"
 #include "kivi_edit.c"
 #include "kivi_list.c"
-#include "kivi_quant.c"
 #include "kivi_seqs.c"
 #include "kivi_view.c"
 

@@ -27,8 +27,10 @@ template <int D, int MT, bool ANY> struct Few {
     static constexpr int kStages = ANY ? 2 : D == 256 || (MT == 1 && D != 64) ? 3 : 4;
     static constexpr int kQ = 2 * kSide * kStages, kP = kQ + 16 * MT * kRow;
     static constexpr int kColumns = D / 4, kTiles = kColumns / 8; /* of a warp's part of the output */
-    /* Page and row of a key, or the bytes to its K and V; the first is negative where nobody looks at it. */
-    using Place = typename std::conditional<ANY, int2, longlong2>::type;
+    /* Pages of a key's K and V, row, and which of the two are coded; or the bytes to its K and V. The first is negative
+     * where nobody looks at it. */
+    using Place = typename std::conditional<ANY, int4, longlong2>::type;
+    using Page = typename std::conditional<ANY, int4, int2>::type;
     static constexpr int kMinBlocks = MT == 1 && D <= 128 ? 2 : 1;
 };
 
@@ -174,19 +176,27 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                                                      w.tile >= ends.tail ? row_end[(w.row - r0) * p.group] : high;
                                                  return rank >= low && rank < end ? slot_of(p, keys, rank, row) : -1;
     };
-    auto page_in = [&](int slot) {
-        return slot >= 0 ? make_int2(keys.pages[slot >> p.page_shift], slot & page_mask) : make_int2(-1, 0);
+    auto page_in = [&](int slot) -> typename S::Page {
+        if constexpr (ANY) {
+            if (slot < 0)
+                return make_int4(-1, -1, 0, 0);
+            const bool k_coded = slot < keys.coded_k, v_coded = slot < keys.coded_v;
+            const int entry = slot >> p.page_shift;
+            const int k_page = (k_coded ? keys.pages : keys.plain_pages)[entry];
+            const int v_page = v_coded == k_coded ? k_page : (v_coded ? keys.pages : keys.plain_pages)[entry];
+            return make_int4(k_page, v_page, slot & page_mask, (k_coded ? 1 : 0) | (v_coded ? 2 : 0));
+        } else
+            return slot >= 0 ? make_int2(keys.pages[slot >> p.page_shift], slot & page_mask) : make_int2(-1, 0);
     };
-    auto place_at = [&](int2 key) { /* the multiplications once a key, not once a piece */
-                                    if constexpr (ANY)
-                                        return key;
-                                    else if (key.x < 0)
-                                        return make_longlong2(-1, -1);
-                                    else
-                                        return make_longlong2(key.x * p.k.page_stride + key.y * p.k.row_stride +
-                                                                  kv_head * p.k.head_stride,
-                                                              key.x * p.v.page_stride + key.y * p.v.row_stride +
-                                                                  kv_head * p.v.head_stride);
+    auto place_at = [&](typename S::Page key) -> typename S::Place { /* the multiplications once a key */
+        if constexpr (ANY)
+            return key;
+        else if (key.x < 0)
+            return make_longlong2(-1, -1);
+        else
+            return make_longlong2(
+                key.x * p.k.page_stride + key.y * p.k.row_stride + kv_head * p.k.head_stride,
+                key.x * p.v.page_stride + key.y * p.v.row_stride + kv_head * p.v.head_stride);
     };
     auto fetch = [&](int item) {
         const int stage = item % kStages;
@@ -202,8 +212,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             if constexpr (ANY) {
                 uint4 a = make_uint4(0, 0, 0, 0), b = a;
                 if (there) {
-                    a = load8(p.k, at_key.x, at_key.y, kv_head, D, c);
-                    b = load8(p.v, at_key.x, at_key.y, kv_head, D, c);
+                    a = load8(at_key.w & 1 ? p.k : p.plain_k, at_key.x, at_key.z, kv_head, D, c);
+                    b = load8(at_key.w & 2 ? p.v : p.plain_v, at_key.y, at_key.z, kv_head, D, c);
                 }
                 *reinterpret_cast<uint4 *>(shared + 2 * S::kSide * stage + offset) = a;
                 *reinterpret_cast<uint4 *>(shared + 2 * S::kSide * stage + S::kSide + offset) = b;
@@ -264,7 +274,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         if (item + kStages - 1 < items)
             fetch(item + kStages - 1);
         commit();
-        int2 found = make_int2(-1, 0); /* keys of item + kStages */
+        typename S::Page found = page_in(-1); /* keys of item + kStages */
         if (thread < kTile) {
             found = page_in(next_slot);
             advance(ahead, ends);

@@ -52,14 +52,15 @@ static const few_variant *variant_of(int64_t dim, int64_t matrix_rows) {
     return last;
 }
 
-static int side_of(slk_side_device *s, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis) {
+static int side_of(slk_side_device *s, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis, uint32_t is_min) {
     s->bits = bits;
+    s->zero_is_min = is_min != 0;
     s->group = group;
     s->per_channel = axis == SL_QUANT_PER_CHANNEL;
     if (bits > 0) {
         s->kind = SLK_SIDE_CODES;
         return (bits == 1 || bits == 2 || bits == 4 || bits == 8) && group > 0 && (s->per_channel || group % 8 == 0) &&
-               s->scale != NULL;
+               s->scale != NULL && (!is_min || s->zero != NULL);
     }
     s->kind = dtype == SL_BF16 ? SLK_SIDE_BF16 : dtype == SL_F16 ? SLK_SIDE_F16 : SLK_SIDE_F32;
     return dtype == SL_BF16 || dtype == SL_F16 || dtype == SL_F32;
@@ -108,6 +109,29 @@ static sl_status supported(const sl_attend *a) {
     if (v->page_rows <= 0 || (v->page_rows & (v->page_rows - 1)) != 0 || (v->list != NULL && v->list_n == NULL))
         return SL_E_INVALID;
     return SL_OK;
+}
+
+static sl_status fill_plain(slk_attend_few_params *p, const sl_view_device *v) {
+    const sl_view_device *r = v->plain;
+    p->plain_pages = r->pages;
+    p->plain_pages_stride = r->pages_stride;
+    p->plain_pages_head_stride = r->pages_head_stride;
+    p->n_coded = v->n_coded;
+    p->plain_k = (slk_side_device){.pool = r->k_pool,
+                                   .page_stride = r->k_page_stride,
+                                   .row_stride = r->k_row_stride,
+                                   .head_stride = r->k_head_stride};
+    p->plain_v = (slk_side_device){.pool = r->v_pool,
+                                   .page_stride = r->v_page_stride,
+                                   .row_stride = r->v_row_stride,
+                                   .head_stride = r->v_head_stride};
+    if (r->k_bits != 0 || r->v_bits != 0 || !side_of(&p->plain_k, r->k_dtype, 0, 0, 0, 0) ||
+        !side_of(&p->plain_v, r->v_dtype, 0, 0, 0, 0))
+        return SL_E_UNIMPLEMENTED;
+    return v->n_coded != NULL && r->page_rows == v->page_rows && r->n_heads == v->n_heads && r->k_dim == v->k_dim &&
+                   r->v_dim == v->v_dim && aligned(&p->plain_k) && aligned(&p->plain_v)
+               ? SL_OK
+               : SL_E_INVALID;
 }
 
 static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
@@ -169,9 +193,14 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
     };
     while ((1 << p->page_shift) < v->page_rows)
         p->page_shift++;
-    if (!side_of(&p->k, v->k_dtype, v->k_bits, v->k_group, v->k_axis) ||
-        !side_of(&p->v, v->v_dtype, v->v_bits, v->v_group, v->v_axis))
+    if (!side_of(&p->k, v->k_dtype, v->k_bits, v->k_group, v->k_axis, v->zero_is_min) ||
+        !side_of(&p->v, v->v_dtype, v->v_bits, v->v_group, v->v_axis, v->zero_is_min))
         return SL_E_UNIMPLEMENTED;
+    if (v->plain != NULL) {
+        sl_status s = fill_plain(p, v);
+        if (s != SL_OK)
+            return s;
+    }
     return aligned(&p->k) && aligned(&p->v) ? SL_OK : SL_E_INVALID;
 }
 
@@ -203,7 +232,7 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     const few_variant *variant = variant_of(v->k_dim, rows * p.group);
     if (variant == NULL || p.group > 16 * variant->tiles)
         return SL_E_UNIMPLEMENTED;
-    int any = p.k.kind != SLK_SIDE_BF16 || p.v.kind != SLK_SIDE_BF16;
+    int any = p.k.kind != SLK_SIDE_BF16 || p.v.kind != SLK_SIDE_BF16 || p.n_coded != NULL;
     int64_t dim = v->k_dim, bound = v->list != NULL ? v->list_stride + step->max_seq_rows : step->max_context;
 
     /* lse of its own for the column sums, then the splits */

@@ -21,6 +21,7 @@ typedef struct slk_side_device {
     const char *pool, *scale, *zero;
     int64_t page_stride, row_stride, head_stride, scale_page_stride, scale_stride;
     int32_t kind, bits, group, per_channel;
+    int32_t zero_is_min, pad;
 } slk_side_device;
 
 typedef struct slk_attend_few_params {
@@ -37,6 +38,10 @@ typedef struct slk_attend_few_params {
     const int32_t *pages, *n_rows, *list, *list_n;
     int64_t pages_stride, pages_head_stride, n_rows_stride, n_rows_head_stride, list_stride;
     slk_side_device k, v;
+    /* Slots that are not coded (sl_view_device.plain); n_coded NULL: k and v hold everything. */
+    const int32_t *plain_pages, *n_coded;
+    int64_t plain_pages_stride, plain_pages_head_stride;
+    slk_side_device plain_k, plain_v;
     /* Results of splits: [rows, H, max_splits, D] and [rows, H, max_splits] {maximum, sum}. */
     float *part_o, *part_ml;
     /* Column sums (a kernel of their own). */

@@ -18,12 +18,14 @@ __device__ __forceinline__ float pow2_whole(float e) {
 
 /* Keys of one KV head of one sequence (or of one row, when lists are a row's own). */
 struct Keys {
-    const int32_t *list;  /* slots by rank, or NULL */
-    const int32_t *pages; /* of this sequence and head */
-    int n;                /* committed slots: the step's rows begin there */
-    int ranked;           /* committed keys that have a rank */
-    int past;             /* token index of the sequence's first row */
-    int first_row, rows;  /* rows of the sequence */
+    const int32_t *list;        /* slots by rank, or NULL */
+    const int32_t *pages;       /* of this sequence and head */
+    const int32_t *plain_pages; /* likewise, of slots that are not coded */
+    int coded_k, coded_v;       /* slots in front of these are coded, where there are plain ones too */
+    int n;                      /* committed slots: the step's rows begin there */
+    int ranked;                 /* committed keys that have a rank */
+    int past;                   /* token index of the sequence's first row */
+    int first_row, rows;        /* rows of the sequence */
     bool tree;
 };
 
@@ -35,6 +37,13 @@ __device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, int plac
     k.past = p.n_past[place];
     k.n = p.n_rows != nullptr ? p.n_rows[seq * p.n_rows_stride + kv_head * p.n_rows_head_stride] : k.past;
     k.pages = p.pages + seq * p.pages_stride + kv_head * p.pages_head_stride;
+    k.plain_pages = nullptr;
+    k.coded_k = k.coded_v = 1 << 30;
+    if (p.n_coded != nullptr) {
+        k.plain_pages = p.plain_pages + seq * p.plain_pages_stride + kv_head * p.plain_pages_head_stride;
+        k.coded_k = p.n_coded[2 * seq];
+        k.coded_v = p.n_coded[2 * seq + 1];
+    }
     k.tree = p.is_tree != nullptr && p.is_tree[place] != 0;
     k.list = nullptr;
     k.ranked = k.n;
@@ -210,7 +219,7 @@ __device__ __forceinline__ uint4 load8(const slk_side_device &s, int page, int r
                     z = __half2float(zero[i]);
             }
             const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
-            x[i] = __fmul_rn(a, __fsub_rn(code, z));
+            x[i] = s.zero_is_min ? __fadd_rn(__fmul_rn(a, code), z) : __fmul_rn(a, __fsub_rn(code, z));
         }
     }
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
