@@ -42,6 +42,38 @@ sl_status sl_ring_send(sl_ring *ring, int32_t *device, const int32_t *words, int
     return s < 0 ? sl_fail(err, s, "%lld words could not be copied to the device", (long long)n) : SL_OK;
 }
 
+sl_status sl_ring_send_moves(sl_ring *ring, const sl_commit *c, int32_t *device, int64_t most, sl_op_move *op,
+                             sl_error *err) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < c->batch->n_seqs; i++)
+        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++)
+            n += c->path[k] != k - c->path_begin[i];
+    op->n_moves = device;
+    op->seq = device + 1;
+    op->from = device + 1 + n;
+    op->to = device + 1 + 2 * n;
+    op->max_moves = (int32_t)n;
+    if (n == 0)
+        return SL_OK;
+    if (n > most)
+        return sl_fail(err, SL_E_RANGE, "%lld rows move, at most %lld can", (long long)n, (long long)most);
+    int32_t *words;
+    SL_TRY(sl_ring_take(ring, 1 + 3 * n, &words, err));
+    int32_t *seq = words + 1, *from = seq + n, *to = from + n;
+    words[0] = (int32_t)n;
+    for (int32_t i = 0; i < c->batch->n_seqs; i++)
+        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++) {
+            int32_t at = k - c->path_begin[i], past = (int32_t)c->batch->n_past[i];
+            if (c->path[k] == at)
+                continue;
+            *seq++ = c->batch->seq[i];
+            *from++ = past + c->path[k];
+            *to++ = past + at;
+        }
+    sl_status s = ring->exec->copy(ring->lane, device, words, (1 + 3 * n) * (int64_t)sizeof *words);
+    return s < 0 ? sl_fail(err, s, "moves of rows could not be copied to the device") : SL_OK;
+}
+
 sl_status sl_page_tables_open(sl_page_tables *t, const sl_ring *ring, int64_t n_seqs, int64_t stride) {
     *t = (sl_page_tables){.n_seqs = n_seqs, .stride = stride};
     t->dirty = calloc((size_t)(2 * n_seqs), sizeof *t->dirty);

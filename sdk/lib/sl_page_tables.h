@@ -5,7 +5,7 @@
 #ifndef SLUICE_LIB_PAGE_TABLES_H
 #define SLUICE_LIB_PAGE_TABLES_H
 
-#include "sluice/exec.h"
+#include "sluice/ops.h"
 
 typedef struct sl_ring {
     const sl_host *host;
@@ -25,6 +25,11 @@ void sl_ring_close(sl_ring *ring);
 sl_status sl_ring_take(sl_ring *ring, int64_t n, int32_t **out, sl_error *err);
 /* Copies n words to the device. */
 sl_status sl_ring_send(sl_ring *ring, int32_t *device, const int32_t *words, int64_t n, sl_error *err);
+
+/* What a commit moves - rows of accepted paths, down to the front of the staged ones - sent to device memory [1 + 3
+ * most] and put into op, n_moves to max_moves; max_moves 0: nothing moves. SL_E_RANGE: more than `most`. */
+sl_status sl_ring_send_moves(sl_ring *ring, const sl_commit *c, int32_t *device, int64_t most, sl_op_move *op,
+                             sl_error *err);
 
 typedef struct sl_page_tables {
     int32_t *pages; /* device [n_seqs, stride] */

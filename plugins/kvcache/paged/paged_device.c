@@ -229,40 +229,9 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
 
 sl_status paged_device_compact(sl_instance *self, const sl_commit *c, sl_error *err) {
     paged_device *d = self->device;
-    int64_t n = 0;
-    for (int32_t i = 0; i < c->batch->n_seqs; i++)
-        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++)
-            n += c->path[k] != k - c->path_begin[i];
-    if (n == 0)
-        return SL_OK;
-    if (n > d->max_moves)
-        return sl_fail(err, SL_E_RANGE, "paged: %lld rows move, at most %lld can", (long long)n,
-                       (long long)d->max_moves);
-    int32_t *words;
-    SL_TRY(sl_ring_take(&d->ring, 1 + 3 * n, &words, err));
-    int32_t *seq = words + 1, *from = seq + n, *to = from + n;
-    words[0] = (int32_t)n;
-    for (int32_t i = 0; i < c->batch->n_seqs; i++)
-        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++) {
-            int32_t at = k - c->path_begin[i], past = (int32_t)c->batch->n_past[i];
-            if (c->path[k] == at)
-                continue;
-            *seq++ = c->batch->seq[i];
-            *from++ = past + c->path[k];
-            *to++ = past + at;
-        }
-    sl_op_move op = {.struct_size = SL_SIZE(sl_op_move),
-                     .lane = d->lane,
-                     .layers = d->served,
-                     .n_moves = d->moves,
-                     .seq = d->moves + 1,
-                     .from = d->moves + 1 + n,
-                     .to = d->moves + 1 + 2 * n,
-                     .n_layers = d->n_served,
-                     .max_moves = (int32_t)n};
-    sl_status s = d->exec->copy(d->lane, d->moves, words, (1 + 3 * n) * (int64_t)sizeof *words);
-    if (s >= 0)
-        s = self->ops->move(self->host, &op);
+    sl_op_move op = {.struct_size = SL_SIZE(sl_op_move), .lane = d->lane, .layers = d->served, .n_layers = d->n_served};
+    SL_TRY(sl_ring_send_moves(&d->ring, c, d->moves, d->max_moves, &op, err));
+    sl_status s = op.max_moves > 0 ? self->ops->move(self->host, &op) : SL_OK;
     return s < 0 ? sl_fail(err, s, "paged: accepted rows could not be moved") : SL_OK;
 }
 
