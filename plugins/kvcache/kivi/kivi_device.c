@@ -135,9 +135,9 @@ sl_status kivi_device_activate(sl_instance *self, sl_error *err) {
     d->n_coded = self->mem->alloc(self->host, SL_DEVICE_CUDA, (int64_t)seqs * 8, 256, SL_MEM_PLUGIN);
     d->jobs = self->mem->alloc(self->host, SL_DEVICE_CUDA, 4 * KIVI_MAX_JOBS * 4, 256, SL_MEM_PLUGIN);
     d->moves = self->mem->alloc(self->host, SL_DEVICE_CUDA, moves * 4, 256, SL_MEM_PLUGIN);
-    int ok = sl_ring_open(&d->ring, self->host, self->mem, d->exec, d->lane, most) >= 0 &&
-             sl_page_tables_open(&d->plain_tables, &d->ring, limits->max_seqs, d->max_pages) >= 0 &&
-             sl_page_tables_open(&d->coded_tables, &d->ring, limits->max_seqs, d->max_pages) >= 0 && d->places &&
+    int ok = sl_lane_words_make(&d->words, self->host, self->mem, d->exec, d->lane, most) >= 0 &&
+             sl_page_tables_open(&d->plain_tables, &d->words, limits->max_seqs, d->max_pages) >= 0 &&
+             sl_page_tables_open(&d->coded_tables, &d->words, limits->max_seqs, d->max_pages) >= 0 && d->places &&
              d->plain_pools && d->coded_pools && d->plain_views && d->views && d->plain_ptrs && d->ptrs && d->noted &&
              d->seqs && d->n_coded && d->jobs && d->moves;
     for (size_t i = 0; ok && i < seqs; i++) {
@@ -171,9 +171,9 @@ void kivi_device_deactivate(sl_instance *self) {
     self->mem->release(self->host, SL_DEVICE_CUDA, d->n_coded);
     self->mem->release(self->host, SL_DEVICE_CUDA, d->jobs);
     self->mem->release(self->host, SL_DEVICE_CUDA, d->moves);
-    sl_page_tables_close(&d->plain_tables, &d->ring);
-    sl_page_tables_close(&d->coded_tables, &d->ring);
-    sl_ring_close(&d->ring);
+    sl_page_tables_close(&d->plain_tables, &d->words);
+    sl_page_tables_close(&d->coded_tables, &d->words);
+    sl_lane_words_free(&d->words);
     for (int64_t i = 0; d->seqs != NULL && i < self->limits.max_seqs; i++) {
         free(d->seqs[i].plain.id);
         free(d->seqs[i].coded.id);
@@ -279,15 +279,15 @@ sl_status kivi_device_pools(sl_instance *self, sl_error *err) {
 
 static sl_status send_tables(kivi_device *d, int32_t seq, sl_error *err) {
     const kivi_device_seq *s = &d->seqs[seq];
-    SL_TRY(sl_page_tables_send(&d->plain_tables, &d->ring, seq, s->plain.id, s->plain.end, err));
-    return sl_page_tables_send(&d->coded_tables, &d->ring, seq, s->coded.id, s->coded.end, err);
+    SL_TRY(sl_page_tables_send(&d->plain_tables, &d->words, seq, s->plain.id, s->plain.end, err));
+    return sl_page_tables_send(&d->coded_tables, &d->words, seq, s->coded.id, s->coded.end, err);
 }
 
 /* Jobs [first, first + n): as four arrays. */
 static sl_status queue_jobs(sl_instance *self, int64_t first, int64_t n, sl_error *err) {
     kivi_device *d = self->device;
     int32_t *words;
-    SL_TRY(sl_ring_take(&d->ring, 4 * n, &words, err));
+    SL_TRY(sl_lane_words_take(&d->words, 4 * n, &words, err));
     for (int64_t i = 0; i < n; i++) {
         const kivi_job *j = &d->noted[first + i];
         words[i] = j->seq, words[n + i] = j->begin, words[2 * n + i] = j->end, words[3 * n + i] = j->side;
@@ -319,7 +319,7 @@ sl_status kivi_device_drain(sl_instance *self, sl_error *err) {
     d->n_noted = 0;
     if (d->coded_begin < d->coded_end) {
         int32_t n = 2 * (d->coded_end - d->coded_begin), *words;
-        SL_TRY(sl_ring_take(&d->ring, n, &words, err));
+        SL_TRY(sl_lane_words_take(&d->words, n, &words, err));
         for (int32_t i = 0; i < n; i++)
             words[i] = (int32_t)d->seqs[d->coded_begin + i / 2].n_coded[i % 2];
         sl_status s = d->exec->copy(d->lane, d->n_coded + 2 * d->coded_begin, words, n * (int64_t)sizeof *words);
@@ -402,19 +402,12 @@ sl_status kivi_device_view(sl_instance *self, const sl_lane *lane, int32_t layer
     return SL_OK;
 }
 
-/* Accepted rows move down to the front of the staged ones; they are plain. */
-static sl_status compact(sl_instance *self, const sl_commit *c, sl_error *err) {
-    kivi_device *d = self->device;
-    sl_op_move op = {
-        .struct_size = SL_SIZE(sl_op_move), .lane = d->lane, .layers = d->plain_ptrs, .n_layers = self->n_layers};
-    SL_TRY(sl_ring_send_moves(&d->ring, c, d->moves, self->limits.max_rows, &op, err));
-    sl_status s = op.max_moves > 0 ? self->ops->move(self->host, &op) : SL_OK;
-    return s < 0 ? sl_fail(err, s, "kivi: accepted rows could not be moved") : SL_OK;
-}
-
+/* Accepted rows, which are plain, move down to the front of the staged ones. */
 sl_status kivi_device_commit(sl_instance *self, const sl_commit *c, sl_error *err) {
-    SL_TRY(compact(self, c, err));
+    kivi_device *d = self->device;
+    SL_TRY(sl_lane_close_ranks(&d->words, self->ops, d->plain_ptrs, self->n_layers, d->moves, self->limits.max_rows, c,
+                               err));
     for (int32_t i = 0; i < c->batch->n_seqs; i++)
-        self->device->seqs[c->batch->seq[i]].n_tokens += c->path_begin[i + 1] - c->path_begin[i];
+        d->seqs[c->batch->seq[i]].n_tokens += c->path_begin[i + 1] - c->path_begin[i];
     return SL_OK;
 }

@@ -48,7 +48,7 @@ typedef struct kivi_place {
 struct kivi_device {
     const sl_exec *exec;
     const sl_lane *lane;
-    sl_ring ring;
+    sl_lane_words words;
     sl_page_tables plain_tables, coded_tables;
     int32_t *n_coded;               /* device [max_seqs, 2] */
     int32_t *jobs;                  /* device [4 KIVI_MAX_JOBS] */

@@ -400,7 +400,7 @@ static void rows_are_what_the_rule_says(void **state) {
             assert_int_equal(make(&r, sets[p], &ordinary, NULL), SL_OK);
             r.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->ring.n = 800;
+                r.self->device->words.n = 800;
             for (int i = 0; i < 500; i++) {
                 int64_t what = draw(&r, 12);
                 if (what < 1)

@@ -14,7 +14,7 @@ struct paged_device {
     sl_view_device *views;         /* [n_layers]; of layers that are not served: empty */
     const sl_view_device **served; /* [n_served] */
     int32_t n_served;
-    sl_ring ring;
+    sl_lane_words words;
     sl_page_tables tables;
     int32_t *moves; /* device [1 + 3 max_moves] */
     int64_t max_moves;
@@ -73,9 +73,9 @@ sl_status paged_device_activate(sl_instance *self, sl_error *err) {
     d->views = calloc(layers, sizeof *d->views);
     d->served = calloc(layers, sizeof *d->served);
     d->moves = self->mem->alloc(self->host, SL_DEVICE_CUDA, most * 4, 256, SL_MEM_PLUGIN);
-    if (sl_ring_open(&d->ring, self->host, self->mem, d->exec, d->lane,
-                     most > self->max_pages ? most : self->max_pages) < 0 ||
-        sl_page_tables_open(&d->tables, &d->ring, self->limits.max_seqs, self->max_pages) < 0 || d->views == NULL ||
+    if (sl_lane_words_make(&d->words, self->host, self->mem, d->exec, d->lane,
+                           most > self->max_pages ? most : self->max_pages) < 0 ||
+        sl_page_tables_open(&d->tables, &d->words, self->limits.max_seqs, self->max_pages) < 0 || d->views == NULL ||
         d->served == NULL || d->moves == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "paged: no memory for the page tables on the device");
     describe_views(self, d);
@@ -97,8 +97,8 @@ void paged_device_deactivate(sl_instance *self) {
         return;
     release_pools(self);
     self->mem->release(self->host, SL_DEVICE_CUDA, d->moves);
-    sl_page_tables_close(&d->tables, &d->ring);
-    sl_ring_close(&d->ring);
+    sl_page_tables_close(&d->tables, &d->words);
+    sl_lane_words_free(&d->words);
     free(d->views);
     free(d->served);
     free(d);
@@ -181,7 +181,7 @@ sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error 
     paged_device *d = self->device;
     for (int32_t i = 0; i < batch->n_seqs; i++) {
         const paged_sequence *s = &self->seqs[batch->seq[i]];
-        SL_TRY(sl_page_tables_send(&d->tables, &d->ring, batch->seq[i], s->pages, s->n_pages, err));
+        SL_TRY(sl_page_tables_send(&d->tables, &d->words, batch->seq[i], s->pages, s->n_pages, err));
     }
     return SL_OK;
 }
@@ -229,10 +229,7 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
 
 sl_status paged_device_compact(sl_instance *self, const sl_commit *c, sl_error *err) {
     paged_device *d = self->device;
-    sl_op_move op = {.struct_size = SL_SIZE(sl_op_move), .lane = d->lane, .layers = d->served, .n_layers = d->n_served};
-    SL_TRY(sl_ring_send_moves(&d->ring, c, d->moves, d->max_moves, &op, err));
-    sl_status s = op.max_moves > 0 ? self->ops->move(self->host, &op) : SL_OK;
-    return s < 0 ? sl_fail(err, s, "paged: accepted rows could not be moved") : SL_OK;
+    return sl_lane_close_ranks(&d->words, self->ops, d->served, d->n_served, d->moves, d->max_moves, c, err);
 }
 
 /* ---- export and import ------------------------------------------------------------------------------------------- */

@@ -269,7 +269,7 @@ static void rows_are_where_the_tables_say(void **state) {
             assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
             r.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->ring.n = 160;
+                r.self->device->words.n = 160;
             for (int i = 0; i < 1500; i++) {
                 int64_t what = draw(&r, 10);
                 if (what < 2)

@@ -27,6 +27,8 @@ typedef struct attend_case {
     int32_t dim, kv_heads, group, n_seqs;
     case_seq seq[CASE_SEQS];
     int32_t page_rows, window, list;
+    int32_t sinks, window_chunk, window_first; /* of sl_mask */
+    int32_t apart; /* 1: heads in places of their own, every second one windowed, the others not */
     int32_t k_bits, v_bits, k_axis, v_axis, quant_group, zeros; /* codes */
     int32_t mixed, zero_is_min; /* mixed: the oldest keys and fewer of the oldest values are codes, the others plain */
     sl_dtype dtype;             /* of plain rows */
