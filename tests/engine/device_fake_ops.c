@@ -357,4 +357,5 @@ const sl_ops fake_ops = {.struct_size = SL_SIZE(sl_ops),
                          .embed = embed,
                          .append = fake_append,
                          .move = fake_move,
+                         .quantise = fake_quantise,
                          .gather = gather};

@@ -7,6 +7,8 @@
 
 #include "sl_error.h"
 
+#include "../support/coded_rows.h"
+
 /* ---- append ------------------------------------------------------------------------------------------------------ */
 
 typedef struct append_args {
@@ -117,7 +119,7 @@ typedef struct attend_args {
     const int32_t *device_n;
     int32_t n;
     sl_tensor q, o;
-    sl_view_device view;
+    sl_view_device view, plain; /* plain: of the view's rows that are no codes */
     sl_mask mask;
     double scale, softcap;
 } attend_args;
@@ -147,19 +149,22 @@ typedef struct softmax {
     float most, sum, *o;
 } softmax;
 
+static void *at_view(const void *address, int64_t bytes) { return fake_at(address, bytes, "view"); }
+
 static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
     const sl_view_device *v = &a->view;
-    const void *k = slot_at(v, seq, h, slot, 0), *value = slot_at(v, seq, h, slot, 1);
-    float score = 0;
+    float k[1024], value[1024], score = 0;
+    coded_read(v, seq, h, slot, 0, at_view, k);
+    coded_read(v, seq, h, slot, 1, at_view, value);
     for (int64_t d = 0; d < v->k_dim; d++)
-        score += q[d] * load(k, v->k_dtype, d);
+        score += q[d] * k[d];
     score *= (float)a->scale;
     if (a->softcap > 0)
         score = (float)a->softcap * tanhf(score / (float)a->softcap);
     float most = fmaxf(score, m->most), keep = expf(m->most - most), w = expf(score - most);
     m->sum = m->sum * keep + w;
     for (int64_t d = 0; d < v->v_dim; d++)
-        m->o[d] = m->o[d] * keep + w * load(value, v->v_dtype, d);
+        m->o[d] = m->o[d] * keep + w * value[d];
     m->most = most;
 }
 
@@ -195,7 +200,9 @@ static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) 
 }
 
 static void run_attend(const void *p) {
-    const attend_args *a = p;
+    attend_args *a = (attend_args *)(uintptr_t)p;
+    if (a->view.plain != NULL)
+        a->view.plain = &a->plain;
     int32_t n = a->device_n != NULL ? *ints(a->device_n, 1, "attend") : a->n;
     const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend");
     if (n > a->n)
@@ -220,6 +227,8 @@ sl_status fake_attend(const sl_host *host, const sl_attend *op) {
                      .mask = *op->mask,
                      .scale = op->scale,
                      .softcap = op->softcap};
+    if (a.view.plain != NULL)
+        a.plain = *a.view.plain;
     return fake_launch(op->lane, run_attend, &a, sizeof a);
 }
 
@@ -251,6 +260,39 @@ sl_status fake_move(const sl_host *host, const sl_op_move *op) {
     for (int32_t l = 0; l < op->n_layers; l++) {
         move_args a = {*op->layers[l], op->n_moves, op->seq, op->from, op->to, op->max_moves};
         SL_TRY(fake_launch(op->lane, run_move, &a, sizeof a));
+    }
+    return SL_OK;
+}
+
+/* ---- quantise ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct quantise_args {
+    sl_view_device layer, plain;
+    const int32_t *seq, *begin, *end, *side;
+    int32_t n_jobs;
+} quantise_args;
+
+static void *at_quantise(const void *address, int64_t bytes) { return fake_at(address, bytes, "quantise"); }
+
+static void run_quantise(const void *p) {
+    const quantise_args *a = p;
+    sl_view_device v = a->layer;
+    v.plain = &a->plain;
+    const int32_t *seq = ints(a->seq, a->n_jobs, "quantise"), *begin = ints(a->begin, a->n_jobs, "quantise"),
+                  *end = ints(a->end, a->n_jobs, "quantise"), *side = ints(a->side, a->n_jobs, "quantise");
+    for (int32_t j = 0; j < a->n_jobs; j++)
+        coded_write(&v, seq[j], begin[j], end[j], side[j], at_quantise);
+}
+
+sl_status fake_quantise(const sl_host *host, const sl_op_quantise *op) {
+    (void)host;
+    for (int32_t l = 0; l < op->n_layers; l++) {
+        const sl_view_device *v = op->layers[l];
+        if (v->plain == NULL || op->lane->capturing)
+            return SL_E_INVALID;
+        quantise_args a = {*v, *v->plain, op->seq, op->begin, op->end, op->side, op->n_jobs};
+        SL_TRY(fake_launch(op->lane, run_quantise, &a, sizeof a));
     }
     return SL_OK;
 }
