@@ -46,6 +46,7 @@ sl_status sli_cuda_op_append(const sl_host *host, const sl_op_append *args);
 sl_status sli_cuda_op_move(const sl_host *host, const sl_op_move *args);
 sl_status sli_cuda_op_gather(const sl_host *host, const sl_op_gather *args);
 sl_status sli_cuda_op_pick(const sl_host *host, const sl_op_pick *args);
+sl_status sli_cuda_op_keep(const sl_host *host, const sl_op_keep *args);
 sl_status sli_cuda_random(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
 const void *sli_cuda_sdpa(sli_cuda *cuda, sl_error *err); /* cuda_cudnn.c */
 
