@@ -8,6 +8,7 @@
 #define SLUICE_CORE_DEVICE_NETWORK_H
 
 #include "device_step.h"
+#include "device_sums.h"
 #include "network.h"
 
 /* Which steps one graph serves. */
@@ -16,7 +17,7 @@ typedef struct sli_graph_key {
     uint32_t best;     /* 1: the best ids of each row of logits are fetched, 0: the logits are */
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
-    uint32_t reserved0;
+    uint32_t edited;   /* 1: policies have dropped rows: views are others since then */
 } sli_graph_key;
 
 enum { SLI_MAX_GRAPHS = 48 };
@@ -55,6 +56,9 @@ typedef struct sli_device_network {
     int32_t *host_best;
     int32_t *host_rows; /* rows on their way to step.logit_row */
     int32_t *rows;      /* [max_logits] rows of logits, as the engine wants them */
+
+    sli_device_sums sums; /* column sums for policies */
+    int edited;           /* 1: a store has dropped rows */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
     uint64_t launches; /* of graphs, for the least recently used */

@@ -24,6 +24,7 @@ extern const sl_ops fake_ops;
 sl_status fake_append(const sl_host *host, const sl_op_append *op);
 sl_status fake_attend(const sl_host *host, const sl_attend *op);
 sl_status fake_move(const sl_host *host, const sl_op_move *op);
+sl_status fake_keep(const sl_host *host, const sl_op_keep *op);
 sl_status fake_random(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
 const sl_lane *fake_lane(sli_cuda *cuda, int32_t number);
 

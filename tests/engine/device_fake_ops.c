@@ -278,4 +278,5 @@ const sl_ops fake_ops = {.struct_size = SL_SIZE(sl_ops),
                          .embed = embed,
                          .append = fake_append,
                          .move = fake_move,
+                         .keep = fake_keep,
                          .gather = gather};
