@@ -64,15 +64,14 @@ SLK_KERNEL slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) 
         static_cast<slk::bf16 *>(p.o)[at] = __float2bfloat16_rn(out);
 }
 
-/* Block (64 slots, KV head, sequence or row), four threads a slot: softmax mass from q and lse. Rows are added in
- * order, and the heads of a row before them; rows of weight 0 are passed over 32 at a time. Products are computed
- * again, in f32: memory bound for a decode step, 2 x rows x keys x channels operations for prompts. */
+/* Block (64 slots, KV head, sequence or row), four threads a slot: softmax mass from q and lse. Rows and heads are
+ * added in order. Products are computed again, in f32: memory bound for a decode step, 2 x rows x keys x channels
+ * operations for prompts. */
 SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p) {
     slk::wait_for_predecessor();
     const int kv_head = blockIdx.y, slot = blockIdx.x * 64 + threadIdx.x / 4, part = threadIdx.x % 4;
-    const int lane = threadIdx.x % 32;
     const int place = p.colsum_per_row ? p.row_seq[blockIdx.z] : static_cast<int>(blockIdx.z);
-    const int kept = p.colsum_apart ? p.group : 1, summed = p.group / kept;
+    const int kept = p.colsum_apart ? p.group : 1;
     const int heads_kept = p.kv_heads * kept;
     if (place < 0 || place >= p.n_seqs[0])
         return;
@@ -80,6 +79,11 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     slk::Keys keys = slk::keys_of(p, place, p.row_begin[place], kv_head);
     const int begin = p.colsum_per_row ? static_cast<int>(blockIdx.z) - keys.first_row : 0;
     const int end = p.colsum_per_row ? begin + 1 : keys.rows;
+    int first = begin; /* rows in front that do not count, 32 at a time */
+    if (p.colsum_weight != nullptr)
+        for (int at = threadIdx.x % 32; first < end; first += 32)
+            if (__any_sync(0xffffffffu, first + at < end && p.colsum_weight[keys.first_row + first + at] != 0.f))
+                break;
     const bool exists = slot < keys.n + keys.rows;
     uint4 key[8]; /* up to 64 channels a thread */
     const int chunks = dim / 32;
@@ -90,81 +94,70 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
             if (c < chunks)
                 key[c] = slk::load8(p.k, page, in_page, kv_head, dim, part * chunks + c);
     }
-    auto sees =
-        [&](int i) { /* row i of the sequence this slot */
-                     if (!exists)
-                         return false;
-                     const int row = keys.first_row + i;
-                     if (p.per_row && p.list != nullptr)
-                         keys = slk::keys_of(p, place, row, kv_head);
-                     const int64_t from = p.window > 0 ? keys.past + slk::depth_of(p, keys, i) - p.window + 1 : 0;
-                     if (slot >= keys.n) {
-                         const int j = slot - keys.n;
-                         const bool seen =
-                             keys.tree
-                                 ? (p.ancestors[static_cast<int64_t>(row) * slk::kTreeWords + j / 32] >> (j % 32) &
-                                    1) != 0
-                                 : j <= i;
-                         return seen && keys.past + slk::depth_of(p, keys, j) >= from;
-                     }
-                     if (keys.list == nullptr)
-                         return slot >= from;
-                     int lo = 0, hi = keys.ranked;
-                     while (lo < hi) {
-                         const int mid = (lo + hi) / 2;
-                         if (keys.list[mid] < slot)
-                             lo = mid + 1;
-                         else
-                             hi = mid;
-                     }
-                     return lo < keys.ranked && keys.list[lo] == slot;
-        };
-    for (int u = 0; u < kept; u++) {
-        float mass = 0.f;
-        for (int base = begin; base < end; base += 32) {
-            const int mine = base + lane;
-            const float my_weight = mine >= end                  ? 0.f
-                                    : p.colsum_weight != nullptr ? p.colsum_weight[keys.first_row + mine]
-                                                                 : 1.f;
-            unsigned counted = __ballot_sync(0xffffffffu, my_weight != 0.f);
-            while (counted != 0) {
-                const int at = __ffs(counted) - 1, i = base + at, row = keys.first_row + i;
-                const float weight = __shfl_sync(0xffffffffu, my_weight, at);
-                const float scale = p.row_scale != nullptr ? __fmul_rn(p.scale, p.row_scale[row]) : p.scale;
-                const bool seen = sees(i);
-                float row_mass = 0.f;
-                counted &= counted - 1;
-                for (int g = 0; g < summed; g++) {
-                    const int head = kv_head * p.group + u + g;
-                    float dot = 0.f;
-                    if (seen) {
-                        const slk::bf16 *q = static_cast<const slk::bf16 *>(p.q) + row * p.q_row + head * p.q_head;
-#pragma unroll
-                        for (int c = 0; c < 8; c++)
-                            if (c < chunks) {
-                                const uint4 x = *reinterpret_cast<const uint4 *>(q + 8 * (part * chunks + c));
-                                const __nv_bfloat162 *a = reinterpret_cast<const __nv_bfloat162 *>(&x);
-                                const __nv_bfloat162 *b = reinterpret_cast<const __nv_bfloat162 *>(&key[c]);
-#pragma unroll
-                                for (int e = 0; e < 4; e++) {
-                                    const float2 v = __bfloat1622float2(a[e]), w = __bfloat1622float2(b[e]);
-                                    dot = __fmaf_rn(v.x, w.x, dot);
-                                    dot = __fmaf_rn(v.y, w.y, dot);
-                                }
-                            }
+    float mass = 0.f;
+    for (int g = 0; g < p.group; g++) {
+        const int head = kv_head * p.group + g;
+        for (int i = first; i < end; i++) {
+            const int row = keys.first_row + i;
+            const float weight = p.colsum_weight != nullptr ? p.colsum_weight[row] : 1.f;
+            if (weight == 0.f)
+                continue;
+            if (p.per_row && p.list != nullptr)
+                keys = slk::keys_of(p, place, row, kv_head);
+            const int depth = slk::depth_of(p, keys, i);
+            const int64_t from = p.window > 0 ? keys.past + depth - p.window + 1 : 0;
+            bool seen = exists;
+            if (exists && slot < keys.n) {
+                seen = slot >= from;
+                if (seen && keys.list != nullptr) {
+                    int lo = 0, hi = keys.ranked;
+                    while (lo < hi) {
+                        const int mid = (lo + hi) / 2;
+                        if (keys.list[mid] < slot)
+                            lo = mid + 1;
+                        else
+                            hi = mid;
                     }
-                    dot += __shfl_xor_sync(0xffffffffu, dot, 1);
-                    dot += __shfl_xor_sync(0xffffffffu, dot, 2);
-                    if (seen) {
-                        const float lse = p.lse[static_cast<int64_t>(row) * p.heads + head];
-                        row_mass += exp2f((slk::score(p, dot, scale) - lse) * slk::kLog2e);
-                    }
+                    seen = lo < keys.ranked && keys.list[lo] == slot;
                 }
-                mass = __fmaf_rn(weight, row_mass, mass);
+            } else if (exists) {
+                const int j = slot - keys.n;
+                if (keys.tree)
+                    seen = (p.ancestors[static_cast<int64_t>(row) * slk::kTreeWords + j / 32] >> (j % 32) & 1) != 0;
+                else
+                    seen = j <= i;
+                seen = seen && keys.past + slk::depth_of(p, keys, j) >= from;
+            }
+            float dot = 0.f;
+            if (seen) {
+                const slk::bf16 *q = static_cast<const slk::bf16 *>(p.q) + row * p.q_row + head * p.q_head;
+#pragma unroll
+                for (int c = 0; c < 8; c++)
+                    if (c < chunks) {
+                        const uint4 x = *reinterpret_cast<const uint4 *>(q + 8 * (part * chunks + c));
+                        const __nv_bfloat162 *a = reinterpret_cast<const __nv_bfloat162 *>(&x);
+                        const __nv_bfloat162 *b = reinterpret_cast<const __nv_bfloat162 *>(&key[c]);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            const float2 u = __bfloat1622float2(a[e]), v = __bfloat1622float2(b[e]);
+                            dot = __fmaf_rn(u.x, v.x, dot);
+                            dot = __fmaf_rn(u.y, v.y, dot);
+                        }
+                    }
+            }
+            dot += __shfl_xor_sync(0xffffffffu, dot, 1);
+            dot += __shfl_xor_sync(0xffffffffu, dot, 2);
+            if (seen) {
+                const float scale = p.row_scale != nullptr ? __fmul_rn(p.scale, p.row_scale[row]) : p.scale;
+                const float lse = p.lse[static_cast<int64_t>(row) * p.heads + head];
+                mass = __fmaf_rn(weight, exp2f((slk::score(p, dot, scale) - lse) * slk::kLog2e), mass);
             }
         }
-        const int64_t unit = static_cast<int64_t>(blockIdx.z) * heads_kept + kv_head * kept + u;
-        if (part == 0 && slot < p.score_stride)
-            p.colsum[unit * p.score_stride + slot] = mass;
+        if (p.colsum_apart || g == p.group - 1) {
+            const int64_t unit = static_cast<int64_t>(blockIdx.z) * heads_kept + (p.colsum_apart ? head : kv_head);
+            if (part == 0 && slot < p.score_stride)
+                p.colsum[unit * p.score_stride + slot] = mass;
+            mass = 0.f;
+        }
     }
 }
