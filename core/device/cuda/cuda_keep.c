@@ -1,5 +1,5 @@
-/* sl_ops.keep: rows of one sequence and layer that stay, to the front of their heads. Quantised rows:
- * SL_E_UNIMPLEMENTED. */
+/* sl_ops.keep: rows of one sequence and layer that stay, to the front of their heads. Quantised rows
+ * and heads in places of their own: SL_E_UNIMPLEMENTED. */
 #include "cuda_impl.h"
 
 static int32_t element_bytes(sl_dtype dtype) {
@@ -10,7 +10,7 @@ sl_status sli_cuda_op_keep(const sl_host *host, const sl_op_keep *args) {
     (void)host;
     const sl_view_device *v = args->layer;
     const int32_t k_element = element_bytes(v->k_dtype), v_element = element_bytes(v->v_dtype);
-    if (k_element == 0 || v_element == 0 || v->k_bits != 0 || v->v_bits != 0)
+    if (k_element == 0 || v_element == 0 || v->k_bits != 0 || v->v_bits != 0 || v->heads != NULL)
         return SL_E_UNIMPLEMENTED;
     const slk_keep_params p = {.k_pool = v->k_pool,
                                .v_pool = v->v_pool,

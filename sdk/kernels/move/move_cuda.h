@@ -9,7 +9,8 @@ enum { SLK_MOVE_LAYERS = 64 }; /* of one launch */
 typedef struct slk_move_layer {
     char *k_pool, *v_pool;
     const int32_t *pages;
-    const int32_t *n_rows; /* with staged: committed rows by sequence and head */
+    const int64_t *head_places; /* heads of sl_view_device; NULL: by the strides */
+    const int32_t *n_rows;      /* with staged: committed rows by sequence and head */
 } slk_move_layer;
 
 typedef struct slk_move_params {
