@@ -1,5 +1,5 @@
-/* Policies on a device that is none (device_fake.h): sums and rows kept are the CPU's up to the rounding of bf16, and
- * what is generated from the rows kept does not depend on graphs, company or drafts. */
+/* Policies on a device that is none (device_fake.h), or with REAL_DEVICE on a GPU: sums and rows kept are the CPU's up
+ * to the rounding of bf16, and what is generated from the rows kept does not depend on graphs, company or drafts. */
 #include "engine_run.h"
 
 #include "engine/sums.h"
@@ -15,9 +15,31 @@ enum { MOST = 300, NEW = 24, CAP = 512, SESSIONS = 3 };
 static int32_t text[MOST];
 static int64_t n_text;
 
+#ifdef REAL_DEVICE
+enum { IS_FAKE = 0 };
+static const char module[] = "core/device/cuda/sluice-cuda.so";
+#else
+enum { IS_FAKE = 1 };
+static const char module[] = "tests/device_fake.so";
+#endif
+static int no_device;
+
+static void need_device(void) {
+    if (no_device)
+        skip();
+}
+
 static int find_text(void **state) {
     (void)state;
-    setenv("SLUICE_CUDA_MODULE", run_place("SLUICE_BUILD", "tests/device_fake.so"), 1);
+    setenv("SLUICE_CUDA_MODULE", run_place("SLUICE_BUILD", module), IS_FAKE);
+    sluice_engine *probe;
+    sluice_error err = {0};
+    no_device = run_try_open((const char *const[]){DEVICE, NULL}, &probe, &err) != SLUICE_OK;
+    if (no_device)
+        print_message("no device: %s\n", err.text);
+    else
+        sluice_close(probe);
+    assert_false(no_device && IS_FAKE);
     sluice_engine *e = run_open(CPU);
     n_text = run_tokens(e, text, MOST);
     sluice_close(e);
@@ -58,6 +80,7 @@ static double apart(sluice_engine *a, const sluice_session *sa, sluice_engine *b
 
 static void rows_kept_are_those_of_the_cpu(void **state) {
     (void)state;
+    need_device();
     static const struct {
         const char *name, *sets[5];
         int64_t rows; /* most of a head */
@@ -94,6 +117,7 @@ static void rows_kept_are_those_of_the_cpu(void **state) {
 /* All rows of a prompt count, and those of decoding; chunks, and company. */
 static void sums_are_those_of_the_cpu(void **state) {
     (void)state;
+    need_device();
     static const char *const sets[] = {"kvcache.policy.plugin=h2o", "kvcache.policy.budget=400",
                                        "kvcache.policy.decode_interval=1"};
     sluice_engine *cpu = run_open(CPU, sets[0], sets[1], sets[2], "engine.prefill_chunk=7"),
@@ -136,8 +160,17 @@ static void sums_are_those_of_the_cpu(void **state) {
 
 /* ---- against other steps of the same device ---------------------------------------------------------------------- */
 
-static void generate(const char *const *sets, int together, int32_t out[SESSIONS][NEW], int64_t *graphs) {
-    sluice_engine *e = run_open_list(sets);
+static void generate(const char *const *sets, int together, int with_graphs, int32_t out[SESSIONS][NEW],
+                     int64_t *graphs) {
+    const char *all[16];
+    int n = 0;
+    while (sets[n] != NULL)
+        all[n] = sets[n], n++;
+    if (!IS_FAKE && !with_graphs)
+        all[n++] = "engine.debug=device";
+    all[n] = NULL;
+    setenv("FAKE_NO_GRAPHS", with_graphs ? "0" : "1", 1);
+    sluice_engine *e = run_open_list(all);
     sluice_session *s[SESSIONS];
     sluice_stats stats;
     for (int i = 0; i < SESSIONS; i++)
@@ -150,15 +183,17 @@ static void generate(const char *const *sets, int together, int32_t out[SESSIONS
         memcpy(out[i], sluice_session_tokens(s[i]) + 200 + 30 * i, sizeof out[i]);
     }
     sluice_get_stats(e, &stats);
-    assert_int_equal(stats.allocs_in_steps, 0);
+    assert_true(stats.allocs_in_steps == 0 || !IS_FAKE);
     *graphs = stats.graphs;
     sluice_close(e);
+    unsetenv("FAKE_NO_GRAPHS");
 }
 
 #define BASE DEVICE, "engine.prefill_chunk=50"
 
 static void steps_do_not_show(void **state) {
     (void)state;
+    need_device();
     static const struct {
         const char *name, *sets[8];
         int together, graphs;
@@ -171,15 +206,14 @@ static void steps_do_not_show(void **state) {
     };
     int32_t expected[SESSIONS][NEW], dense[SESSIONS][NEW];
     int64_t graphs;
-    generate((const char *const[]){BASE, SNAPKV, NULL}, 1, expected, &graphs);
+    generate((const char *const[]){BASE, SNAPKV, NULL}, 1, 1, expected, &graphs);
     assert_true(graphs > 0);
-    generate((const char *const[]){BASE, NULL}, 1, dense, &graphs);
+    generate((const char *const[]){BASE, NULL}, 1, 1, dense, &graphs);
     int same = memcmp(dense, expected, sizeof dense) == 0;
     printf("dense tokens are %s\n", same ? "the same" : "others");
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         int32_t got[SESSIONS][NEW];
-        setenv("FAKE_NO_GRAPHS", cases[c].graphs ? "0" : "1", 1);
-        generate(cases[c].sets, cases[c].together, got, &graphs);
+        generate(cases[c].sets, cases[c].together, cases[c].graphs, got, &graphs);
         assert_true(cases[c].graphs == (graphs > 0));
         for (int i = 0; i < SESSIONS; i++)
             for (int k = 0; k < NEW; k++)
@@ -187,29 +221,28 @@ static void steps_do_not_show(void **state) {
                     fail_msg("%s: session %d, token %d: %d, expected %d", cases[c].name, i, k, got[i][k],
                              expected[i][k]);
     }
-    unsetenv("FAKE_NO_GRAPHS");
 }
 
 /* Dropping rows while decoding, with sums of every step (h2o) and without (streaming). */
 static void dropping_while_decoding(void **state) {
     (void)state;
+    need_device();
     int32_t a[SESSIONS][NEW], b[SESSIONS][NEW];
     int64_t graphs;
-    generate((const char *const[]){BASE, H2O, "kvcache.policy.decode_interval=3", NULL}, 1, a, &graphs);
+    generate((const char *const[]){BASE, H2O, "kvcache.policy.decode_interval=3", NULL}, 1, 1, a, &graphs);
     assert_int_equal(graphs, 0);
-    generate((const char *const[]){BASE, H2O, "kvcache.policy.decode_interval=3", NULL}, 1, b, &graphs);
+    generate((const char *const[]){BASE, H2O, "kvcache.policy.decode_interval=3", NULL}, 1, 1, b, &graphs);
     assert_memory_equal(a, b, sizeof a);
-    generate((const char *const[]){BASE, STREAMING, "kvcache.policy.decode_interval=1", NULL}, 1, a, &graphs);
+    generate((const char *const[]){BASE, STREAMING, "kvcache.policy.decode_interval=1", NULL}, 1, 1, a, &graphs);
     assert_true(graphs > 0);
-    setenv("FAKE_NO_GRAPHS", "1", 1);
-    generate((const char *const[]){BASE, STREAMING, "kvcache.policy.decode_interval=1", NULL}, 0, b, &graphs);
-    unsetenv("FAKE_NO_GRAPHS");
+    generate((const char *const[]){BASE, STREAMING, "kvcache.policy.decode_interval=1", NULL}, 0, 0, b, &graphs);
     assert_memory_equal(a, b, sizeof a);
 }
 
 /* Forks behind the cut share what is kept; pages go back. */
 static void forks_and_turns(void **state) {
     (void)state;
+    need_device();
     sluice_error err = {0};
     sluice_engine *e = run_open(DEVICE, SNAPKV);
     sluice_session *s = computed(e, 250), *child;
@@ -235,6 +268,7 @@ static void forks_and_turns(void **state) {
 
 static void what_is_refused(void **state) {
     (void)state;
+    need_device();
     run_refused("draft trees", DEVICE, H2O, "engine.deterministic=no", "speculation.plugin=prompt_lookup");
     run_refused("kernels of its own", DEVICE, SNAPKV, "attention.plugin=tidaldecode", "engine.deterministic=no");
 }
