@@ -184,7 +184,7 @@ static void count(const attend_args *a, const float *q, int32_t r, int32_t place
         fake_at(a->colsum + (place * a->colsum_heads + kept) * a->score_stride, 4 * a->score_stride, "colsum");
     if (weight == 0)
         return;
-    if (*ints(s->is_tree + place, 1, "colsum") || a->window > 0 || n + r - begin >= a->score_stride)
+    if (*ints(s->is_tree + place, 1, "colsum") || a->mask.window > 0 || n + r - begin >= a->score_stride)
         abort();
     for (int64_t slot = 0; slot <= n + r - begin; slot++)
         sums[slot] += weight * expf(score_of(a, q, seq, h / group, slot) - m->most) / m->sum;
