@@ -7,6 +7,8 @@
 
 #include "sl_error.h"
 
+#include "../support/coded_rows.h"
+
 /* ---- append ------------------------------------------------------------------------------------------------------ */
 
 typedef struct append_args {
@@ -117,7 +119,7 @@ typedef struct attend_args {
     const int32_t *device_n;
     int32_t n;
     sl_tensor q, o;
-    sl_view_device view;
+    sl_view_device view, plain; /* plain: of the view's rows that are no codes */
     sl_mask mask;
     double scale, softcap;
     float *colsum; /* NULL: not wanted */
@@ -150,12 +152,14 @@ typedef struct softmax {
     float most, sum, *o;
 } softmax;
 
+static void *at_view(const void *address, int64_t bytes) { return fake_at(address, bytes, "view"); }
+
 static float score_of(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot) {
     const sl_view_device *v = &a->view;
-    const void *k = slot_at(v, seq, h, slot, 0);
-    float score = 0;
+    float k[1024], score = 0;
+    coded_read(v, seq, h, slot, 0, at_view, k);
     for (int64_t d = 0; d < v->k_dim; d++)
-        score += q[d] * load(k, v->k_dtype, d);
+        score += q[d] * k[d];
     score *= (float)a->scale;
     if (a->softcap > 0)
         score = (float)a->softcap * tanhf(score / (float)a->softcap);
@@ -164,12 +168,13 @@ static float score_of(const attend_args *a, const float *q, int32_t seq, int64_t
 
 static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
     const sl_view_device *v = &a->view;
-    const void *value = slot_at(v, seq, h, slot, 1);
+    float value[1024];
+    coded_read(v, seq, h, slot, 1, at_view, value);
     float score = score_of(a, q, seq, h, slot), most = fmaxf(score, m->most), keep = expf(m->most - most),
           w = expf(score - most);
     m->sum = m->sum * keep + w;
     for (int64_t d = 0; d < v->v_dim; d++)
-        m->o[d] = m->o[d] * keep + w * load(value, v->v_dtype, d);
+        m->o[d] = m->o[d] * keep + w * value[d];
     m->most = most;
 }
 
@@ -224,7 +229,9 @@ static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) 
 }
 
 static void run_attend(const void *p) {
-    const attend_args *a = p;
+    attend_args *a = (attend_args *)(uintptr_t)p;
+    if (a->view.plain != NULL)
+        a->view.plain = &a->plain;
     int32_t n = a->device_n != NULL ? *ints(a->device_n, 1, "attend") : a->n;
     const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend");
     if (n > a->n)
@@ -257,6 +264,8 @@ sl_status fake_attend(const sl_host *host, const sl_attend *op) {
         a.colsum = op->colsum, a.colsum_weight = op->colsum_weight, a.score_stride = op->score_stride;
         a.colsum_heads = op->colsum_heads > 0 ? op->colsum_heads : op->view->device->n_heads;
     }
+    if (a.view.plain != NULL)
+        a.plain = *a.view.plain;
     return fake_launch(op->lane, run_attend, &a, sizeof a);
 }
 
@@ -320,4 +329,37 @@ sl_status fake_keep(const sl_host *host, const sl_op_keep *op) {
     (void)host;
     keep_args a = {*op->layer, op->keep_begin, op->keep, op->seq};
     return fake_launch(op->lane, run_keep, &a, sizeof a);
+}
+
+/* ---- quantise ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct quantise_args {
+    sl_view_device layer, plain;
+    const int32_t *seq, *begin, *end, *side;
+    int32_t n_jobs;
+} quantise_args;
+
+static void *at_quantise(const void *address, int64_t bytes) { return fake_at(address, bytes, "quantise"); }
+
+static void run_quantise(const void *p) {
+    const quantise_args *a = p;
+    sl_view_device v = a->layer;
+    v.plain = &a->plain;
+    const int32_t *seq = ints(a->seq, a->n_jobs, "quantise"), *begin = ints(a->begin, a->n_jobs, "quantise"),
+                  *end = ints(a->end, a->n_jobs, "quantise"), *side = ints(a->side, a->n_jobs, "quantise");
+    for (int32_t j = 0; j < a->n_jobs; j++)
+        coded_write(&v, seq[j], begin[j], end[j], side[j], at_quantise);
+}
+
+sl_status fake_quantise(const sl_host *host, const sl_op_quantise *op) {
+    (void)host;
+    for (int32_t l = 0; l < op->n_layers; l++) {
+        const sl_view_device *v = op->layers[l];
+        if (v->plain == NULL || op->lane->capturing)
+            return SL_E_INVALID;
+        quantise_args a = {*v, *v->plain, op->seq, op->begin, op->end, op->side, op->n_jobs};
+        SL_TRY(fake_launch(op->lane, run_quantise, &a, sizeof a));
+    }
+    return SL_OK;
 }

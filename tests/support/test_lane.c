@@ -1,6 +1,8 @@
 /* See test_lane.h. */
 #include "test_lane.h"
 
+#include "coded_rows.h"
+
 static test_lane *of(const sl_lane *lane) { return (test_lane *)(void *)lane->impl; }
 
 void test_lane_queue(const sl_lane *on, void (*run)(const void *args), const void *args, size_t bytes) {
@@ -198,6 +200,39 @@ static sl_status keep(const sl_host *host, const sl_op_keep *a) {
     return SL_OK;
 }
 
+typedef struct quantise_args {
+    const sl_view_device *layers[16];
+    int32_t n_layers, n_jobs;
+    const int32_t *seq, *begin, *end, *side;
+} quantise_args;
+
+static void *where_it_is(const void *address, int64_t bytes) {
+    (void)bytes;
+    return (void *)(uintptr_t)address;
+}
+
+static void run_quantise(const void *args) {
+    const quantise_args *q = args;
+    for (int32_t l = 0; l < q->n_layers; l++)
+        for (int32_t j = 0; j < q->n_jobs; j++) {
+            const sl_view_device *v = q->layers[l];
+            assert_int_equal(q->begin[j] / v->page_rows, (q->end[j] - 1) / v->page_rows);
+            coded_write(v, q->seq[j], q->begin[j], q->end[j], q->side[j], where_it_is);
+        }
+}
+
+static sl_status quantise(const sl_host *host, const sl_op_quantise *a) {
+    (void)host;
+    quantise_args args = {
+        .n_layers = a->n_layers, .n_jobs = a->n_jobs, .seq = a->seq, .begin = a->begin, .end = a->end, .side = a->side};
+    if (a->n_layers > 16)
+        return SL_E_INVALID;
+    for (int32_t l = 0; l < a->n_layers; l++)
+        args.layers[l] = a->layers[l];
+    test_lane_queue(a->lane, run_quantise, &args, sizeof args);
+    return SL_OK;
+}
+
 void test_lane_init(test_lane *t, test_host *host) {
     memset(t, 0, sizeof *t);
     t->lane = (sl_lane){.struct_size = SL_SIZE(sl_lane), .impl = (sl_lane_impl *)(void *)t, .device = SL_DEVICE_CUDA};
@@ -214,6 +249,7 @@ void test_lane_init(test_lane *t, test_host *host) {
     host->ops.append = append;
     host->ops.move = move;
     host->ops.keep = keep;
+    host->ops.quantise = quantise;
 }
 
 void test_lane_finish(test_lane *t) {

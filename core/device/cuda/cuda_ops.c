@@ -21,6 +21,7 @@ const sl_ops sli_cuda_ops = {
     .move = sli_cuda_op_move,
     .gather = sli_cuda_op_gather,
     .pick = sli_cuda_op_pick,
+    .quantise = sli_cuda_op_quantise,
     .keep = sli_cuda_op_keep,
 };
 

@@ -311,7 +311,7 @@ static void act_step(rig *r, int late) {
         append_layer(r, &rows, l, number);
         assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
         assert_null(seen->seqs);
-        assert_ptr_equal(seen->device->pages, r->self->device->tables);
+        assert_ptr_equal(seen->device->pages, r->self->device->tables.pages);
     }
     int32_t n_path = 0;
     for (int i = 0; i < n_seqs; i++) {
@@ -378,7 +378,7 @@ static void rows_are_where_the_tables_say(void **state) {
             assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
             r.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->ring.n = 160;
+                r.self->device->words.n = 160;
             for (int i = 0; i < 1500; i++) {
                 int64_t what = draw(&r, 10);
                 if (what < 2)

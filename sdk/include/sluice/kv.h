@@ -162,8 +162,15 @@ typedef struct sl_view_device {
     uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
     const int64_t *heads;      /* device [n_heads, SL_HEAD_FIELDS] or NULL; plain rows only. Pages before a windowed
                                   head's window may hold other rows, finite ones */
+    /* Only the oldest rows are quantised: keys of slots [0, n_coded[2 q]) of sequence q, values of [0, n_coded[2 q + 1]).
+     * All others are rows of `plain`, whose slots, page_rows, heads and dims are this view's, and whose pools and pages
+     * are its own. NULL: everything is as said above. */
+    const struct sl_view_device *plain;
+    const int32_t *n_coded;
+    uint32_t zero_is_min;      /* 1: a value is scale code + zero; 0: scale (code - zero) */
+    uint32_t reserved0;
 } sl_view_device;
-SL_ABI_STRUCT(sl_view_device, heads);
+SL_ABI_STRUCT(sl_view_device, reserved0);
 
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {

@@ -217,6 +217,20 @@ typedef struct sl_op_keep {
 } sl_op_keep;
 SL_ABI_STRUCT(sl_op_keep, reserved0);
 
+/* Rows of all layers coded where they stand: for each job j, slots [begin[j], end[j]) of sequence seq[j] are read from
+ * the view's `plain` and written as codes with zero_is_min: minimum and (maximum - minimum) / (2^bits - 1) of a group in
+ * f16, codes rounded to even against those. side[j] 0: keys, by channel, the slots of one group of k_group; 1: values, by
+ * row. Slots of a job stand in one page; pages are those of the tables when the work is done. n_coded is the caller's to
+ * write. Not in a capture. */
+typedef struct sl_op_quantise {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_view_device *const *layers;      /* [n_layers] host array */
+    const int32_t *seq, *begin, *end, *side; /* device [n_jobs] */
+    int32_t n_layers, n_jobs;
+} sl_op_quantise;
+SL_ABI_STRUCT(sl_op_quantise, n_jobs);
+
 /* y[i] = x[row[i]], f32 [n, E]; row in device memory. */
 typedef struct sl_op_gather {
     uint64_t struct_size;
@@ -320,6 +334,7 @@ typedef struct sl_ops {
     sl_status (*move)(const sl_host *host, const sl_op_move *args);
     sl_status (*gather)(const sl_host *host, const sl_op_gather *args);
     sl_status (*pick)(const sl_host *host, const sl_op_pick *args);
+    sl_status (*quantise)(const sl_host *host, const sl_op_quantise *args);
     sl_status (*keep)(const sl_host *host, const sl_op_keep *args); /* between steps */
 } sl_ops;
 SL_ABI_STRUCT(sl_ops, keep);

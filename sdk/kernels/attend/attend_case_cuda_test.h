@@ -30,7 +30,8 @@ typedef struct attend_case {
     int32_t sinks, window_chunk, window_first; /* of sl_mask */
     int32_t apart; /* 1: heads in places of their own, every second one windowed, the others not */
     int32_t k_bits, v_bits, k_axis, v_axis, quant_group, zeros; /* codes */
-    sl_dtype dtype;                                             /* of plain rows */
+    int32_t mixed, zero_is_min; /* mixed: the oldest keys and fewer of the oldest values are codes, the others plain */
+    sl_dtype dtype;             /* of plain rows */
     float scale, softcap;
     int32_t fast, no_workspace, o_bf16, own_scale;
     uint32_t want; /* SL_WANT_SCORES, SL_WANT_COLSUM beside lse */
@@ -134,7 +135,8 @@ static inline void case_put(const attend_case *c, case_side *s, int32_t page, in
         const uint32_t code = (uint32_t)((x[d] * 0.5f + 0.5f) * (float)(1u << s->bits)) & ((1u << s->bits) - 1);
         row[d * s->bits / 8] |= (uint8_t)(code << (d * s->bits % 8));
         const float z = c->zeros ? sl_f32_of_f16(z16) : (float)(1u << (s->bits - 1));
-        value[d] = slt_float(slt_bf16(sl_f32_of_f16(a16) * ((float)code - z)));
+        const float a = sl_f32_of_f16(a16), product = a * (float)code;
+        value[d] = slt_float(slt_bf16(c->zero_is_min ? product + z : a * ((float)code - z)));
     }
 }
 

@@ -176,6 +176,28 @@ static void test_codes(void **state) {
     }
 }
 
+/* The oldest rows coded, keys further than values, the others plain. */
+static void test_mixed(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t bits[][2] = {{4, 4}, {2, 2}, {8, 2}, {4, 8}};
+    for (int i = 0; i < 8; i++) {
+        attend_case c = shape(i % 4 == 3 ? 256 : i % 4 == 1 ? 64 : 128, 2, i % 3 == 2 ? 7 : 4, 650 + (uint64_t)i);
+        c.k_bits = bits[i % 4][0], c.v_bits = bits[i % 4][1];
+        c.k_axis = SL_QUANT_PER_CHANNEL, c.v_axis = SL_QUANT_PER_ROW;
+        c.mixed = c.zeros = c.zero_is_min = 1;
+        c.page_rows = i % 2 ? 32 : 64;
+        c.scale = 0.1f;
+        c.fast = i >= 4;
+        c.dtype = i == 5 ? SL_F16 : SL_BF16;
+        c.window = i == 6 ? 300 : 0;
+        c.list = i == 7 ? LIST_HEAD : LIST_NONE;
+        c.want = i % 2 ? SL_WANT_COLSUM | SL_WANT_SCORES : 0;
+        ragged(&c, i % 2 ? 9 : 1);
+        c.seq[4].tree = i == 3;
+        check(h, &c, "codes of %d and %d bits, then plain rows", c.k_bits, c.v_bits);
+    }
+}
+
 static void test_sums(void **state) {
     slt_host *h = slt_get(state);
     for (int i = 0; i < 8; i++) {
@@ -342,10 +364,10 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_trees),  cmocka_unit_test(test_lists),
-                                       cmocka_unit_test(test_sinks),  cmocka_unit_test(test_codes),
-                                       cmocka_unit_test(test_sums),   cmocka_unit_test(test_heads),
-                                       cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),    cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks),   cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_mixed),  cmocka_unit_test(test_sums),    cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("attend_few_cuda", tests, slt_setup, slt_teardown);
 }

@@ -114,11 +114,14 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     const bool exists = slot < keys.n + keys.rows;
     uint4 key[8]; /* up to 64 channels a thread: chunks part, part + 4, ... */
     if (exists) {
-        const int page = keys.pages[slot >> p.page_shift], in_page = slot & ((1 << p.page_shift) - 1);
+        const bool coded = slot < keys.coded_k;
+        const int page = (coded ? keys.pages : keys.plain_pages)[slot >> p.page_shift];
+        const int in_page = slot & ((1 << p.page_shift) - 1);
+        const slk_side_device &side = coded ? p.k : p.plain_k;
 #pragma unroll
         for (int c = 0; c < 8; c++)
             if (part + 4 * c < chunks)
-                key[c] = slk::load8(p.k, page, in_page, kv_head, p.head_dim, part + 4 * c);
+                key[c] = slk::load8(side, page, in_page, kv_head, p.head_dim, part + 4 * c);
     }
     float mass = 0.f;
     for (int g = 0; g < p.group; g++) {

@@ -14,6 +14,7 @@
 #include "move_cuda.h"
 #include "norm_cuda.h"
 #include "pick_cuda.h"
+#include "quantise_cuda.h"
 #include "random_cuda.h"
 #include "rope_cuda.h"
 #include "sample_cuda.h"
@@ -29,6 +30,7 @@
     X(move, 0)                                                                                                         \
     X(norm, 0)                                                                                                         \
     X(pick, 0)                                                                                                         \
+    X(quantise, 0)                                                                                                     \
     X(random, 0)                                                                                                       \
     X(rope, 0)                                                                                                         \
     X(select, 0)                                                                                                       \
@@ -52,6 +54,7 @@
     SLK_MOVE_KERNELS(X)                                                                                                \
     SLK_NORM_KERNELS(X)                                                                                                \
     SLK_PICK_KERNELS(X)                                                                                                \
+    SLK_QUANTISE_KERNELS(X)                                                                                            \
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
     SLK_SELECT_KERNELS(X)                                                                                              \
