@@ -180,12 +180,16 @@ static sl_status attend(sli_network *net, int32_t l, int stage, const sl_rows *r
                       .softcap = layer->info->attn_softcap,
                       .layer = l};
     SL_TRY(store->api->view(store->self, lane, l, rows, NULL, &args.view));
+    if (layer->sum_heads > 0)
+        sli_device_sums_ask(net, &args);
     if (args.view->kinds == SL_SEGMENT_OPAQUE)
         SL_TRY(store->api->attend(store->self, &args));
     else if (attender->api->attend != NULL)
         SL_TRY(attender->api->attend(attender->self, &args));
     else
         SL_TRY(net->device->ops->attend(net->host, &args));
+    if (args.want & SL_WANT_COLSUM)
+        SL_TRY(sli_device_sums_fetch(net, l));
     if (store->api->settle == NULL)
         return SL_OK;
     sl_kv_side side = {.struct_size = SL_SIZE(sl_kv_side), .rows = rows, .q = &h.q, .layer = l, .view = args.view};

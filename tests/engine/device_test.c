@@ -340,7 +340,7 @@ static void test_refusals(void **state) {
         const char *set, *says;
     } cases[] = {
         {"quant.rewrite.plugin=hadamard", "hadamard"},
-        {"kvcache.policy.plugin=h2o", "h2o"},
+        {"kvcache.prompt.plugin=gemfilter", "gemfilter"},
         {"engine.compute=f32", "bf16"},
         {"kvcache.plugin=streaming", "streaming"},
         {"engine.gpu_memory=1", "device memory"},  /* the embedding alone is larger */

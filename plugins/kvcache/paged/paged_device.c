@@ -1,4 +1,4 @@
-/* See paged_device.h. Kernels are the host's: sl_ops.append and sl_ops.move. */
+/* See paged_device.h. Kernels are the host's: sl_ops.append, move and keep. */
 #include "paged_device.h"
 
 #include <stdlib.h>
@@ -18,6 +18,11 @@ struct paged_device {
     sl_page_tables tables;
     int32_t *moves; /* device [1 + 3 max_moves] */
     int64_t max_moves;
+    /* With the first edit: rows by head. */
+    sl_lane_words lists;
+    int32_t *n_rows;          /* device [max_seqs, n_lists] committed rows; NULL: there was no edit yet */
+    int32_t *rows_sent;       /* the same on the host, as it was sent last */
+    int32_t *keep;            /* device [heads + 1 + rows] the lists of one edit */
     int64_t model_page_bytes; /* a page of all layers of the model, those of other stores included */
     int ready;                /* the pools are there */
     sl_view_device listed;    /* the last view through a row set */
@@ -91,12 +96,22 @@ static void release_pools(sl_instance *self) {
     }
 }
 
+static void release_lists(sl_instance *self) {
+    paged_device *d = self->device;
+    self->mem->release(self->host, SL_DEVICE_CUDA, d->n_rows);
+    self->mem->release(self->host, SL_DEVICE_CUDA, d->keep);
+    sl_lane_words_free(&d->lists);
+    self->mem->release(self->host, SL_DEVICE_CPU, d->rows_sent);
+    d->n_rows = d->rows_sent = d->keep = NULL;
+}
+
 void paged_device_deactivate(sl_instance *self) {
     paged_device *d = self->device;
     if (d == NULL)
         return;
     release_pools(self);
     self->mem->release(self->host, SL_DEVICE_CUDA, d->moves);
+    release_lists(self);
     sl_page_tables_close(&d->tables, &d->words);
     sl_lane_words_free(&d->words);
     free(d->views);
@@ -177,13 +192,40 @@ void paged_device_copy_page(sl_instance *self, int32_t to, int32_t from) {
     }
 }
 
-sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error *err) {
+static sl_status flush_table(sl_instance *self, int32_t seq, sl_error *err) {
     paged_device *d = self->device;
+    const paged_sequence *s = &self->seqs[seq];
+    return sl_page_tables_send(&d->tables, &d->words, seq, s->pages, s->n_pages, err);
+}
+
+/* Row counts of the step's sequences, as one copy from the first that changed to the last. */
+static sl_status flush_rows(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    paged_device *d = self->device;
+    int64_t n = self->n_lists, begin = self->limits.max_seqs, end = 0;
     for (int32_t i = 0; i < batch->n_seqs; i++) {
-        const paged_sequence *s = &self->seqs[batch->seq[i]];
-        SL_TRY(sl_page_tables_send(&d->tables, &d->words, batch->seq[i], s->pages, s->n_pages, err));
+        int32_t seq = batch->seq[i], *sent = d->rows_sent + seq * n, *words;
+        SL_TRY(sl_lane_words_take(&d->lists, n, &words, err));
+        paged_heads_counts(self, &self->seqs[seq], batch->n_past[i], words);
+        d->lists.at -= n; /* on trial */
+        if (memcmp(sent, words, (size_t)n * sizeof *words) == 0)
+            continue;
+        memcpy(sent, words, (size_t)n * sizeof *words);
+        begin = seq < begin ? seq : begin;
+        end = seq + 1 > end ? seq + 1 : end;
     }
-    return SL_OK;
+    if (begin >= end)
+        return SL_OK;
+    int32_t *words;
+    SL_TRY(sl_lane_words_take(&d->lists, (end - begin) * n, &words, err));
+    memcpy(words, d->rows_sent + begin * n, (size_t)((end - begin) * n) * sizeof *words);
+    sl_status s = d->exec->copy(d->lane, d->n_rows + begin * n, words, (end - begin) * n * (int64_t)sizeof *words);
+    return s < 0 ? sl_fail(err, s, "paged: the row counts of a step could not be copied") : SL_OK;
+}
+
+sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    for (int32_t i = 0; i < batch->n_seqs; i++)
+        SL_TRY(flush_table(self, batch->seq[i], err));
+    return self->device->n_rows != NULL ? flush_rows(self, batch, err) : SL_OK;
 }
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
@@ -211,8 +253,8 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
     paged_device *d = self->device;
     const sl_view_device *v = &d->views[layer];
     if (tokens != NULL) { /* slot = token index: lists need no translation */
-        if (!SL_HAS(tokens, sl_rowset, device_stride) || tokens->device_token == NULL || tokens->own_rows ||
-            tokens->run > 1 || (tokens->n_groups != 1 && tokens->n_groups != v->n_heads))
+        if (d->n_rows != NULL || !SL_HAS(tokens, sl_rowset, device_stride) || tokens->device_token == NULL ||
+            tokens->own_rows || tokens->run > 1 || (tokens->n_groups != 1 && tokens->n_groups != v->n_heads))
             return SL_E_UNIMPLEMENTED;
         d->listed = *v;
         d->listed.list = tokens->device_token;
@@ -230,6 +272,53 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
 sl_status paged_device_compact(sl_instance *self, const sl_commit *c, sl_error *err) {
     paged_device *d = self->device;
     return sl_lane_close_ranks(&d->words, self->ops, d->served, d->n_served, d->moves, d->max_moves, c, err);
+}
+
+/* ---- rows that a policy keeps ------------------------------------------------------------------------------------ */
+
+sl_status paged_device_edit_begin(sl_instance *self) {
+    paged_device *d = self->device;
+    if (d->n_rows != NULL)
+        return SL_OK;
+    if (!SL_HAS_FN(self->ops, sl_ops, keep))
+        return SL_E_UNIMPLEMENTED;
+    int64_t counts = self->limits.max_seqs * self->n_lists;
+    int64_t keep = self->max_heads * (1 + self->max_pages * self->page_rows) + 1;
+    sl_status words = sl_lane_words_make(&d->lists, self->host, self->mem, d->exec, d->lane,
+                                         counts > keep / 4 + 1 ? counts : keep / 4 + 1);
+    d->n_rows = self->mem->alloc(self->host, SL_DEVICE_CUDA, 4 * counts, 256, SL_MEM_PLUGIN);
+    d->keep = self->mem->alloc(self->host, SL_DEVICE_CUDA, 4 * keep, 256, SL_MEM_PLUGIN);
+    d->rows_sent = self->mem->alloc(self->host, SL_DEVICE_CPU, 4 * counts, 64, SL_MEM_PLUGIN);
+    if (d->n_rows == NULL || d->keep == NULL || d->rows_sent == NULL || words < 0) {
+        release_lists(self);
+        return SL_E_NO_MEMORY;
+    }
+    memset(d->rows_sent, 0xff, 4 * (size_t)counts); /* nobody has -1 rows */
+    for (int32_t l = 0; l < self->model->n_layers; l++) {
+        d->views[l].n_rows = d->n_rows + self->places[l].first_list;
+        d->views[l].n_rows_stride = self->n_lists;
+        d->views[l].n_rows_head_stride = 1;
+    }
+    return SL_OK;
+}
+
+sl_status paged_device_edit(sl_instance *self, const sl_kv_edit *e) {
+    paged_device *d = self->device;
+    int32_t K = self->places[e->layer].n_kv_heads, *words;
+    int64_t n = e->keep_begin[K], all = K + 1 + n;
+    SL_TRY(flush_table(self, e->seq, NULL));
+    SL_TRY(sl_lane_words_take(&d->lists, all, &words, NULL));
+    for (int32_t h = 0; h <= K; h++)
+        words[h] = (int32_t)e->keep_begin[h];
+    memcpy(words + K + 1, e->keep, (size_t)n * sizeof *words);
+    SL_TRY(d->exec->copy(d->lane, d->keep, words, all * (int64_t)sizeof *words));
+    sl_op_keep op = {.struct_size = SL_SIZE(sl_op_keep),
+                     .lane = d->lane,
+                     .layer = &d->views[e->layer],
+                     .keep_begin = d->keep,
+                     .keep = d->keep + K + 1,
+                     .seq = e->seq};
+    return self->ops->keep(self->host, &op);
 }
 
 /* ---- export and import ------------------------------------------------------------------------------------------- */

@@ -352,7 +352,8 @@ typedef struct sl_kv_store {
     /* Stages the rows of one layer. [step & active] [capture] */
     sl_status (*append)(sl_instance *self, const sl_kv_append *args);
     /* Everything, or the rows of a row set given in token indices (per_row lists that name staged rows included). The
-     * view lives until the next call of view. [step & active] [capture] */
+     * view lives until the next call of view. A store on a device that takes policies (SL_KV_EDITS) is also asked on a
+     * CPU lane, between steps: rows and token indices of each head, pages NULL. [step & active] [capture] */
     sl_status (*view)(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
                       const sl_rowset *tokens, const sl_view **out);
     /* Attends for itself. Required when a layer's kinds contain OPAQUE, else optional. Must fill lse when wanted.
@@ -369,7 +370,8 @@ typedef struct sl_kv_store {
     sl_status (*truncate)(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum);
     /* Keeps and merges rows of one layer. Optional (SL_KV_EDITS). Memory is really returned. SL_E_INVALID: the lists do
      * not name rows, ascending; SL_E_UNIMPLEMENTED: it does not merge. After an error nothing changed. What grow took
-     * may be used or given back: the core calls it again before the next step. [setup & active] */
+     * may be used or given back: the core calls it again before the next step. On a device views may be others from
+     * the first edit on (row counts by head): graphs captured before are not launched again. [setup & active] */
     sl_status (*edit)(sl_instance *self, const sl_kv_edit *edit);
     /* Export and import of a token range. Optional (SL_KV_EXPORTS). [setup] */
     sl_status (*copy_rows)(sl_instance *self, const sl_kv_copy *copy, sl_error *err);

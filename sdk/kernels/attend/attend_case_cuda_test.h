@@ -36,6 +36,10 @@ typedef struct attend_case {
     int32_t fast, no_workspace, o_bf16, own_scale;
     uint32_t want; /* SL_WANT_SCORES, SL_WANT_COLSUM beside lse */
     int32_t colsum_apart, colsum_per_row;
+    int32_t weighted, sums_alone; /* rows have weights in the sums; sums are made behind the attention, of its lse */
+    int32_t by_head;              /* 1: head h holds less[h] rows fewer than the step says */
+    int32_t less[8];
+    int32_t q_ahead;     /* queries are those of so many slots further on */
     int32_t even_scales; /* 1: scales and zeros depend on the channel alone: a row means the same wherever it lies */
     /* Bounds beyond what is needed. */
     int32_t more_context, more_seqs, more_seq_rows, more_rows;
@@ -82,6 +86,8 @@ static inline void case_values(const attend_case *c, const case_seq *s, int whic
     for (int32_t d = 0; d < c->dim; d++)
         x[d] = slt_float(slt_bf16(x[d]));
 }
+
+static inline float case_weight(const attend_case *c, int32_t row) { return c->weighted ? 0.5f * (float)(row % 3) : 1; }
 
 static inline int case_chosen(const attend_case *c, int32_t unit, int32_t head, int32_t slot) {
     return c->list == LIST_NONE ||

@@ -320,3 +320,15 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     }
     return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;
 }
+
+sl_status slk_cuda_attend_colsum(const slk_cuda *k, const sl_lane *lane, const sl_attend *a) {
+    slk_attend_few_params p;
+    sl_status s = supported(a);
+    if (s == SL_OK && (a->lse == NULL || a->colsum == NULL))
+        s = SL_E_INVALID;
+    if (s == SL_OK)
+        s = fill(&p, a);
+    if (s == SL_OK && (p.head_dim > 256))
+        s = SL_E_UNIMPLEMENTED;
+    return s == SL_OK ? colsum(k, lane, a, &p) : s;
+}

@@ -129,6 +129,8 @@ int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int
  * column sums and lists. */
 sl_status slk_cuda_attend_few(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes);
+/* Column sums alone (a->colsum), from a->lse that another kernel left. */
+sl_status slk_cuda_attend_colsum(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a);
 #endif
 
 #endif

@@ -106,6 +106,11 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     slk::Keys keys = slk::keys_of(p, seat, place, seat.first_row, kv_head);
     const int begin = p.colsum_per_row ? static_cast<int>(blockIdx.z) - keys.first_row : 0;
     const int end = p.colsum_per_row ? begin + 1 : keys.rows;
+    int first = begin; /* rows in front that do not count, 32 at a time */
+    if (p.colsum_weight != nullptr)
+        for (int at = threadIdx.x % 32; first < end; first += 32)
+            if (__any_sync(0xffffffffu, first + at < end && p.colsum_weight[keys.first_row + first + at] != 0.f))
+                break;
     const bool exists = slot < keys.n + keys.rows;
     uint4 key[8]; /* up to 64 channels a thread: chunks part, part + 4, ... */
     if (exists) {
@@ -121,7 +126,7 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     float mass = 0.f;
     for (int g = 0; g < p.group; g++) {
         const int head = kv_head * p.group + g;
-        for (int i = begin; i < end; i++) {
+        for (int i = first; i < end; i++) {
             const int row = keys.first_row + i;
             const float weight = p.colsum_weight != nullptr ? p.colsum_weight[row] : 1.f;
             if (weight == 0.f)

@@ -86,7 +86,7 @@ static inline void case_check(const attend_case *c, const case_result *r, const 
                 const float scale = c->own_scale ? c->scale * (0.5f + 0.25f * (float)(row % 4)) : c->scale;
                 double top = -INFINITY, sum = 0;
                 int64_t n = 0;
-                case_values(c, s, 0, s->past + i, head, q);
+                case_values(c, s, 0, s->past + i + c->q_ahead, head, q);
                 memset(want, 0, sizeof *want * (size_t)c->dim);
                 for (int32_t slot = 0; slot < slots; slot++) {
                     score[slot] = -INFINITY;
@@ -110,7 +110,7 @@ static inline void case_check(const attend_case *c, const case_result *r, const 
                 for (int32_t slot = 0; slot < slots; slot++) {
                     const double p = score[slot] > -INFINITY ? exp(score[slot] - top) / sum : 0;
                     const int64_t unit = (c->colsum_per_row ? row : b) * (int64_t)kept + (c->colsum_apart ? head : kv);
-                    sums[unit * r->stride + slot] += p;
+                    sums[unit * r->stride + slot] += (double)case_weight(c, row) * p;
                     for (int32_t d = 0; d < c->dim && p > 0; d++) {
                         const double x = (double)v[b][((int64_t)slot * c->kv_heads + kv) * c->dim + d];
                         v_max = fmax(v_max, fabs(x));
@@ -327,17 +327,31 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     if (c->list != LIST_NONE)
         case_lists(h, c, &view, n_rows, c->list == LIST_ROW ? step.max_rows : step.max_seqs, longest);
 
+    if (c->by_head) {
+        int32_t counts[2 * CASE_SEQS * 8];
+        memset(counts, 0x7f, sizeof counts);
+        for (int32_t b = 0; b < c->n_seqs; b++)
+            for (int32_t head = 0; head < c->kv_heads; head++)
+                counts[(2 * b + 1) * c->kv_heads + head] = c->seq[b].past - c->less[head];
+        view.n_rows = slt_upload(h, counts, (int64_t)sizeof counts);
+        view.n_rows_stride = c->kv_heads;
+        view.n_rows_head_stride = 1;
+    }
+
     /* queries, in rows with a gap; results */
     const int64_t q_row = (int64_t)heads * c->dim + 64, o_count = (int64_t)step.max_rows * heads * c->dim;
     uint16_t *q = malloc((size_t)(q_row * step.max_rows) * sizeof *q);
     memset(q, 0xff, (size_t)(q_row * step.max_rows) * sizeof *q);
     float *row_scale = malloc(sizeof *row_scale * (size_t)step.max_rows);
+    float *weight = malloc(sizeof *weight * (size_t)step.max_rows);
+    for (int32_t i = 0; i < step.max_rows; i++)
+        weight[i] = case_weight(c, i);
     for (int32_t i = 0; i < step.max_rows; i++)
         row_scale[i] = 0.5f + 0.25f * (float)(i % 4);
     for (int32_t b = 0, row = 0; b < c->n_seqs; b++)
         for (int32_t i = 0; i < c->seq[b].rows; i++, row++)
             for (int32_t head = 0; head < heads; head++) {
-                case_values(c, &c->seq[b], 0, c->seq[b].past + i, head, x);
+                case_values(c, &c->seq[b], 0, c->seq[b].past + i + c->q_ahead, head, x);
                 for (int32_t d = 0; d < c->dim; d++)
                     q[row * q_row + head * c->dim + d] = slt_bf16(x[d]);
             }
@@ -374,7 +388,8 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
                    .row_scale = c->own_scale ? slt_upload(h, row_scale, 4 * step.max_rows) : NULL,
                    .colsum_heads = c->colsum_apart ? heads : 0,
                    .colsum_per_row = (uint32_t)c->colsum_per_row,
-                   .want = SL_WANT_LSE | c->want};
+                   .colsum_weight = c->weighted ? slt_upload(h, weight, 4 * step.max_rows) : NULL,
+                   .want = SL_WANT_LSE | (c->sums_alone ? c->want & ~(uint32_t)SL_WANT_COLSUM : c->want)};
     if (c->want & SL_WANT_SCORES)
         a.scores = slt_device(h, 4 * score_count);
     if (c->want & SL_WANT_COLSUM)
@@ -385,6 +400,8 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     const sl_status status = slk_cuda_attend_few(&h->k, h->lane, &a, slt_device(h, workspace), workspace);
     if (status != SL_OK)
         fail_msg("%s: status %d", what != NULL ? what : "a case", status);
+    if (c->sums_alone)
+        assert_int_equal(slk_cuda_attend_colsum(&h->k, h->lane, &a), SL_OK);
     r.o = malloc(sizeof(float) * (size_t)o_count);
     r.lse = malloc(sizeof(float) * (size_t)(step.max_rows * heads));
     uint16_t *half = malloc((size_t)o_count * sizeof *half);
@@ -403,7 +420,7 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     if (what != NULL)
         case_check(c, &r, k_values, v_values, what);
     case_side_free(&k), case_side_free(&v), case_side_free(&plain[0]), case_side_free(&plain[1]);
-    free(order), free(pages), free(plain_pages), free(x), free(q), free(row_scale);
+    free(order), free(pages), free(plain_pages), free(x), free(q), free(row_scale), free(weight);
     return r;
 }
 

@@ -8,6 +8,7 @@
 #include "attend_prefill_cuda.h"
 #include "embed_cuda.h"
 #include "gather_cuda.h"
+#include "keep_cuda.h"
 #include "linear_cuda.h"
 #include "lse_merge_cuda.h"
 #include "move_cuda.h"
@@ -25,6 +26,7 @@
     X(act, 0)                                                                                                          \
     X(append, 0)                                                                                                       \
     X(embed, 0)                                                                                                        \
+    X(keep, 0)                                                                                                         \
     X(move, 0)                                                                                                         \
     X(norm, 0)                                                                                                         \
     X(pick, 0)                                                                                                         \
@@ -48,6 +50,7 @@
     SLK_ACT_MUL_KERNELS(X)                                                                                             \
     SLK_APPEND_KERNELS(X)                                                                                              \
     SLK_EMBED_KERNELS(X)                                                                                               \
+    SLK_KEEP_KERNELS(X)                                                                                                \
     SLK_MOVE_KERNELS(X)                                                                                                \
     SLK_NORM_KERNELS(X)                                                                                                \
     SLK_PICK_KERNELS(X)                                                                                                \
