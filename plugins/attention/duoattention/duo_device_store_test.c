@@ -2,6 +2,8 @@
  * rows are read as kernels read them, by tables and head places in device memory. */
 #include "duo_attend.c"
 #include "duo_device.c"
+#include "duo_device_pages.c"
+#include "duo_device_store.c"
 #include "duo_pattern.c"
 #include "duo_ring.c"
 #include "duo_store.c"
@@ -150,7 +152,7 @@ static void check_sequence(rig *r, int32_t seq) {
     }
     assert_int_equal(duo_device_store.length(r->self, seq, &n_tokens, &bytes), SL_OK);
     assert_int_equal(n_tokens, p->n);
-    assert_true(count(r->self, &r->self->device->seqs[seq].of[STREAMING]) <= r->self->device->quota);
+    assert_true(duo_held_count(r->self, &r->self->device->seqs[seq].of[STREAMING]) <= r->self->device->quota);
 }
 
 /* ---- random life ------------------------------------------------------------------------------------------------- */
