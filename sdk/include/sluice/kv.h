@@ -151,8 +151,12 @@ typedef struct sl_view_device {
     int64_t scale_page_stride_k, scale_page_stride_v, scale_stride_k, scale_stride_v; /* bytes, to the next group */
     int32_t k_bits, v_bits, k_group, v_group;
     uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
+    /* 1: tables, counts and committed rows were written by copies, or by kernels in front of the step: attention may read
+     * them before the kernel right in front of it has ended. Staged rows and lists need not be there yet. */
+    uint32_t settled;
+    uint32_t reserved0;
 } sl_view_device;
-SL_ABI_STRUCT(sl_view_device, v_axis);
+SL_ABI_STRUCT(sl_view_device, reserved0);
 
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {
