@@ -55,7 +55,8 @@ static void describe(sl_instance *self) {
                                        .v_dim = l->d_v,
                                        .k_dtype = self->dtype,
                                        .v_dtype = self->dtype,
-                                       .heads = heads};
+                                       .heads = heads,
+                                       .settled = 1};
         d->served[d->n_served++] = &d->views[i];
     }
 }

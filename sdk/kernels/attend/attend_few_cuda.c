@@ -262,6 +262,8 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     p.shares = shares_of(k, others, variant->blocks, most);
     p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
     int paths = p.is_tree != NULL && !p.masked;
+    p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
+              p.v.kind == SLK_SIDE_BF16;
     if (paths && p.shares == 1 && most > 1)
         p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
@@ -276,6 +278,7 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         slk_attend_few_params tails = p;
         const few_variant *one = variant_of(dim, 1);
         tails.tails = 1;
+        tails.early = 0;
         tails.row_block = 1;
         tails.row_blocks = (int32_t)step->max_seq_rows;
         if (p.group > 16)
