@@ -127,6 +127,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         if constexpr (ANY) {
             if (lane < 16 && mt == 0)
                 where[column][stage][lane] = make_int2(page, slot & page_mask);
+            if (mt == 0)
+                fetch_scales(side, page, slot & page_mask, kv_head * p.head_dim);
             const uint32_t to = base + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             fetch_raw(p.k, shuffle(at, lane / 2), to + lane / 2 * p.k.raw, lane % 2 + 2 * mt, 2 * MT);
             fetch_raw(p.v, shuffle(at, lane / 2 + 16), to + 16 * p.k.raw + lane / 2 * p.v.raw, lane % 2 + 2 * mt,

@@ -267,8 +267,6 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     if (paths && p.shares == 1 && most > 1)
         p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
-    if (p.shares == 1)
-        p.uniform = 0;
     int64_t n_ml = up((int64_t)step->max_rows * p.heads * p.max_splits * 2 * (int64_t)sizeof(float), 256) * 256;
     p.part_ml = (float *)(void *)at;
     p.part_o = (float *)(void *)(at + n_ml);
