@@ -56,7 +56,8 @@ static void describe(sl_instance *self) {
                                        .k_dtype = self->dtype,
                                        .v_dtype = self->dtype,
                                        .heads = heads,
-                                       .settled = 1};
+                                       .settled = 1,
+                                       .n_windowed = (uint32_t)l->n_streaming};
         d->served[d->n_served++] = &d->views[i];
     }
 }

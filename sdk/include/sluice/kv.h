@@ -163,7 +163,7 @@ typedef struct sl_view_device {
     /* 1: tables, counts and committed rows were written by copies, or by kernels in front of the step: attention may read
      * them before the kernel right in front of it has ended. Staged rows and lists need not be there yet. */
     uint32_t settled;
-    uint32_t reserved0;
+    uint32_t n_windowed;       /* of heads: how many a window holds for, so that the others get the processors */
     const int64_t *heads;      /* device [n_heads, SL_HEAD_FIELDS] or NULL; plain rows only. Pages before a windowed
                                   head's window may hold other rows, finite ones */
 } sl_view_device;

@@ -252,7 +252,9 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     }
     p.row_block = p.per_row ? 1 : (int32_t)least(16 * variant->tiles / p.group, rows);
     p.row_blocks = (int32_t)up(step->max_seq_rows, p.row_block);
-    int64_t others = (int64_t)p.kv_heads * step->max_seqs * p.row_blocks;
+    /* Heads that see little are done at once: the others fill the device. */
+    const int64_t long_heads = v->heads != NULL && p.window > 0 ? p.kv_heads - (int64_t)v->n_windowed : p.kv_heads;
+    int64_t others = (long_heads > 0 ? long_heads : p.kv_heads) * step->max_seqs * p.row_blocks;
     int64_t splits = splits_of(bound), tiles = up(bound, SLK_FEW_TILE);
     if (splits > SLK_FEW_MAX_SPLITS || others == 0)
         return others == 0 ? SL_OK : SL_E_RANGE;
