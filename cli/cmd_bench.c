@@ -11,13 +11,16 @@
 #include "options.h"
 #include "report.h"
 
-enum { MAX_VALUES = 32, MAX_BATCH = 256 };
+enum { MAX_VALUES = 32, MAX_BATCH = 256, MAX_TESTS = 64, MAX_REPETITIONS = 100 };
 
 typedef struct test {
     int64_t n_prompt, n_gen, depth;
     int batch;     /* sessions side by side */
+    int sampled;   /* tokens are drawn as [sampling] says, instead of the best ones */
     int synthetic; /* the context in front is seeded rows, not a prompt that was computed */
 } test;
+
+static double load_seconds; /* what opening the engine took */
 
 /* "512,1024" into numbers; -1 after printing an error. */
 static int parse_list(const char *name, const char *text, int64_t *out) {
@@ -30,6 +33,55 @@ static int parse_list(const char *name, const char *text, int64_t *out) {
             return -1;
         }
         p = *end == ',' ? end + 1 : end;
+    }
+    return n;
+}
+
+/* "pp4096 tg128@512 tg64@1024x64" into tests; -1 after printing an error. */
+static int parse_tests(const char *text, int synthetic, test *out) {
+    int n = 0;
+    for (const char *p = text; *p != '\0' && n < MAX_TESTS;) {
+        long long tokens, depth = 0, batch = 1;
+        int is_prompt = strncmp(p, "pp", 2) == 0, sampled = strncmp(p, "ts", 2) == 0, used = 0;
+        int ok = is_prompt || sampled || strncmp(p, "tg", 2) == 0;
+        ok = ok && sscanf(p + 2, "%9lld%n", &tokens, &used) == 1 && tokens > 0;
+        const char *end = p + 2 + used;
+        if (ok && *end == '@' && (ok = sscanf(end, "@%9lld%n", &depth, &used) == 1 && depth >= 0))
+            end += used;
+        if (ok && *end == 'x' && (ok = sscanf(end, "x%9lld%n", &batch, &used) == 1 && batch >= 1 && batch <= MAX_BATCH))
+            end += used;
+        if (!ok || (*end != '\0' && *end != ' ' && *end != ',')) {
+            fprintf(stderr,
+                    "sluice: --tests: expected words like pp4096, tg128@512, ts64 or tg64@1024x8, found \"%s\"\n", p);
+            return -1;
+        }
+        out[n++] = (test){is_prompt ? tokens : 0, is_prompt ? 0 : tokens, depth, (int)batch, sampled, synthetic};
+        p = end + strspn(end, " ,");
+    }
+    return n;
+}
+
+/* Each depth with each number of sessions and each length; -1 after printing an error. */
+static int cross(const char *prompt, const char *gen, const char *depth, const char *batch, int synthetic, test *out) {
+    int64_t ps[MAX_VALUES], gs[MAX_VALUES], ds[MAX_VALUES], bs[MAX_VALUES];
+    int np = parse_list("-p", prompt, ps), ng = parse_list("-n", gen, gs), nd = parse_list("-d", depth, ds);
+    int nb = parse_list("-b", batch, bs), n = 0;
+    if (np < 0 || ng < 0 || nd < 0 || nb < 0)
+        return -1;
+    for (int i = 0; i < nd * nb * (np + ng); i++) {
+        int k = i % (np + ng), b = i / (np + ng) % nb;
+        test t = {k < np ? ps[k] : 0, k < np ? 0 : gs[k - np], ds[i / (np + ng) / nb], (int)bs[b], 0, synthetic};
+        if (bs[b] < 1 || bs[b] > MAX_BATCH) {
+            fprintf(stderr, "sluice: -b takes 1 to %d\n", MAX_BATCH);
+            return -1;
+        }
+        if (t.n_prompt + t.n_gen == 0)
+            continue;
+        if (n == MAX_TESTS) {
+            fprintf(stderr, "sluice: more than %d tests\n", MAX_TESTS);
+            return -1;
+        }
+        out[n++] = t;
     }
     return n;
 }
@@ -68,21 +120,22 @@ static int compute_prompts(sluice_session *const *s, const test *t, const int32_
 /* Gives each session a token, and generates n behind it. */
 static int generate(sluice_engine *e, sluice_session *const *s, const test *t, const int32_t *first, int64_t n,
                     sluice_error *err) {
-    sluice_sampling greedy;
-    sluice_default_sampling(e, &greedy);
-    greedy.temperature = 0;
-    greedy.ignore_eos = 1;
-    greedy.n_stop = 0;
-    greedy.max_tokens = (int32_t)n;
+    sluice_sampling how;
+    sluice_default_sampling(e, &how);
+    how.temperature = t->sampled ? how.temperature : 0;
+    how.ignore_eos = 1;
+    how.n_stop = 0;
+    how.max_tokens = (int32_t)n;
     int status = SLUICE_OK;
     for (int i = 0; first != NULL && status >= 0 && i < t->batch; i++)
         status = sluice_session_append(s[i], first, 1, err);
-    return status < 0 ? status : sluice_generate(e, s, t->batch, &greedy, 1, ignore_chunk, NULL, err);
+    return status < 0 ? status : sluice_generate(e, s, t->batch, &how, 1, ignore_chunk, NULL, err);
 }
 
-/* What a repetition took, and how much of it a device was at work. */
+/* What a repetition took, and how much of it a device was at work; its steps of decoding and their draft tokens. */
 typedef struct timing {
     double seconds, busy;
+    int64_t steps, drafted, emitted;
 } timing;
 
 /* One repetition in open sessions. */
@@ -105,6 +158,9 @@ static int run_in(sluice_engine *e, sluice_session *const *s, const test *t, con
     took->seconds = now() - begin;
     sluice_get_stats(e, &after);
     took->busy = after.device_seconds - before.device_seconds;
+    took->steps = after.steps - before.steps;
+    took->drafted = after.drafted - before.drafted;
+    took->emitted = after.emitted - before.emitted;
     return status;
 }
 
@@ -140,7 +196,11 @@ static void name_test(const test *t, char *out, size_t cap) {
     if (t->n_prompt > 0 && t->n_gen > 0)
         snprintf(out, cap, "pp%lld+tg%lld%s", (long long)t->n_prompt, (long long)t->n_gen, depth);
     else
-        snprintf(out, cap, "%s%lld%s", t->n_prompt > 0 ? "pp" : "tg", (long long)(t->n_prompt + t->n_gen), depth);
+        snprintf(out, cap, "%s%lld%s",
+                 t->n_prompt > 0 ? "pp"
+                 : t->sampled    ? "ts"
+                                 : "tg",
+                 (long long)(t->n_prompt + t->n_gen), depth);
 }
 
 static json_t *reals(const double *v, int n, double scale) {
@@ -173,15 +233,45 @@ static void report_device(json_t *r, const sluice_info *info, const sluice_stats
     json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
     json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
     json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "graph_others", json_integer(s->graph_others));
+    json_object_set_new(r, "graph_edges", json_integer(s->graph_edges));
+    json_object_set_new(r, "graph_dependent", json_integer(s->graph_dependent));
+    json_object_set_new(r, "steps_logits", json_integer(s->device_answers[0]));
+    json_object_set_new(r, "steps_best", json_integer(s->device_answers[1]));
+    json_object_set_new(r, "steps_drawn", json_integer(s->device_answers[2]));
     json_object_set_new(r, "bytes_pinned", json_integer(s->bytes_pinned));
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const double *v, int n) {
+    double sorted[MAX_REPETITIONS];
+    memcpy(sorted, v, sizeof *v * (size_t)n);
+    qsort(sorted, (size_t)n, sizeof *sorted, ascending);
+    return (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
+}
+
+static void report_steps(json_t *r, const test *t, const timing *all, double seconds) {
+    if (t->n_prompt > 0 || all->steps == 0)
+        return;
+    double steps = (double)all->steps;
+    json_object_set_new(r, "ms_step", json_real(1e3 * seconds / steps));
+    json_object_set_new(r, "tokens_step", json_real((double)all->emitted / steps));
+    json_object_set_new(r, "nodes_step", json_real((double)all->drafted / steps + t->batch));
+    json_object_set_new(r, "sampled", json_boolean(t->sampled));
 }
 
 /* Runs one test and returns its record. */
 static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_error *err) {
-    double seconds[100], rate[100], busy[100];
-    timing took;
+    double seconds[MAX_REPETITIONS], rate[MAX_REPETITIONS], busy[MAX_REPETITIONS];
+    timing took, all = {0};
     sluice_info info;
     sluice_get_info(e, &info);
+    sluice_stats first, stats;
+    sluice_get_stats(e, &first);
     if (run_once(e, t, 1, &took, err) < 0) /* warm-up */
         return NULL;
     sluice_reset_stats(e);
@@ -190,10 +280,15 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
             return NULL;
         seconds[i] = took.seconds;
         busy[i] = took.busy;
+        all.steps += took.steps, all.drafted += took.drafted, all.emitted += took.emitted;
         rate[i] = (double)t->batch * (double)(t->n_prompt + t->n_gen) / seconds[i];
     }
-    sluice_stats stats;
     sluice_get_stats(e, &stats);
+    stats.graphs -= first.graphs; /* those of this test */
+    stats.graph_nodes -= first.graph_nodes;
+    stats.graph_others -= first.graph_others;
+    stats.graph_edges -= first.graph_edges;
+    stats.graph_dependent -= first.graph_dependent;
     json_t *r = json_object();
     json_object_set_new(r, "build_commit", json_string(BUILD_COMMIT));
     json_object_set_new(r, "build_version", json_string(sluice_version()));
@@ -207,6 +302,7 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "type_v", json_string(info.kv_dtype));
     json_object_set_new(r, "n_threads", json_integer(info.threads));
     json_object_set_new(r, "isa", json_string(info.isa));
+    json_object_set_new(r, "load_ns", json_integer((json_int_t)(1e9 * load_seconds)));
     json_object_set_new(r, "device", json_string(info.device));
     json_object_set_new(r, "n_prompt", json_integer(t->n_prompt));
     json_object_set_new(r, "n_gen", json_integer(t->n_gen));
@@ -217,6 +313,8 @@ static json_t *measure(sluice_engine *e, const test *t, int repetitions, sluice_
     json_object_set_new(r, "stddev_ns", json_integer((json_int_t)(1e9 * deviation(seconds, repetitions))));
     json_object_set_new(r, "avg_ts", json_real(mean(rate, repetitions)));
     json_object_set_new(r, "stddev_ts", json_real(deviation(rate, repetitions)));
+    json_object_set_new(r, "median_ts", json_real(median(rate, repetitions)));
+    report_steps(r, t, &all, mean(seconds, repetitions) * repetitions);
     json_object_set_new(r, "samples_ns", reals(seconds, repetitions, 1e9));
     json_object_set_new(r, "samples_ts", reals(rate, repetitions, 1));
     json_object_set_new(r, "bytes_kv", json_integer(stats.bytes_kv));
@@ -259,6 +357,7 @@ static int by_dependence(const char *format) {
 int cmd_bench(int argc, char **argv) {
     common c = {0};
     const char *prompt = "512", *gen = "128", *depth = "0", *batch = "1", *fill = "prompt", *format = "md";
+    const char *words = NULL;
     int64_t repetitions = 5;
     const option own[] = {
         {"-p, --n-prompt", "N,N", "prompt lengths to measure; 0: none (default 512)", OPT_TEXT, NULL, &prompt},
@@ -270,54 +369,54 @@ int cmd_bench(int argc, char **argv) {
          NULL, &fill},
         {"-r, --repetitions", "N", "repetitions, after one warm-up (default 5, at most 100)", OPT_INT, NULL,
          &repetitions},
+        {"--tests", "LIST",
+         "tests of one load in this order, instead of -p, -n, -d and -b: pp4096 tg128@512 tg64@1024x8, and ts as tg, "
+         "but sampled as [sampling] says",
+         OPT_TEXT, NULL, &words},
         {"-o, --output", "FORMAT", "md, json or jsonl (default md)", OPT_TEXT, NULL, &format},
         {NULL, NULL, NULL, OPT_FLAG, NULL, NULL},
     };
     int status = options_parse(argc, argv, "sluice bench [options]", own, &c, NULL, 0);
-    int64_t ps[MAX_VALUES], gs[MAX_VALUES], ds[MAX_VALUES], bs[MAX_VALUES];
-    int np = 0, ng = 0, nd = 0, nb = 0;
-    if (status < 0 || c.help || (np = parse_list("-p", prompt, ps)) < 0 || (ng = parse_list("-n", gen, gs)) < 0 ||
-        (nd = parse_list("-d", depth, ds)) < 0 || (nb = parse_list("-b", batch, bs)) < 0) {
+    int synthetic = strcmp(fill, "synthetic") == 0, n_tests = 0;
+    test tests[MAX_TESTS];
+    if (status >= 0 && !c.help)
+        n_tests =
+            words != NULL ? parse_tests(words, synthetic, tests) : cross(prompt, gen, depth, batch, synthetic, tests);
+    if (status < 0 || c.help || n_tests < 0) {
         options_free(&c);
         return c.help ? 0 : CLI_USAGE;
     }
-    int synthetic = strcmp(fill, "synthetic") == 0, bad_batch = 0;
-    for (int i = 0; i < nb; i++)
-        bad_batch |= bs[i] < 1 || bs[i] > MAX_BATCH;
-    if (repetitions < 1 || repetitions > 100 || !by_dependence(format) || bad_batch ||
+    if (repetitions < 1 || repetitions > MAX_REPETITIONS || !by_dependence(format) ||
         (!synthetic && strcmp(fill, "prompt") != 0)) {
-        fprintf(stderr,
-                "sluice: -r takes 1 to 100, -b 1 to %d, --fill one of prompt, synthetic, -o one of md, json, jsonl\n",
-                MAX_BATCH);
+        fprintf(stderr, "sluice: -r takes 1 to %d, --fill one of prompt, synthetic, -o one of md, json, jsonl\n",
+                MAX_REPETITIONS);
         options_free(&c);
         return CLI_USAGE;
     }
     sluice_engine *engine = NULL;
     sluice_error err = {0};
     sluice_options options = options_engine(&c);
+    double begin = now();
     status = sluice_open(&options, &engine, &err);
+    load_seconds = now() - begin;
     json_t *all = json_array();
+    int failed = 0;
     if (status >= 0 && strcmp(format, "md") == 0)
         printf("| model | params | device | threads | isa | test | t/s | of the device "
                "|\n|---|---|---|---|---|---|---|---|\n");
-    for (int d = 0; status >= 0 && d < nd; d++)
-        for (int i = 0; status >= 0 && i < (np + ng) * nb; i++) {
-            int k = i % (np + ng);
-            test t = {k < np ? ps[k] : 0, k < np ? 0 : gs[k - np], ds[d], (int)bs[i / (np + ng)], synthetic};
-            if (t.n_prompt + t.n_gen == 0)
-                continue;
-            json_t *r = measure(engine, &t, (int)repetitions, &err);
-            if (r == NULL) {
-                status = -1;
-                break;
-            }
-            print_row(r, &t, format);
-            json_array_append_new(all, r);
+    for (int i = 0; status >= 0 && i < n_tests; i++) {
+        json_t *r = measure(engine, &tests[i], (int)repetitions, &err);
+        if (r == NULL) { /* what follows may fit */
+            failed = fail(&err);
+            continue;
         }
+        print_row(r, &tests[i], format);
+        json_array_append_new(all, r);
+    }
     if (status >= 0 && strcmp(format, "json") == 0)
         json_dumpf(all, stdout, JSON_INDENT(2)), putchar('\n');
     json_decref(all);
-    status = status < 0 ? fail(&err) : 0;
+    status = status < 0 ? fail(&err) : failed;
     sluice_close(engine);
     options_free(&c);
     return status;

@@ -3,7 +3,10 @@
 
 #include <assert.h>
 
+#include "sluice/host.h"
+
 #include "accept.h"
+#include "rng.h"
 #include "sl_error.h"
 
 /* The best id decides: no draw, and nothing that changes logits before it. */
@@ -13,9 +16,45 @@ static int is_greedy(const sli_sampling *how) {
                                          how->presence_penalty == 0 && how->frequency_penalty == 0));
 }
 
+static const double least_temperature = 1e-6; /* below it the kernel's exponents would not be numbers */
+
+/* Can the device draw this request's token? What it cannot do is the host's: penalties, bias, the race. */
+static int is_drawn(const sli_sampling *how) {
+    sli_sampling plain = *how;
+    plain.temperature = 0;
+    return is_greedy(&plain) && (how->temperature == 0 || (how->temperature >= least_temperature && !how->seed.race));
+}
+
+/* The number that decides is the one that the host's sampler would use. */
+static sli_cuda_draw draw_of(const sluice_session *s) {
+    const sli_sampling *how = &s->request->sampling;
+    return (sli_cuda_draw){
+        .temperature = how->temperature,
+        .top_p = how->top_p,
+        .min_p = how->min_p,
+        .u = sli_rng_uniform(how->seed.seed, how->seed.sample, (uint32_t)s->n, SL_RNG_TARGET, 0),
+        .top_k = how->top_k,
+    };
+}
+
+/* The cheapest answer that all rows can do with. */
+static sli_answer answer_of(const sluice_engine *e, int32_t n, int all_greedy, int all_drawn) {
+    if (n == 0 || sli_accepts_itself(e))
+        return SLI_ANSWER_LOGITS;
+    /* drafters learn from logits, and a tree is followed by a draw a node */
+    return all_greedy ? SLI_ANSWER_BEST : all_drawn && e->drafter.self == NULL ? SLI_ANSWER_TOKEN : SLI_ANSWER_LOGITS;
+}
+
+static sl_status check_tokens(const sluice_engine *e, int32_t n, sl_error *err) {
+    for (int32_t i = 0; i < n; i++)
+        if (e->best[i] < 0)
+            return sl_fail(err, SL_E_DATA, "logits, row %d: a NaN or +inf, or no token left", i);
+    return SL_OK;
+}
+
 sl_status sli_device_decide_step(sluice_engine *e, const sli_pass *pass, sl_error *err) {
     sli_device_network *d = e->target.device;
-    int best = !sli_accepts_itself(e);
+    int greedy = 1, drawn = 1;
     int32_t used = 0;
     for (int32_t i = 0; i < e->batch.view.n_seqs; i++) {
         sluice_session *s = e->active[i];
@@ -25,13 +64,18 @@ sl_status sli_device_decide_step(sluice_engine *e, const sli_pass *pass, sl_erro
         int32_t n = s->tree != NULL && e->batch.stage[i] == SL_STAGE_VERIFY ? s->n_rows : 1;
         assert(used + n <= e->logit_rows);
         s->first_logits = used;
+        greedy = greedy && is_greedy(&s->request->sampling);
+        drawn = drawn && n == 1 && is_drawn(&s->request->sampling);
+        if (drawn)
+            d->draw[used] = draw_of(s);
         for (int32_t j = 0; j < n; j++)
             d->rows[used++] = e->batch.row_begin[i + 1] - n + j;
-        best = best && is_greedy(&s->request->sampling);
     }
-    SL_TRY(sli_device_run(&e->target, pass, used, best && used > 0, err));
-    e->best = best && used > 0 ? d->host_best : NULL;
-    return SL_OK;
+    sli_answer answer = answer_of(e, used, greedy, drawn);
+    SL_TRY(sli_device_run(&e->target, pass, used, answer, err));
+    e->stats.device_answers[answer] += used > 0;
+    e->best = answer != SLI_ANSWER_LOGITS ? d->host_best : NULL;
+    return answer == SLI_ANSWER_TOKEN ? check_tokens(e, used, err) : SL_OK;
 }
 
 static int32_t child_with(const sli_tree *t, int32_t row, int32_t token) {
@@ -43,7 +87,7 @@ static int32_t child_with(const sli_tree *t, int32_t row, int32_t token) {
 
 /* Greedy verification follows the best ids whatever the drafts' kinds are (verify.c: one_by_one). */
 void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t *path, int32_t *n_path, int32_t *next) {
-    int64_t k = e->target.device->n_best;
+    int64_t k = e->target.device->n_best; /* 1 where tokens were drawn: nobody drafts there */
     const int32_t *best = e->best + s->first_logits * k;
     if (s->tree == NULL) {
         *next = best[0];
@@ -61,13 +105,14 @@ void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t 
 }
 
 sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err) {
-    const char *what = e->taps != NULL            ? "[speculation]: a drafter that wants hidden rows"
-                       : e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
-                       : e->sources != NULL       ? "work that plugins ask for"
-                       : e->quantizing != NULL    ? "packing with data"
-                                                  : NULL;
+    const char *what = e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
+                       : e->sources != NULL     ? "work that plugins ask for"
+                       : e->quantizing != NULL  ? "packing with data"
+                                                : NULL;
     if (what != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
+    if (e->drafter.self != NULL)
+        SL_TRY(sli_device_head_reserve(&e->target, err));
     int32_t k = e->drafter.caps.topk;
     return sli_device_best_reserve(&e->target, k > 1 ? k : 1, k > 0, err);
 }

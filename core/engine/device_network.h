@@ -13,13 +13,17 @@
 /* Which steps one graph serves. */
 typedef struct sli_graph_key {
     sli_step_bounds bounds;
-    uint32_t best;     /* 1: the best ids of each row of logits are fetched, 0: the logits are */
+    uint32_t answer;   /* sli_answer */
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
     uint32_t reserved0;
 } sli_graph_key;
 
 enum { SLI_MAX_GRAPHS = 48 };
+
+/* What of each row of logits comes to the host: all of it, its best ids, or the token that was drawn (or the best one,
+ * where a row's temperature is 0). */
+typedef enum sli_answer { SLI_ANSWER_LOGITS = 0, SLI_ANSWER_BEST = 1, SLI_ANSWER_TOKEN = 2 } sli_answer;
 
 typedef struct sli_graph {
     sli_graph_key key;
@@ -53,14 +57,19 @@ typedef struct sli_device_network {
     /* The same on the host, pinned. */
     float *host_logits;
     int32_t *host_best;
-    int32_t *host_rows; /* rows on their way to step.logit_row */
-    int32_t *rows;      /* [max_logits] rows of logits, as the engine wants them */
+    int32_t *host_rows;      /* [2, max_logits] rows on their way to step.logit_row, in turns */
+    int64_t rows_free_at[2]; /* step.waits from which on a turn's place may be written */
+    int rows_turn;
+    void *host_x;        /* bf16 [max_logits, hidden] rows of the host on their way to the head; NULL: nobody brings any */
+    int32_t *rows;       /* [max_logits] rows of logits, as the engine wants them */
+    sli_cuda_draw *draw; /* [max_logits] how their tokens are drawn */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
     uint64_t launches; /* of graphs, for the least recently used */
     int eager;         /* 1: no graphs any more */
     char why_eager[256];
     int64_t n_captured, n_nodes; /* of all graphs that were made */
+    int64_t n_others, n_edges, n_dependent;
 } sli_device_network;
 
 /* max_logits: rows whose logits one step may want. [setup] */
@@ -90,6 +99,8 @@ sl_status sli_device_send_end(sli_device_network *d, sl_error *err); /* gives th
 sl_status sli_device_queue_layers(sli_network *net, const sli_pass *pass, sl_error *err);
 /* Queues logits of n rows: those of step.logit_row, or with identity rows 0 .. n - 1. */
 sl_status sli_device_queue_logits(sli_network *net, int32_t n, int identity, sl_error *err);
+/* Queues rows of step.logit_row, behind the final norm, to bf16 [n, hidden] in device memory. */
+sl_status sli_device_queue_normed(sli_network *net, int32_t n, void *out, sl_error *err);
 /* Appends what the buffer of q, k and v holds, without projections in front and attention behind. */
 sl_status sli_device_append_rows(sli_network *net, const sl_batch *batch, int32_t layer);
 /* One attention instance for all rows of a step of these stages, in every layer? */
@@ -108,9 +119,15 @@ static inline const float *sli_device_best_logits(const sli_device_network *d) {
 }
 /* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
 sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
-/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, or with best
- * their best ids in host_best. n = 0 does not wait. */
-sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int best, sl_error *err);
+/* The head for rows behind the final norm: those of the host, waited for; or bf16 in device memory, queued only. */
+sl_status sli_device_head_reserve(sli_network *net, sl_error *err); /* [setup] */
+sl_status sli_device_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err);
+sl_status sli_device_queue_project(sli_network *net, const sl_tensor *x, const sl_tensor *logits, sl_error *err);
+/* Queues rows of the last pass, behind the final norm, to bf16 [n, hidden] in device memory. */
+sl_status sli_device_queue_hidden(sli_network *net, const int32_t *rows, int32_t n, void *out, sl_error *err);
+/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, their best ids in
+ * host_best [n, n_best], or the tokens that device.draw makes of them in host_best [n]. n = 0 does not wait. */
+sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sl_error *err);
 
 /* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */
 sl_status sli_device_random_rows(sli_network *net, uint64_t seed, float amplitude, sl_error *err);

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device/cpu/cpu_ops.h"
 #include "sl_error.h"
+#include "sl_tensor.h"
 
 /* ---- what can be computed here ----------------------------------------------------------------------------------- */
 
@@ -62,20 +64,22 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     on_device d;
     SL_TRY(check_pass(net, pass, err));
     sli_step_bounds_of(pass->batch, &bounds);
-    SL_TRY(sli_device_step_send(step, pass->batch, &bounds, NULL, 0, err));
+    SL_TRY(sli_device_step_send(step, pass->batch, &bounds, NULL, NULL, 0, err));
     bring(net, pass, &d);
     SL_TRY(sli_device_queue_layers(net, &d.pass, err));
     return sli_device_step_end(step, err);
 }
 
-/* Queues the best ids of n rows of logits, and their way to the host. */
+/* Queues the best ids of n rows of logits, and their way to the host: one a row is written there by the kernel itself,
+ * since pinned memory has one address for both, and a copy would cost more than what it moves. */
 static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
     sli_device_network *d = net->device;
     int64_t V = net->info->vocab, k = d->n_best, all = (int64_t)d->step.max_logits * k;
+    int direct = k == 1 && !d->with_best_logits;
     sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk),
                      .lane = d->lane,
                      .x = d->logits,
-                     .id = d->best,
+                     .id = direct ? d->host_best : d->best,
                      .value = d->with_best_logits ? (float *)(void *)(d->best + all) : NULL,
                      .rows = n,
                      .n = V,
@@ -84,18 +88,36 @@ static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
     sl_status s = d->ops->topk(net->host, &op);
     if (s < 0)
         return sl_fail(err, s, "best of the logits: %s", sl_status_text(s));
+    if (direct)
+        return SL_OK;
     SL_TRY(fetch(net, d->host_best, d->best, 4 * k * n, err));
     return d->with_best_logits ? fetch(net, d->host_best + all, d->best + all, 4 * k * n, err) : SL_OK;
 }
 
+static sl_status queue_draws(sli_network *net, int32_t n, sl_error *err) {
+    const sli_device_network *d = net->device;
+    sl_status s = d->device->api->sample(d->device->cuda, d->logits, d->step.draw, d->host_best, n, net->info->vocab);
+    return s < 0 ? sl_fail(err, s, "drawing tokens on the device: %s", sl_status_text(s)) : SL_OK;
+}
+
+/* Queues the way of row numbers to step.logit_row. NULL: first, first + 1 ... */
+static sl_status send_rows(sli_network *net, const int32_t *rows, int32_t first, int32_t n, sl_error *err) {
+    sli_device_network *d = net->device;
+    int turn = d->rows_turn ^= 1;
+    if (d->step.waits < d->rows_free_at[turn])
+        SL_TRY(sli_device_step_wait(&d->step, err));
+    d->rows_free_at[turn] = d->step.waits + 1;
+    int32_t *to = d->host_rows + (int64_t)turn * d->step.max_logits;
+    d->step.logit_row = (const void *)(d->step.block + d->step.rows_asked); /* the step's own ones may still be read */
+    for (int32_t k = 0; k < n; k++)
+        to[k] = rows != NULL ? rows[first + k] : first + k;
+    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, to, 4 * (int64_t)n);
+    return s < 0 ? sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s)) : SL_OK;
+}
+
 /* Queues logits of rows of the last pass, at most max_logits of them; NULL: first, first + 1 ... */
 static sl_status queue_rows(sli_network *net, const int32_t *rows, int32_t first, int32_t n, sl_error *err) {
-    sli_device_network *d = net->device;
-    for (int32_t k = 0; k < n; k++)
-        d->host_rows[k] = rows != NULL ? rows[first + k] : first + k;
-    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, d->host_rows, 4 * (int64_t)n);
-    if (s < 0)
-        return sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s));
+    SL_TRY(send_rows(net, rows, first, n, err));
     return sli_device_queue_logits(net, n, 0, err);
 }
 
@@ -137,6 +159,40 @@ sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int3
     return SL_OK;
 }
 
+/* ---- hidden rows, and the head for any ----------------------------------------------------------------------------
+ */
+
+sl_status sli_device_queue_hidden(sli_network *net, const int32_t *rows, int32_t n, void *out, sl_error *err) {
+    int64_t E = net->info->hidden;
+    for (int32_t i = 0, some; i < n; i += some) {
+        some = at_once(net, n - i);
+        SL_TRY(send_rows(net, rows, i, some, err));
+        SL_TRY(sli_device_queue_normed(net, some, (uint16_t *)out + i * E, err));
+    }
+    return SL_OK;
+}
+
+sl_status sli_device_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t E = net->info->hidden, V = net->info->vocab;
+    if (d->host_x == NULL)
+        return sl_fail(err, SL_E_STATE, "the output head on the device was not reserved for rows of the host");
+    for (int64_t i = 0, some; i < n; i += some) {
+        some = n - i < d->step.max_logits ? n - i : d->step.max_logits;
+        SL_TRY(sli_ops_cpu.convert(d->host_x, SL_BF16, x + i * E, SL_F32, some * E));
+        sl_tensor in, out;
+        sl_tensor_make(&in, d->xn, SL_BF16, SL_DEVICE_CUDA, 2, (int64_t[]){some, E});
+        sl_tensor_make(&out, d->logits, SL_F32, SL_DEVICE_CUDA, 2, (int64_t[]){some, V});
+        sl_status s = d->exec->copy(d->lane, d->xn, d->host_x, 2 * some * E);
+        if (s < 0)
+            return sl_fail(err, s, "sending hidden rows to the device: %s", sl_status_text(s));
+        SL_TRY(sli_device_queue_project(net, &in, &out, err));
+        SL_TRY(fetch(net, logits + i * V, d->logits, 4 * some * V, err)); /* host_logits may be those of the step */
+        SL_TRY(sli_device_step_wait(&d->step, err));
+    }
+    return SL_OK;
+}
+
 /* ---- rows that nobody computed ----------------------------------------------------------------------------------- */
 
 sl_status sli_device_random_rows(sli_network *net, uint64_t seed, float amplitude, sl_error *err) {
@@ -157,7 +213,7 @@ sl_status sli_device_fill(sli_network *net, const sl_batch *batch, sl_error *err
     sli_step_bounds bounds;
     on_device d;
     sli_step_bounds_of(batch, &bounds);
-    SL_TRY(sli_device_step_send(step, batch, &bounds, NULL, 0, err));
+    SL_TRY(sli_device_step_send(step, batch, &bounds, NULL, NULL, 0, err));
     bring(net, &pass, &d);
     for (int32_t l = 0; l < net->info->n_layers; l++) {
         sl_status s = sli_device_append_rows(net, &d.batch, l);
@@ -177,7 +233,12 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
     if (n == 0)
         return SL_OK;
     SL_TRY(sli_device_queue_logits(net, n, (int)key->identity, err));
-    return key->best ? queue_best(net, n, err) : fetch(net, d->host_logits, d->logits, 4 * n * V, err);
+    switch ((sli_answer)key->answer) {
+    case SLI_ANSWER_BEST: return queue_best(net, n, err);
+    case SLI_ANSWER_TOKEN: return queue_draws(net, n, err);
+    case SLI_ANSWER_LOGITS: break;
+    }
+    return fetch(net, d->host_logits, d->logits, 4 * n * V, err);
 }
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
@@ -230,6 +291,11 @@ static sl_status capture(sli_network *net, const sli_pass *pass, const sli_graph
     place->key = *key;
     d->n_captured++;
     d->n_nodes += api->graph_nodes(place->graph);
+    int64_t others, edges, dependent;
+    api->graph_form(place->graph, &others, &edges, &dependent);
+    d->n_others += others;
+    d->n_edges += edges;
+    d->n_dependent += dependent;
     return SL_OK;
 }
 
@@ -240,7 +306,7 @@ static int are_first_rows(const int32_t *rows, int32_t n, int32_t n_rows) {
     return n == n_rows;
 }
 
-sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int best, sl_error *err) {
+sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sl_error *err) {
     sli_device_network *d = net->device;
     sli_graph_key key;
     on_device at;
@@ -249,7 +315,8 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int 
     memset(&key, 0, sizeof key); /* keys are compared byte by byte */
     sli_step_bounds_of(pass->batch, &key.bounds);
     key.bounds.logits = n;
-    key.best = (uint32_t)best;
+    key.bounds.draws = answer == SLI_ANSWER_TOKEN;
+    key.answer = (uint32_t)answer;
     key.identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
     key.variant = net->plan_variant;
     int captured = can_capture(net, pass, &key.bounds);
@@ -259,7 +326,7 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, int 
         key.identity = 0;
     if (key.identity)
         key.bounds.logits = key.bounds.rows;
-    SL_TRY(sli_device_step_send(&d->step, pass->batch, &key.bounds, d->rows, n, err));
+    SL_TRY(sli_device_step_send(&d->step, pass->batch, &key.bounds, d->rows, d->draw, n, err));
     bring(net, pass, &at);
     sli_graph *g = captured ? place_of(d, &key) : NULL;
     if (g != NULL && (g->graph == NULL || memcmp(&g->key, &key, sizeof key) != 0))

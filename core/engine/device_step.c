@@ -14,36 +14,43 @@ static int64_t place(int64_t *end, int64_t n) {
     return at;
 }
 
-static void lay_out(sli_device_step *s) {
+static void lay_out(sli_device_step *s, const sli_step_bounds *b) {
     int64_t end = ALIGN; /* n_rows, n_seqs */
-    s->at.seq = place(&end, s->max_seqs);
-    s->at.row_begin = place(&end, s->max_seqs + 1);
-    s->at.n_past = place(&end, s->max_seqs);
-    s->at.is_tree = place(&end, s->max_seqs);
-    s->at.logit_row = place(&end, s->max_logits);
-    s->at.row_seq = place(&end, s->max_rows);
-    s->at.token = place(&end, s->max_rows);
-    s->at.token_index = place(&end, s->max_rows);
-    s->at.position = place(&end, s->max_rows);
-    s->at.ancestors = place(&end, (int64_t)s->max_rows * ANCESTOR_WORDS); /* last: only trees need it to be sent */
+    s->at.seq = place(&end, b->seqs);
+    s->at.row_begin = place(&end, b->seqs + 1);
+    s->at.n_past = place(&end, b->seqs);
+    s->at.is_tree = place(&end, b->seqs);
+    s->at.logit_row = place(&end, b->logits);
+    s->at.row_seq = place(&end, b->rows);
+    s->at.token = place(&end, b->rows);
+    s->at.token_index = place(&end, b->rows);
+    s->at.position = place(&end, b->rows);
+    s->at.draw = place(&end, b->draws ? (int64_t)(sizeof(sli_cuda_draw) / 4) * b->logits : 0);
+    s->at.ancestors = place(&end, (int64_t)b->rows * ANCESTOR_WORDS); /* last: only trees need it to be sent */
     s->at.end = end;
 }
 
-static void point(sli_device_step *s) {
-    char *b = s->block;
-    s->logit_row = (const void *)(b + s->at.logit_row);
+static void point(sli_device_step *s, const sli_step_bounds *b) {
+    char *m = s->block;
+    s->logit_row = (const void *)(m + (b->logits > 0 ? s->at.logit_row : s->rows_asked));
+    s->draw = (const void *)(m + s->at.draw);
     s->view = (sl_step_device){.struct_size = SL_SIZE(sl_step_device),
-                               .n_rows = (const void *)b,
-                               .n_seqs = (const void *)(b + 4),
-                               .seq = (const void *)(b + s->at.seq),
-                               .row_begin = (const void *)(b + s->at.row_begin),
-                               .n_past = (const void *)(b + s->at.n_past),
-                               .is_tree = (const void *)(b + s->at.is_tree),
-                               .row_seq = (const void *)(b + s->at.row_seq),
-                               .token = (const void *)(b + s->at.token),
-                               .token_index = (const void *)(b + s->at.token_index),
-                               .position = (const void *)(b + s->at.position),
-                               .ancestors = (const void *)(b + s->at.ancestors)};
+                               .n_rows = (const void *)m,
+                               .n_seqs = (const void *)(m + 4),
+                               .seq = (const void *)(m + s->at.seq),
+                               .row_begin = (const void *)(m + s->at.row_begin),
+                               .n_past = (const void *)(m + s->at.n_past),
+                               .is_tree = (const void *)(m + s->at.is_tree),
+                               .row_seq = (const void *)(m + s->at.row_seq),
+                               .token = (const void *)(m + s->at.token),
+                               .token_index = (const void *)(m + s->at.token_index),
+                               .position = (const void *)(m + s->at.position),
+                               .ancestors = (const void *)(m + s->at.ancestors),
+                               .max_rows = b->rows,
+                               .max_seqs = b->seqs,
+                               .max_seq_rows = b->seq_rows,
+                               .max_context = b->context,
+                               .stages = b->stages};
 }
 
 sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, const sl_limits *limits,
@@ -53,8 +60,11 @@ sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, c
                            .max_rows = (int32_t)limits->max_rows,
                            .max_seqs = (int32_t)limits->max_seqs,
                            .max_logits = (int32_t)max_logits};
-    lay_out(s);
-    s->block = api->alloc(device->cuda, SL_DEVICE_CUDA, s->at.end, 256, SL_MEM_SCRATCH);
+    const sli_step_bounds largest = {
+        .rows = s->max_rows, .seqs = s->max_seqs, .logits = s->max_logits, .draws = 1, .context = limits->max_context};
+    lay_out(s, &largest);
+    s->rows_asked = s->at.end;
+    s->block = api->alloc(device->cuda, SL_DEVICE_CUDA, s->at.end + 4 * max_logits, 256, SL_MEM_SCRATCH);
     int ok = s->block != NULL;
     for (int i = 0; ok && i < SLI_STEP_MIRRORS; i++) {
         s->mirror[i] = api->alloc(device->cuda, SL_DEVICE_HOST_PINNED, s->at.end, 256, SL_MEM_SCRATCH);
@@ -63,7 +73,7 @@ sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, c
     }
     if (!ok)
         return sl_fail(err, SL_E_NO_MEMORY, "no device memory for steps of %d rows (engine.max_rows)", s->max_rows);
-    point(s);
+    point(s, &largest);
     return SL_OK;
 }
 
@@ -166,11 +176,13 @@ static int fill_ancestors(const sli_device_step *s, char *m, const sl_batch *b) 
 }
 
 sl_status sli_device_step_send(sli_device_step *s, const sl_batch *b, const sli_step_bounds *bounds,
-                               const int32_t *logit_row, int32_t n_logits, sl_error *err) {
+                               const int32_t *logit_row, const sli_cuda_draw *draw, int32_t n_logits, sl_error *err) {
     const sl_exec *exec = s->device->api->exec;
     s->now = (s->now + 1) % SLI_STEP_MIRRORS;
     if (s->turn[s->now].in_flight)
         SL_TRY(sli_device_step_wait(s, err));
+    lay_out(s, bounds);
+    point(s, bounds);
     char *m = s->mirror[s->now];
     ((int32_t *)(void *)m)[0] = b->n_rows;
     ((int32_t *)(void *)m)[1] = b->n_seqs;
@@ -179,14 +191,12 @@ sl_status sli_device_step_send(sli_device_step *s, const sl_batch *b, const sli_
     int32_t *wanted = (void *)(m + s->at.logit_row);
     for (int32_t i = 0; i < bounds->logits; i++)
         wanted[i] = i < n_logits ? logit_row[i] : 0;
-    int64_t bytes = s->at.position + 4 * (int64_t)bounds->rows;
+    sli_cuda_draw *how = (void *)(m + s->at.draw);
+    for (int32_t i = 0; bounds->draws && i < bounds->logits; i++)
+        how[i] = i < n_logits ? draw[i] : (sli_cuda_draw){0};
+    int64_t bytes = s->at.ancestors;
     if (fill_ancestors(s, m, b))
         bytes = s->at.ancestors + 4 * ANCESTOR_WORDS * (int64_t)b->n_rows;
-    s->view.max_rows = bounds->rows;
-    s->view.max_seqs = bounds->seqs;
-    s->view.max_seq_rows = bounds->seq_rows;
-    s->view.max_context = bounds->context;
-    s->view.stages = bounds->stages;
     s->turn[s->now].in_flight = 1;
     s->turn[s->now].ended = 0;
     sl_status status = exec->record(s->device->lane, s->turn[s->now].begin);
@@ -215,5 +225,6 @@ sl_status sli_device_step_wait(sli_device_step *s, sl_error *err) {
             s->busy_seconds += 1e-3 * ms;
         s->turn[i].in_flight = s->turn[i].ended = 0;
     }
+    s->waits++;
     return SL_OK;
 }

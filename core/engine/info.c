@@ -98,6 +98,9 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
         out->device_seconds = d->step.busy_seconds - e->busy_before;
         out->graphs = d->n_captured;
         out->graph_nodes = d->n_nodes;
+        out->graph_others = d->n_others;
+        out->graph_edges = d->n_edges;
+        out->graph_dependent = d->n_dependent;
     }
     sli_ledger_device_report gpu, pinned;
     sli_ledger_read_device(SLI_LEDGER_DEVICE, &gpu);
@@ -172,16 +175,22 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
             json_object_set_new(metrics, who, of = json_object());
         json_object_set_new(of, name, json_real(value));
     }
-    json_t *prompts =
-        json_pack("{s:I, s:I, s:I, s:f}", "replaced_tokens", (json_int_t)s.replaced_tokens, "kept_tokens",
-                  (json_int_t)s.kept_tokens, "work_layers", (json_int_t)s.prompt_work_layers, "work_seconds",
-                  s.prompt_work_seconds);
+    json_t *prompts = json_pack("{s:I, s:I, s:I, s:f}", "replaced_tokens", (json_int_t)s.replaced_tokens, "kept_tokens",
+                                (json_int_t)s.kept_tokens, "work_layers", (json_int_t)s.prompt_work_layers,
+                                "work_seconds", s.prompt_work_seconds);
     json_t *gpu = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "name", info.device_name,
                             "weights", (json_int_t)s.gpu_bytes_weights, "kv", (json_int_t)s.gpu_bytes_kv, "scratch",
                             (json_int_t)s.gpu_bytes_scratch, "plugin", (json_int_t)s.gpu_bytes_plugin, "peak",
                             (json_int_t)s.gpu_bytes_peak, "pinned", (json_int_t)s.bytes_pinned, "busy_seconds",
                             s.device_seconds, "graphs", (json_int_t)s.graphs, "graph_nodes", (json_int_t)s.graph_nodes,
                             "no_graphs", e->target.device != NULL ? e->target.device->why_eager : "");
+    json_t *answers = json_pack("{s:I, s:I, s:I}", "logits", (json_int_t)s.device_answers[SLI_ANSWER_LOGITS], "best",
+                                (json_int_t)s.device_answers[SLI_ANSWER_BEST], "drawn",
+                                (json_int_t)s.device_answers[SLI_ANSWER_TOKEN]);
+    json_object_set_new(gpu, "steps_by_answer", answers);
+    json_object_set_new(gpu, "graph_others", json_integer(s.graph_others));
+    json_object_set_new(gpu, "graph_edges", json_integer(s.graph_edges));
+    json_object_set_new(gpu, "graph_dependent", json_integer(s.graph_dependent));
     json_t *root =
         json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:o, s:o, s:b, s:{s:I, s:I, s:I, s:I, "
                   "s:I, s:I}, s:I, s:o, s:o, s:o, s:s, s:o}",

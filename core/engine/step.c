@@ -257,8 +257,9 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
         return SL_OK;
 
     SL_TRY(sli_network_begin(&e->target, b, err));
-    sli_pass pass = {
-        .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
+    sli_pass pass = {.batch = b, .n_prompt = e->n_prompt};
+    if (e->taps != NULL && e->target.device == NULL)
+        pass.tap = sli_draft_taps_take, pass.tap_user = e->taps;
     if (e->target.device != NULL) {
         SL_TRY(sli_device_decide_step(e, &pass, err));
     } else {

@@ -266,6 +266,10 @@ typedef struct sluice_stats {
     int64_t graphs, graph_nodes;
     /* Memory of the GPU, which the numbers above do not contain, and of the host pinned for it; 0 on the CPU. */
     int64_t gpu_bytes_weights, gpu_bytes_kv, gpu_bytes_scratch, gpu_bytes_plugin, gpu_bytes_peak, bytes_pinned;
+    /* Steps on a device whose tokens were decided on the host out of logits, out of best ids, and on the device. */
+    int64_t device_answers[3];
+    /* Of all graphs: nodes that are no kernels, edges, and those of them over which a kernel starts early. */
+    int64_t graph_others, graph_edges, graph_dependent;
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);

@@ -231,6 +231,11 @@ static void test_graph(void **state) {
     assert_int_equal(api->capture_end(cuda, &graph, &err), SL_OK);
     assert_int_equal(lane->capturing, 0);
     assert_int_equal(api->graph_nodes(graph), 2);
+    int64_t others, edges, dependent;
+    api->graph_form(graph, &others, &edges, &dependent);
+    assert_int_equal(edges, 1);
+    assert_int_equal(dependent, 0);
+    assert_int_equal(others, 1);
     static float host[ROWS * WIDTH], got[N * WIDTH];
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < ROWS * WIDTH; i++)

@@ -145,8 +145,26 @@ static CUresult fake_cuStreamEndCapture(CUstream stream, CUgraph *out) {
     return *out != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 static CUresult fake_cuGraphGetNodes(CUgraph graph, CUgraphNode *nodes, size_t *n) {
-    (void)nodes;
+    for (size_t i = 0; nodes != NULL && i < *n && i < graph->list.n; i++)
+        nodes[i] = (CUgraphNode)(void *)&graph->list.ops[i];
     *n = graph->list.n;
+    return CUDA_SUCCESS;
+}
+static CUresult fake_cuGraphNodeGetType(CUgraphNode node, CUgraphNodeType *type) {
+    int kind = ((const op *)(const void *)node)->kind;
+    *type = kind == 0 ? CU_GRAPH_NODE_TYPE_MEMCPY : kind == 1 ? CU_GRAPH_NODE_TYPE_MEMSET : CU_GRAPH_NODE_TYPE_KERNEL;
+    return CUDA_SUCCESS;
+}
+/* A chain, as one stream makes it. */
+static CUresult fake_cuGraphGetEdges(CUgraph graph, CUgraphNode *from, CUgraphNode *to, CUgraphEdgeData *data,
+                                     size_t *n) {
+    size_t edges = graph->list.n > 0 ? graph->list.n - 1 : 0;
+    for (size_t i = 0; from != NULL && i < *n && i < edges; i++) {
+        from[i] = (CUgraphNode)(void *)&graph->list.ops[i];
+        to[i] = (CUgraphNode)(void *)&graph->list.ops[i + 1];
+        data[i] = (CUgraphEdgeData){0};
+    }
+    *n = edges;
     return CUDA_SUCCESS;
 }
 static CUresult fake_cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags) {

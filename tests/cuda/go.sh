@@ -4,9 +4,10 @@ usage='usage: go.sh MODE [OPTIONS] [PATTERN]
   test [--memcheck | --racecheck | --initcheck]   tests of device code whose names contain PATTERN; under compute-sanitizer
                             they run their short form. Skipped tests count as failed: a device is expected here
   bench                     benches whose names contain PATTERN
-  e2e                       models/tiny on the CPU and on the GPU: greedy tokens of 8 prompts, perplexity
-  model [--full]            speed of the Llama-3.1-8B shape, random weights: rows named like PATTERN. Without --full the long
-                            contexts are left out. READ_GBS, TFLOPS: ceilings measured in the same run, for the column "floor"
+  e2e                       models/tiny on the CPU and on the GPU: greedy tokens of 8 prompts, perplexity, and plugins on both
+  model [--limit S] [-r N]  speed of shapes of models with random weights: the loads named like PATTERN..., each with its tests;
+                            no load begins after S seconds (240); N repetitions (3). READ_GBS, TFLOPS: ceilings measured in
+                            the same run, for the column "floor". Rows are written as they come
   all                       test, e2e, bench, model'
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -23,14 +24,16 @@ say() { printf '%s\n' "$*"; }
 
 mode=${1:-}
 [ $# -eq 0 ] || shift
-tool= full=no pattern=
-for word in "$@"; do
-    case $word in
-    --memcheck | --racecheck | --initcheck) tool=${word#--} ;;
-    --full) full=yes ;;
+tool= limit=240 repetitions=3 pattern=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --memcheck | --racecheck | --initcheck) tool=${1#--} ;;
+    --limit) limit=${2:?--limit needs seconds}; shift ;;
+    -r) repetitions=${2:?-r needs a number}; shift ;;
     -*) say "$usage" >&2; exit 2 ;;
-    *) pattern=$word ;;
+    *) pattern=$1 ;;
     esac
+    shift
 done
 
 # ---- tests ---------------------------------------------------------------------------------------------------------
@@ -90,69 +93,266 @@ greedy() { # device, options ...
     done
 }
 
+perplexity() { # device, options ...
+    local on=$1
+    shift
+    "$here/sluice" eval ppl -m "$SLUICE_SOURCE/models/tiny" --set engine.device="$on" --text "$SLUICE_SOURCE/LICENSE" --context 1024 "$@" >"$tmp/ppl" 2>&1 ||
+        { tail -n 3 "$tmp/ppl" >&2; return 1; }
+    sed -n 's/^ *"ppl": *//p' "$tmp/ppl" | tr -d ,
+}
+
+# Lines of two files that are the same, and where the others part.
+compare_texts() {
+    paste "$1" "$2" | awk -F'\t' '$1 == $2 { n++ } END { printf "%d of %d the same on CPU and GPU\n", n, NR }'
+    paste -d'\n' "$1" "$2" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
+        at = n > 20 ? n - 20 : 1; print "  parts after " n " characters: ..." substr(a, at, 40) " | " substr($0, at, 40) }' | cut -c 1-160
+}
+
+# What a plugin computes on both devices: name | what is compared | most difference of perplexity | options | of the GPU alone
+variants() {
+    cat <<VARIANTS
+int8                | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=8 |
+int4 group 128      | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128 |
+e4m3                | ppl  | 0.05 | | --set quant.plugin=rtn --set quant.format=e4m3
+cudnn               | ppl  | 0.01 | | --set attention.plugin=cudnn --set engine.deterministic=no
+fast                | both | 0.01 | | --set engine.deterministic=no
+tidaldecode         | text |      | --set attention.plugin=tidaldecode --set attention.token_budget=32 --set attention.select_heads=kv_group | --set engine.deterministic=no
+token_recycling     | text |      | --set speculation.plugin=token_recycling |
+kivi                | both | 0.02 | --set kvcache.plugin=kivi |
+duoattention        | both | 0.02 | --set attention.plugin=duoattention --set kvcache.plugin=duoattention --set attention.pattern_file=$tmp/gates-tiny --set attention.sink_size=4 --set attention.recent_size=32 --set attention.window=exact |
+sampled             | text |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.seed=5 --set engine.compute=bf16 |
+VARIANTS
+}
+
+run_variants() {
+    local name what most both only cpu gpu status=0 n=3
+    write_gates 6 2 >"$tmp/gates-tiny"
+    prompts=("${prompts[@]:0:$n}")
+    while IFS='|' read -r name what most both only; do
+        name=$(trim "$name") what=$(trim "$what") most=$(trim "$most")
+        case $what in ppl | both)
+            if cpu=$(perplexity cpu $both) && gpu=$(perplexity cuda $both $only); then
+                awk -v name="$name" -v a="$cpu" -v b="$gpu" -v most="$most" 'BEGIN { d = b / a - 1; ok = (d < most && d > -most)
+                    printf "%-16s perplexity %.4f on the CPU, %.4f on the GPU: %+.2f%%%s\n", name, a, b, 100 * d, (ok ? "" : ", more than " 100 * most "%: FAILED"); exit !ok }' || status=1
+            else
+                say "$name: perplexity FAILED"; status=1
+            fi ;;
+        esac
+        case $what in text | both)
+            if greedy cpu $both >"$tmp/a.txt" 2>"$tmp/a.err" && greedy cuda $both $only >"$tmp/b.txt" 2>>"$tmp/a.err"; then
+                printf '%-16s text of %d prompts: ' "$name" $n
+                compare_texts "$tmp/a.txt" "$tmp/b.txt"
+                [ "$name" = sampled ] || paste "$tmp/a.txt" "$tmp/b.txt" | awk -F'\t' '$1 == $2 || substr($1, 1, 60) == substr($2, 1, 60) { n++ } END { exit !(2 * n >= NR) }' ||
+                    { say "$name: fewer than half begin alike: FAILED"; status=1; }
+            else
+                say "$name: text FAILED: $(tail -n 2 "$tmp/a.err")"; status=1
+            fi ;;
+        esac
+    done < <(variants)
+    return $status
+}
+
 run_e2e() {
-    local status=0 same on
+    local status=0 on
     for on in cpu cuda; do
         greedy $on >"$tmp/$on.txt" 2>"$tmp/$on.err" || { say "greedy on $on FAILED:"; tail -n 5 "$tmp/$on.err"; return 1; }
-        "$here/sluice" eval ppl -m "$SLUICE_SOURCE/models/tiny" --set engine.device=$on --text "$SLUICE_SOURCE/LICENSE" --context 1024 \
-            >"$tmp/$on.ppl" 2>&1 || { say "perplexity on $on FAILED:"; tail -n 5 "$tmp/$on.ppl"; status=1; }
+        perplexity $on >"$tmp/$on.ppl" 2>"$tmp/$on.err" || { say "perplexity on $on FAILED:"; cat "$tmp/$on.err"; status=1; }
         "$here/sluice" bench -m "$SLUICE_SOURCE/models/tiny" --set engine.device=$on -p 512 -n 128 -r 3 | tail -n +$([ $on = cpu ] && echo 1 || echo 3)
     done
-    same=$(paste "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\t' '$1 == $2 { n++ } END { print n + 0 }')
-    say "greedy text of ${#prompts[@]} prompts, 64 tokens: $same the same on CPU (f32) and GPU (bf16 activations; ties may part)"
-    paste -d'\n' "$tmp/cpu.txt" "$tmp/cuda.txt" | awk 'NR % 2 { a = $0; next } a != $0 { n = 0; while (substr(a, n + 1, 1) == substr($0, n + 1, 1)) n++
-        print "  parts after " n " characters: ..." substr(a, n - 20, 40) "|" substr($0, n - 20, 40) }' | cut -c 1-160
-    say "perplexity, CPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cpu.ppl" | tr -d ,)"
-    say "perplexity, GPU: $(sed -n 's/^ *"ppl": *//p' "$tmp/cuda.ppl" | tr -d ,)"
+    printf 'greedy text of %d prompts, 64 tokens (CPU: f32, GPU: bf16 activations; ties may part): ' ${#prompts[@]}
+    compare_texts "$tmp/cpu.txt" "$tmp/cuda.txt"
+    say "perplexity, CPU: $(cat "$tmp/cpu.ppl")"
+    say "perplexity, GPU: $(cat "$tmp/cuda.ppl")"
     cp "$tmp/cpu.txt" "$out/greedy-cpu.txt"
     cp "$tmp/cuda.txt" "$out/greedy-cuda.txt"
-    [ "$same" -ge $((${#prompts[@]} / 2)) ] || status=1
+    paste "$tmp/cpu.txt" "$tmp/cuda.txt" | awk -F'\t' '$1 == $2 { n++ } END { exit !(2 * n >= NR) }' || status=1
+    run_variants || status=1
     return $status
 }
 
 # ---- speed of a shape ----------------------------------------------------------------------------------------------
-# name | long | bench options | GB read a step, or TFLOP a token | must, tok/s (H200) | peer
+# Processes, each with one load of its weights, in the order of what is wanted first:
+# name | shape | GB of device memory | options
+loads() {
+    cat <<LOADS
+fast     | llama-3.1-8b | 45  | $fast -c 131072 --set engine.max_seqs=64 --set engine.kv_memory_mb=20000 $long_chunks $draw
+det      | llama-3.1-8b | 45  | -c 131072 --set engine.max_seqs=2 --set engine.kv_memory_mb=20000 $draw
+cudnn    | llama-3.1-8b | 30  | $fast -c 20480 --set engine.max_seqs=1 $long_chunks --set attention.plugin=cudnn
+int4     | llama-3.1-8b | 20  | $fast -c 8192 --set engine.max_seqs=2 $chunks --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128
+verify   | llama-3.1-8b | 25  | $fast -c 8192 --set engine.max_seqs=1 $tree
+tidal7b  | llama-2-7b   | 75  | $fast -c 103424 --set engine.max_seqs=1 $tidal
+dense7b  | llama-2-7b   | 75  | $fast -c 103424 --set engine.max_seqs=1
+e4m3     | llama-3.1-8b | 20  | $fast -c 8192 --set engine.max_seqs=2 $chunks --set quant.plugin=rtn --set quant.format=e4m3
+tidal8   | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8 $tidal
+dense8   | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8
+int4head | llama-3.1-8b | 20  | $fast -c 8192 --set engine.max_seqs=2 --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128 --set quant.head=yes
+verify-d | llama-3.1-8b | 25  | -c 8192 --set engine.max_seqs=1 $tree
+duo8     | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8 $duo
+duo      | llama-3.1-8b | 45  | $fast -c 131072 --set engine.max_seqs=1 $duo
+LOADS
+}
+# Tests of a load, in this order: load | test of sluice bench | name | work a step in GB, or of a token in GFLOP | must | peers
+# Values are tok/s, or with "ms" milliseconds a step. A load can be named when it runs alone: go.sh model LOAD.
 rows() {
     cat <<'ROWS'
-decode b1 ctx 512    | no  | -p 0 -n 128 -d 512 -c 1024                                   | 15.08 GB | 235   | torch.compile + CUDA graph 231, llama.cpp F16 209
-decode b1 512, fast  | no  | -p 0 -n 128 -d 512 -c 1024 --set engine.deterministic=no     | 15.08 GB | 235   | torch.compile + CUDA graph 231, llama.cpp F16 209
-decode b64 ctx 1K    | no  | -p 0 -n 64 -d 1024 -c 2048 -b 64 --set engine.max_seqs=64 --set engine.deterministic=no | 23.87 GB | 9300 | torch.compile + CUDA graph 8936
-prefill 4K           | no  | -p 4096 -n 0 -c 8192 @fast                                   | 15.0 GFLOP | 38000 | torch eager 33300, llama.cpp 21400
-prefill 4K cudnn     | no  | -p 4096 -n 0 -c 8192 @fast --set attention.plugin=cudnn      | 15.0 GFLOP | 38000 | torch eager 33300, llama.cpp 21400
-prefill 16K cudnn    | no  | -p 16384 -n 0 -c 20480 @fast --set attention.plugin=cudnn    | 18.3 GFLOP | 31000 | torch eager 27500, llama.cpp 16700
-int4 decode b1 512   | no  | -p 0 -n 128 -d 512 -c 1024 --set quant.plugin=rtn --set quant.bits=4 | 4.73 GB | 500 | llama.cpp Q4_0 344
-int4 prefill 4K      | no  | -p 4096 -n 0 -c 8192 @fast --set quant.plugin=rtn --set quant.bits=4 | 15.0 GFLOP | 25000 | llama.cpp Q4_0 11100
-decode b1 ctx 32K    | yes | -p 0 -n 64 -d 32768 -c 34816                                 | 19.31 GB | 195   | torch 185, llama.cpp 150
-decode b1 ctx 128K   | yes | -p 0 -n 64 -d 130048 -c 131072                               | 32.05 GB | 125   | torch 121, llama.cpp 82
+fast     | tg128@512      | decode b1 ctx 512, fast       | 15.08 GB        | 235   | torch.compile + CUDA graph 231, llama.cpp F16 209
+fast     | tg64@1024x64   | decode b64 ctx 1K             | 23.87 GB        | 9300  | torch.compile + CUDA graph 8936
+fast     | pp4096         | prefill 4K                    | 15.0 GFLOP      | 38000 | torch eager 33300, llama.cpp 21400
+fast     | pp16384        | prefill 16K                   | 18.3 GFLOP      | 31000 | torch eager 27500, llama.cpp 16700
+fast     | tg64@32768     | decode b1 ctx 32K, fast       | 19.31 GB        | 195   | torch 185, llama.cpp 150
+fast     | tg64@130048    | decode b1 ctx 128K, fast      | 32.05 GB        | 125   | torch 121, llama.cpp 82
+fast     | tg64@4096      | decode b1 ctx 4K, fast        | 15.55 GB        |       |
+fast     | ts128@512      | sampled b1 ctx 512, fast      | 15.08 GB        | 235   |
+fast     | ts64@1024x64   | sampled b64 ctx 1K            | 23.87 GB        | 9300  |
+det      | tg128@512      | decode b1 ctx 512             | 15.08 GB        | 235   | torch.compile + CUDA graph 231, llama.cpp F16 209
+det      | tg64@32768     | decode b1 ctx 32K             | 19.31 GB        | 195   | torch 185, llama.cpp 150
+det      | tg64@130048    | decode b1 ctx 128K            | 32.05 GB        | 125   | torch 121, llama.cpp 82
+det      | tg64@4096      | decode b1 ctx 4K              | 15.55 GB        |       |
+det      | ts128@512      | sampled b1 ctx 512            | 15.08 GB        | 235   |
+det      | pp4096         | prefill 4K deterministic      | 15.0 GFLOP      |       |
+cudnn    | pp4096         | prefill 4K cudnn              | 15.0 GFLOP      | 38000 | torch eager 33300, llama.cpp 21400
+cudnn    | pp16384        | prefill 16K cudnn             | 18.3 GFLOP      | 31000 | torch eager 27500, llama.cpp 16700
+int4     | tg128@512      | int4 decode b1 512            | 4.73 GB         | 500   | llama.cpp Q4_0 344
+int4     | pp4096         | int4 prefill 4K               | 15.0 GFLOP      | 25000 | llama.cpp Q4_0 11100
+verify   | tg64@4096      | verify 64 nodes ctx 4K, fast  | 15.55 GB ms     | 5.3   |
+tidal7b  | tg64@102400    | tidaldecode 7B b1 100K        | 20.3 GB         |       | paper: 2.1 times dense (A100)
+dense7b  | tg64@102400    | dense 7B b1 100K              | 66.9 GB         |       |
+e4m3     | pp4096         | e4m3 prefill 4K               | 7.5 GFLOP       |       |
+e4m3     | tg128@512      | e4m3 decode b1 512            | 8.11 GB         |       |
+tidal8   | tg64@102400x8  | tidaldecode 8B b8 100K        | 29.1 GB         |       |
+dense8   | tg64@102400x8  | dense 8B b8 100K              | 122.4 GB        |       |
+int4head | tg128@512      | int4 decode b1 512, head too  | 3.94 GB         | 500   | llama.cpp Q4_0 344
+verify-d | tg64@4096      | verify 64 nodes ctx 4K        | 15.55 GB ms     | 5.3   |
+duo8     | tg64@102400x8  | duoattention 8B b8 100K       | 68.8 GB         |       | paper: 1.77 times dense (roofline)
+duo      | tg64@130048    | duoattention 8B b1 128K       | 23.5 GB         |       |
 ROWS
+}
+# Quotients of two rows' values: name | above | below | must | least or most | what would be ideal | peers
+quotients() {
+    cat <<'QUOTIENTS'
+deterministic over fast, decode b1 512     | decode b1 ctx 512            | decode b1 ctx 512, fast  |     | least |      |
+deterministic over fast, decode b1 32K     | decode b1 ctx 32K            | decode b1 ctx 32K, fast  |     | least |      |
+deterministic over fast, decode b1 128K    | decode b1 ctx 128K           | decode b1 ctx 128K, fast |     | least |      |
+sampled over greedy, b1 512                | sampled b1 ctx 512, fast     | decode b1 ctx 512, fast  |     | least | 1    |
+sampled over greedy, b64 1K                | sampled b64 ctx 1K           | decode b64 ctx 1K        |     | least | 1    |
+e4m3 over bf16, prefill 4K                 | e4m3 prefill 4K              | prefill 4K               | 1.4 | least | 2    |
+verify of 64 over decode, 4K, fast         | verify 64 nodes ctx 4K, fast | decode b1 ctx 4K, fast   | 1.3 | most  | 1    |
+verify of 64 over decode, 4K               | verify 64 nodes ctx 4K       | decode b1 ctx 4K         | 1.3 | most  | 1    |
+tidaldecode over dense, 7B b1 100K         | tidaldecode 7B b1 100K       | dense 7B b1 100K         | 2.6 | least | 3.3  | paper 2.1 (A100)
+tidaldecode over dense, 8B b8 100K         | tidaldecode 8B b8 100K       | dense 8B b8 100K         | 3.0 | least | 4.2  |
+QUOTIENTS
+}
+
+# Gates of layers x KV heads in which every second head streams, not the same ones in neighbouring layers.
+write_gates() { awk -v L="$1" -v K="$2" 'BEGIN { for (l = 0; l < L; l++) for (h = 0; h < K; h++) printf "%g%s", (l + h) % 2 + (l * K + h) / 1e4, h + 1 < K ? "\t" : "\n" }'; }
+
+# A matrix for token_recycling in which eight tokens follow every token: a whole tree can be drafted at once.
+write_successors() { # file, vocabulary
+    local header="{\"recycling.M\":{\"dtype\":\"I32\",\"shape\":[$2,8],\"data_offsets\":[0,$(($2 * 32))]}}" row= i
+    while [ $((${#header} % 8)) != 0 ]; do header+=' '; done
+    for i in 1 2 3 4 5 6 7 8; do row+=$(printf '\\x%02x\\x%02x\\x00\\x00' $((i * 37 % 256)) $((i + 3))); done
+    { printf "$(printf '\\x%02x\\x%02x\\0\\0\\0\\0\\0\\0' $((${#header} % 256)) $((${#header} / 256)))$header"
+      printf "$row" >"$tmp/row"
+      i=1
+      while [ $i -lt "$2" ]; do cat "$tmp/row" "$tmp/row" >"$tmp/rows2"; mv "$tmp/rows2" "$tmp/row"; i=$((2 * i)); done
+      head -c $(($2 * 32)) "$tmp/row"; } >"$1"
+}
+
+number() { printf '%s\n' "$2" | sed -n "s/.*\"$1\": *\(-\{0,1\}[0-9.eE+-]*\).*/\1/p"; }
+trim() { printf '%s' "$*" | sed 's/^ *//; s/ *$//'; }
+
+write_model_json() { awk 'BEGIN { printf "[" } { printf "%s\n  %s", (NR == 1 ? "" : ","), $0 } END { print "\n]" }' "$tmp/rows" >"$out/model.json"; }
+
+# One line of the table and of the evidence. name, value, unit, floor, must, peers, command, note
+tell_row() {
+    awk -v name="$1" -v value="$2" -v unit="$3" -v floor="$4" -v must="$5" -v peer="$6" -v command="$7" -v note="$8" -v shape="$shape" \
+        -v commit="$commit" -v date="$date" -v device="$device" -v rows="$tmp/rows" 'BEGIN {
+        least = (unit == "ms" || unit == "of a decode step"); digits = (unit == "tok/s" ? "%.1f" : "%.3f")
+        bounded = floor + 0 > 0
+        share = bounded ? sprintf("%.1f%%", 100 * (least ? floor / value : value / floor)) : "-"
+        met = "-"
+        if (must != "") { met = "not met"; if (least ? value + 0 <= must + 0 : value + 0 >= must + 0) met = "met" }
+        printf "%-42s " digits " %-5s floor " digits "  share %6s  must %6s %-7s %s  %s\n", name, value, unit, floor, share, (must == "" ? "-" : must), met, note, (peer == "" ? "" : "(" peer ")")
+        printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"%s shape, %s\", \"value\": " digits ", \"unit\": \"%s\", \"floor\": " (bounded ? digits : "%s") ", \"peer\": \"%s\"%s%s}\n",
+               command, commit, date, device, shape, name, value, unit, (bounded ? floor : "null"), peer,
+               (must == "" ? "" : ", \"must\": " must), (note == "" ? "" : ", \"note\": \"" note "\"") >>rows }'
+    write_model_json
+}
+
+# What sluice bench said of one test.
+tell_test() { # load, command, line
+    local line=$3 test load word name work must peer value unit floor kind
+    kind=$([ "$(number n_prompt "$line")" != 0 ] && echo pp || { case $line in *'"sampled":true'*) echo ts ;; *) echo tg ;; esac; })
+    test=$kind$([ $kind = pp ] && number n_prompt "$line" || number n_gen "$line")
+    [ "$(number n_depth "$line")" = 0 ] || test+=@$(number n_depth "$line")
+    [ "$(number n_sequences "$line")" = 1 ] || test+=x$(number n_sequences "$line")
+    while IFS='|' read -r load word name work must peer; do
+        [ "$(trim "$load")" = "$1" ] && [ "$(trim "$word")" = "$test" ] || continue
+        name=$(trim "$name") work=($work)
+        if [ "${work[2]:-}" = ms ]; then
+            value=$(number ms_step "$line") unit=ms floor=$(awk "BEGIN { print 1000 * ${work[0]} / $gbs }")
+        elif [ "${work[1]}" = GB ]; then
+            value=$(number median_ts "$line") unit=tok/s floor=$(awk "BEGIN { print $gbs / ${work[0]} * $(number n_sequences "$line") }")
+        else
+            value=$(number median_ts "$line") unit=tok/s floor=$(awk "BEGIN { print 1000 * $tflops / ${work[0]} }")
+        fi
+        printf '%s\t%s\t%s\n' "$name" "$value" "$(number ms_step "$line")" >>"$tmp/values"
+        local note
+        note="idle $(awk "BEGIN { printf \"%.1f%%\", 100 * $(number idle_share "$line") }") load $(awk "BEGIN { printf \"%.1f s\", $(number load_ns "$line") / 1e9 }")"
+        [ $kind = pp ] || note+=" $(awk "BEGIN { printf \"%.2f ms\", $(number ms_step "$line") }")"
+        [ "$(number graphs "$line")" = 0 ] || note+=", $(number graphs "$line") graphs: $(number graph_nodes "$line") nodes, $(number graph_others "$line") no kernels, $(number graph_dependent "$line") of $(number graph_edges "$line") edges early"
+        [ "${work[2]:-}" != ms ] || note+=" $(awk "BEGIN { printf \"%.1f nodes\", $(number nodes_step "$line") }")"
+        tell_row "$name" "$value" $unit "$floor" "$(trim "$must")" "$(trim "$peer")" "$2 --tests $test" "$note"
+    done < <(rows)
+}
+
+tell_quotients() {
+    local name above below must way ideal peer a b
+    while IFS='|' read -r name above below must way ideal peer; do
+        name=$(trim "$name") above=$(trim "$above") below=$(trim "$below") way=$(trim "$way")
+        # of times where a step may take longer, of rates elsewhere
+        a=$(awk -F'\t' -v n="$above" -v c=$([ $way = most ] && echo 3 || echo 2) '$1 == n { print $c; exit }' "$tmp/values")
+        b=$(awk -F'\t' -v n="$below" -v c=$([ $way = most ] && echo 3 || echo 2) '$1 == n { print $c; exit }' "$tmp/values")
+        [ -n "$a" ] && [ -n "$b" ] || continue
+        case $name in *7B*) shape=llama-2-7b ;; *) shape=llama-3.1-8b ;; esac
+        tell_row "$name" "$(awk "BEGIN { print $a / $b }")" "$([ $way = most ] && echo 'of a decode step' || echo x)" "$(trim "$ideal")" "$(trim "$must")" "$(trim "$peer")" "go.sh model" ""
+    done < <(quotients)
 }
 
 run_model() {
-    local name long args work must peer status=0 command line
-    local gbs=${READ_GBS:-} tflops=${TFLOPS:-990}
+    local load args memory total status=0 tests command line begin started=$SECONDS
+    gbs=${READ_GBS:-} tflops=${TFLOPS:-990}
     # Without a measured ceiling: what the data sheet says, which nothing exceeds.
     case $device in *H200*) gbs=${gbs:-4800} ;; *) gbs=${gbs:-3350} ;; esac
-    : >"$tmp/rows"
-    say "$device, shape llama-3.1-8b, bf16; ceilings: $gbs GB/s, $tflops TFLOP/s"
-    printf '%-20s %10s %10s %8s %8s  %s\n' row tok/s ceiling share must peers
-    while IFS='|' read -r name long args work must peer; do
-        name=$(echo $name) work=$(echo $work) must=$(echo $must) peer=$(echo $peer)
-        args=${args/@fast/--set engine.prefill_chunk=4096 --set engine.max_rows=4096 --set engine.deterministic=no}
-        [ $long = no ] || [ $full = yes ] || continue
-        case $name in *"$pattern"*) ;; *) continue ;; esac
-        command="sluice bench --shape llama-3.1-8b --set engine.device=cuda$(echo " $args" | tr -s ' ' | sed 's/ $//') --fill synthetic -r 3 -o jsonl"
-        line=$(timeout 300 "$here/sluice" ${command#sluice } 2>"$tmp/err") ||
-            { say "$name FAILED: $(tail -n 1 "$tmp/err")"; status=1; continue; }
-        echo "$line" >>"$out/model.jsonl"
-        echo "$line" | sed 's/.*"avg_ts": *\([0-9.e+]*\).*/\1/' | awk -v name="$name" -v work="$work" -v gbs="$gbs" -v tflops="$tflops" \
-            -v must="$must" -v peer="$peer" -v command="$command" -v commit="$commit" -v date="$date" -v device="$device" -v rows="$tmp/rows" '
-            { split(work, w, " "); batch = match(name, /b[0-9]+/) ? substr(name, RSTART + 1, RLENGTH - 1) : 1
-              ceiling = w[2] == "GB" ? gbs / w[1] * batch : tflops * 1000 / w[1]
-              printf "%-20s %10.1f %10.1f %7.1f%% %8s  %s\n", name, $1, ceiling, 100 * $1 / ceiling, must, peer
-              printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"Llama-3.1-8B shape, %s\", \"value\": %.1f, \"unit\": \"tok/s\", \"floor\": %.1f, \"peer\": \"%s\"}\n",
-                     command, commit, date, device, name, $1, ceiling, peer >>rows }'
-    done < <(rows)
-    awk 'BEGIN { print "[" } { print (NR > 1 ? ",\n" : "") $0 } END { print "]" }' ORS= "$tmp/rows" >"$out/model.json"
+    local fast='--set engine.deterministic=no'
+    local chunks='--set engine.prefill_chunk=4096 --set engine.max_rows=4096'
+    local long_chunks='--set engine.prefill_chunk=16384 --set engine.max_rows=16384'
+    local tidal='--set attention.plugin=tidaldecode --set attention.token_budget=256 --set attention.select_heads=kv_group'
+    local tree="--set speculation.plugin=token_recycling --set speculation.cut=64 --set speculation.init=$tmp/successors"
+    local duo="--set attention.plugin=duoattention --set kvcache.plugin=duoattention --set attention.pattern_file=$tmp/gates"
+    local draw='--set sampling.temperature=0.8 --set sampling.top_k=40 --set sampling.top_p=0.95'
+    total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | awk 'NR == 1 { print int($1 * 1.048576 / 1000) }')
+    write_successors "$tmp/successors" 128256
+    write_gates 32 8 >"$tmp/gates"
+    : >"$tmp/rows"; : >"$tmp/values"; : >"$out/model.jsonl"
+    say "$device, bf16 unless said; ceilings: $gbs GB/s, $tflops TFLOP/s"
+    while IFS='|' read -r load shape memory args; do
+        load=$(trim "$load") shape=$(trim "$shape") memory=$(trim "$memory")
+        case $load in $pattern*) ;; *) continue ;; esac
+        if [ "$memory" -gt "${total:-0}" ]; then say "$load: left out, wants $memory GB of device memory, there are ${total:-0}"; continue; fi
+        if [ $((SECONDS - started)) -gt "$limit" ]; then say "$load: left out, the $limit s of --limit are over"; status=1; continue; fi
+        tests=$(rows | awk -F'|' -v load="$load" '{ gsub(/ /, "", $1); gsub(/ /, "", $2) } $1 == load { printf "%s%s", n++ ? "," : "", $2 }')
+        command="sluice bench --shape $shape --set engine.device=cuda $(printf '%s' "$args" | tr -s ' ' | sed "s/^ //; s/ \$//; s|$tmp/||g") --fill synthetic -r $repetitions -o jsonl"
+        begin=$SECONDS
+        while IFS= read -r line; do
+            printf '%s\n' "$line" >>"$out/model.jsonl"
+            tell_test "$load" "$command" "$line"
+        done < <(timeout 120 "$here/sluice" bench --shape "$shape" --set engine.device=cuda $args --fill synthetic -r "$repetitions" -o jsonl \
+            --tests "$tests" 2>"$tmp/err" || say '"failed"')
+        if grep -q . "$tmp/err"; then say "$load, $tests FAILED: $(head -n 3 "$tmp/err")"; status=1; fi
+        say "  ($load: $((SECONDS - begin)) s)"
+    done < <(loads)
+    tell_quotients
     say "rows for docs/results/cuda: $out/model.json"
     return $status
 }

@@ -275,7 +275,20 @@ static void test_bench(void **state) {
     assert_int_equal(e2e_number(one, "n_prompt"), 8);
     json_decref(one);
     cli_free(&r);
+    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "--tests", "pp8 tg4@16x2,ts4", "--fill", "synthetic", "-r", "3", "-o", "json"), NULL);
+    all = json_loads(r.out, 0, NULL);
+    assert_int_equal(json_array_size(all), 3);
+    one = json_array_get(all, 1);
+    assert_int_equal(e2e_number(one, "n_depth"), 16);
+    assert_int_equal(e2e_number(one, "n_sequences"), 2);
+    assert_int_equal(e2e_number(one, "tokens_step"), 2); /* of two sessions */
+    assert_true(fabs(e2e_number(one, "ms_step") * 4 * 1e6 - e2e_number(one, "avg_ns")) < 0.01 * e2e_number(one, "avg_ns"));
+    assert_true(json_is_true(json_object_get(json_array_get(all, 2), "sampled")));
+    json_decref(all);
+    cli_free(&r);
     cli_refused(CLI("bench", "-m", tiny, "-p", "8,x"), SETS("-p"));
+    cli_refused(CLI("bench", "-m", tiny, "-b", "0"), SETS("-b"));
+    cli_refused(CLI("bench", "-m", tiny, "--tests", "pp8,tg0"), SETS("--tests", "\"tg0\""));
     cli_refused(CLI("bench", "-m", tiny, "-c", "64", "-p", "128", "-n", "0", "-r", "1", "-o", "jsonl"), SETS("context"));
 }
 

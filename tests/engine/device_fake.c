@@ -56,6 +56,15 @@ void *fake_at(const void *device, int64_t bytes, const char *who) {
     return real_ + ((const char *)device - shown_);
 }
 
+void *fake_out(void *p, int64_t bytes, const char *who) {
+    const struct block *b = is_device(p) ? NULL : block_of(p);
+    if (b == NULL)
+        return fake_at(p, bytes, who);
+    if ((const char *)p + bytes > b->p + b->bytes)
+        die(who, "leaves its block of pinned memory", p);
+    return p;
+}
+
 /* ---- queues ------------------------------------------------------------------------------------------------------ */
 
 typedef struct node {
@@ -395,6 +404,10 @@ static sl_status graph_launch(sli_cuda *cuda, sli_cuda_graph *graph, sl_error *e
 }
 
 static int64_t graph_nodes(const sli_cuda_graph *graph) { return graph->work.n; }
+static void graph_form(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent) {
+    *others = *dependent = 0;
+    *edges = graph->work.n - 1;
+}
 
 static const char *fault(sli_cuda *cuda) {
     (void)cuda;
@@ -423,9 +436,11 @@ static const sli_cuda_api api = {.struct_size = sizeof api,
                                  .capture_abort = capture_abort,
                                  .graph_launch = graph_launch,
                                  .graph_nodes = graph_nodes,
+                                 .graph_form = graph_form,
                                  .graph_destroy = graph_destroy,
                                  .elapsed = elapsed,
                                  .random = fake_random,
+                                 .sample = fake_sample,
                                  .fault = fault,
                                  .sdpa = sdpa};
 

@@ -20,11 +20,16 @@ sl_status fake_launch(const sl_lane *lane, fake_kernel kernel, const void *args,
 /* Where a device address really is; n bytes of it are used. who: for the message. */
 void *fake_at(const void *device, int64_t bytes, const char *who);
 
+/* The same for what a kernel writes: pinned memory of the host has one address for both. */
+void *fake_out(void *p, int64_t bytes, const char *who);
+
 extern const sl_ops fake_ops;
 sl_status fake_append(const sl_host *host, const sl_op_append *op);
 sl_status fake_attend(const sl_host *host, const sl_attend *op);
 sl_status fake_move(const sl_host *host, const sl_op_move *op);
 sl_status fake_random(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
+sl_status fake_sample(sli_cuda *cuda, const float *logits, const sli_cuda_draw *how, int32_t *token, int64_t rows,
+                      int32_t n);
 const sl_lane *fake_lane(sli_cuda *cuda, int32_t number);
 
 #endif

@@ -200,32 +200,43 @@ static sl_status qgemm(const sl_host *host, const sl_op_qgemm *op) {
 }
 
 typedef struct act_args {
-    sl_tensor gate, up, y;
+    sl_tensor gate, up, y, residual; /* data NULL: none */
     uint32_t act;
 } act_args;
 
 static void run_act(const void *p) {
     const act_args *a = p;
     for (int64_t i = 0; i < a->y.shape[0]; i++) {
-        const void *g = row_of(&a->gate, i, "act_mul"), *u = row_of(&a->up, i, "act_mul");
+        const void *g = row_of(&a->gate, i, "act_mul");
+        const void *u = a->up.data != NULL ? row_of(&a->up, i, "act_mul") : NULL;
+        const void *add = a->residual.data != NULL ? row_of(&a->residual, i, "act_mul") : NULL;
         void *y = row_of(&a->y, i, "act_mul");
-        for (int64_t k = 0; k < a->y.shape[1]; k++)
-            store(y, a->y.dtype, k, activate(a->act, load(g, a->gate.dtype, k)) * load(u, a->up.dtype, k));
+        for (int64_t k = 0; k < a->y.shape[1]; k++) {
+            float v = activate(a->act, load(g, a->gate.dtype, k)) * (u != NULL ? load(u, a->up.dtype, k) : 1);
+            store(y, a->y.dtype, k, v + (add != NULL ? load(add, a->y.dtype, k) : 0));
+        }
     }
 }
 
 static sl_status act_mul(const sl_host *host, const sl_op_act_mul *op) {
     (void)host;
-    act_args a = {*op->gate, *op->up, *op->y, op->act};
+    act_args a = {.gate = *op->gate, .y = *op->y, .act = op->act};
+    if (op->up != NULL)
+        a.up = *op->up;
+    if (op->residual != NULL)
+        a.residual = *op->residual;
+    if (op->residual != NULL && op->residual->dtype != op->y->dtype)
+        return SL_E_INVALID;
     return fake_launch(op->lane, run_act, &a, sizeof a);
 }
 
-/* ---- topk, random --------------------------------------------------------------------------------------------------
+/* ---- topk, sampling, random
+ * --------------------------------------------------------------------------------------------------
  */
 
 static void run_topk(const void *p) {
     const sl_op_topk *a = p;
-    int32_t *id = fake_at(a->id, 4 * a->rows * a->k, "topk");
+    int32_t *id = fake_out(a->id, 4 * a->rows * a->k, "topk");
     float *value = a->value != NULL ? fake_at(a->value, 4 * a->rows * a->k, "topk") : NULL;
     for (int64_t i = 0; i < a->rows; i++) {
         const float *x = fake_at(a->x + i * a->stride, 4 * a->n, "topk");
@@ -244,6 +255,74 @@ static void run_topk(const void *p) {
 static sl_status topk(const sl_host *host, const sl_op_topk *op) {
     (void)host;
     return op->k <= op->n ? fake_launch(op->lane, run_topk, op, sizeof *op) : SL_E_INVALID;
+}
+
+typedef struct sample_args {
+    const float *logits;
+    const sli_cuda_draw *how;
+    int32_t *token;
+    int64_t rows;
+    int32_t n;
+} sample_args;
+
+typedef struct candidate {
+    double weight;
+    int32_t id;
+} candidate;
+
+static int better(const void *a, const void *b) {
+    const candidate *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight) - (x->weight > y->weight) : x->id - y->id;
+}
+static int lower(const void *a, const void *b) { return ((const candidate *)a)->id - ((const candidate *)b)->id; }
+
+/* Sorted as a whole, cut, put back into the order of ids, and walked through. */
+static int32_t draw(const float *z, int32_t n, const sli_cuda_draw *how, candidate *c) {
+    float most = z[0];
+    double sum = 0, kept = 0, run = 0;
+    int32_t left = n;
+    for (int32_t i = 0; i < n; i++)
+        most = z[i] > most ? z[i] : most;
+    for (int32_t i = 0; i < n; i++)
+        c[i] = (candidate){how->temperature > 0 ? exp(((double)z[i] - most) / how->temperature) : z[i] == most, i};
+    qsort(c, (size_t)n, sizeof *c, better);
+    if (how->temperature == 0)
+        return c[0].id;
+    if (how->top_k > 0 && how->top_k < left)
+        left = how->top_k;
+    for (int32_t i = 0; i < left; i++)
+        sum += c[i].weight;
+    if (how->top_p > 0 && how->top_p < 1) {
+        int32_t at = 0;
+        for (kept = 0; at < left && kept < how->top_p * sum;)
+            kept += c[at++].weight;
+        left = at > 0 ? at : 1;
+    }
+    while (left > 1 && c[left - 1].weight < how->min_p)
+        left--;
+    qsort(c, (size_t)left, sizeof *c, lower);
+    for (int32_t i = kept = 0; i < left; i++)
+        kept += c[i].weight;
+    for (int32_t i = 0; i < left; i++)
+        if (how->u * kept < (run += c[i].weight))
+            return c[i].id;
+    return c[left - 1].id;
+}
+
+static void run_sample(const void *p) {
+    const sample_args *a = p;
+    int32_t *token = fake_out(a->token, 4 * a->rows, "sample");
+    const sli_cuda_draw *how = fake_at(a->how, a->rows * (int64_t)sizeof *how, "sample");
+    candidate *c = malloc((size_t)a->n * sizeof *c);
+    for (int64_t i = 0; c != NULL && i < a->rows; i++)
+        token[i] = draw(fake_at(a->logits + i * a->n, 4 * (int64_t)a->n, "sample"), a->n, &how[i], c);
+    free(c);
+}
+
+sl_status fake_sample(sli_cuda *cuda, const float *logits, const sli_cuda_draw *how, int32_t *token, int64_t rows,
+                      int32_t n) {
+    sample_args a = {logits, how, token, rows, n};
+    return fake_launch(fake_lane(cuda, 0), run_sample, &a, sizeof a);
 }
 
 typedef struct random_args {

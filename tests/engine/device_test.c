@@ -122,23 +122,52 @@ static void test_tokens(void **state) {
     e2e_outputs_free(one_by_one, SESSIONS);
 }
 
-/* Sampling takes logits off the device; drafts must not change what is drawn. */
+static void sample_two(const char *const *sets, int together, const sluice_sampling *how, int answer, e2e_output *out) {
+    sluice_engine *e = e2e_open("models/tiny", sets);
+    sluice_stats stats;
+    e2e_continue(e, prompts.prompt, 2, together, how, out);
+    sluice_get_stats(e, &stats);
+    printf("temperature %g: %lld steps by logits, %lld by best ids, %lld drawn\n", how->temperature,
+           (long long)stats.device_answers[0], (long long)stats.device_answers[1], (long long)stats.device_answers[2]);
+    for (int i = 0; i < 3; i++)
+        assert_true(i == answer ? stats.device_answers[i] > 0 : stats.device_answers[i] == 0);
+    sluice_close(e);
+}
+
+/* What the device draws is what the host draws out of its logits, and drafts do not change it. */
 static void test_sampled(void **state) {
     (void)state;
-    sluice_sampling how = e2e_greedy(LONG);
-    how.temperature = 0.8;
-    how.seed = 7;
-    e2e_output plain[2], drafted[2];
-    sluice_engine *e = e2e_open("models/tiny", SETS(ON_DEVICE));
-    e2e_continue(e, prompts.prompt, 2, 2, &how, plain);
-    sluice_close(e);
-    e = e2e_open("models/tiny", SETS(ON_DEVICE, "speculation.plugin=prompt_lookup"));
-    e2e_continue(e, prompts.prompt, 2, 1, &how, drafted);
-    sluice_close(e);
-    for (int i = 0; i < 2; i++)
-        e2e_check_tokens("sampled", plain[i].tokens, plain[i].n, drafted[i].tokens, drafted[i].n);
-    e2e_outputs_free(plain, 2);
-    e2e_outputs_free(drafted, 2);
+    static const struct {
+        double temperature, top_p, min_p;
+        int top_k;
+    } ways[] = {{0.8, 0, 0, 0}, {1.3, 0.9, 0, 40}, {0.7, 0, 0.05, 0}, {2, 0.5, 0.01, 5}};
+    static const int32_t some_id = 3;
+    static const float nothing = 0; /* a bias that changes nothing, and is the host's business */
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        sluice_sampling how = e2e_greedy(LONG);
+        how.temperature = ways[w].temperature;
+        how.top_p = ways[w].top_p;
+        how.min_p = ways[w].min_p;
+        how.top_k = ways[w].top_k;
+        how.seed = 7;
+        e2e_output device[2], host[2], drafted[2], alone[2];
+        sample_two(SETS(ON_DEVICE), 2, &how, 2, device);
+        sample_two(SETS(ON_DEVICE), 1, &how, 2, alone);
+        sample_two(SETS(ON_DEVICE, "speculation.plugin=prompt_lookup"), 1, &how, 0, drafted);
+        how.bias_id = &some_id;
+        how.bias = &nothing;
+        how.n_bias = 1;
+        sample_two(SETS(ON_DEVICE), 2, &how, 0, host);
+        for (int i = 0; i < 2; i++) {
+            e2e_check_tokens("by the host", device[i].tokens, device[i].n, host[i].tokens, host[i].n);
+            e2e_check_tokens("alone", device[i].tokens, device[i].n, alone[i].tokens, alone[i].n);
+            e2e_check_tokens("with drafts", device[i].tokens, device[i].n, drafted[i].tokens, drafted[i].n);
+        }
+        e2e_outputs_free(device, 2);
+        e2e_outputs_free(host, 2);
+        e2e_outputs_free(drafted, 2);
+        e2e_outputs_free(alone, 2);
+    }
 }
 
 /* ---- scores, forks, files, refusals ------------------------------------------------------------------------------ */

@@ -25,6 +25,7 @@ static const struct {
     {"% overhead", LESS_IS_BETTER, 1},
     {"of peer's time", LESS_IS_BETTER, 1},
     {"of dense time", LESS_IS_BETTER, 1},
+    {"of a decode step", LESS_IS_BETTER, 1},
     {"tok/s", MORE_IS_BETTER, 0},
     {"GB/s", MORE_IS_BETTER, 0},
     {"TB/s", MORE_IS_BETTER, 0},

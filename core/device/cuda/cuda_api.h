@@ -34,6 +34,15 @@ typedef struct sli_cuda_shapes {
     uint32_t reserved0;
 } sli_cuda_shapes;
 
+/* How a row's token is drawn, in device memory: as struct slk_sample_row of the kernels has it. */
+typedef struct sli_cuda_draw {
+    double temperature;  /* 0: the largest logit */
+    double top_p, min_p; /* top_p outside of (0, 1), min_p 0: not used */
+    double u;            /* in [0, 1): what decides */
+    int32_t top_k;       /* 0: not used */
+    uint32_t reserved0;
+} sli_cuda_draw;
+
 typedef struct sli_cuda_api {
     uint64_t struct_size;
     /* Takes the device's primary context. SL_E_NOT_FOUND: no driver or no device, the text says which;
@@ -63,12 +72,18 @@ typedef struct sli_cuda_api {
     void (*capture_abort)(sli_cuda *cuda);
     sl_status (*graph_launch)(sli_cuda *cuda, sli_cuda_graph *graph, sl_error *err);
     int64_t (*graph_nodes)(const sli_cuda_graph *graph);
+    /* Nodes that are no kernels; edges between nodes, and those that let a kernel start before its predecessor ends. */
+    void (*graph_form)(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent);
     void (*graph_destroy)(sli_cuda *cuda, sli_cuda_graph *graph);
 
     /* Milliseconds between two events that were recorded and have passed. */
     sl_status (*elapsed)(sli_cuda *cuda, sl_event_impl *begin, sl_event_impl *end, float *ms);
     /* n seeded values: slk_random_value(seed, i) * amplitude, rounded to dtype (F32, F16, BF16). */
     sl_status (*random)(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
+    /* token[i] of logits [rows, n] f32, without gaps: temperature, top-k, top-p, min-p and the draw, queued on the
+     * compute lane; -1: a row with a NaN or +inf, or nothing but -inf. Memory of the device or pinned. Can be captured. */
+    sl_status (*sample)(sli_cuda *cuda, const float *logits, const sli_cuda_draw *how, int32_t *token, int64_t rows,
+                        int32_t n);
     /* What the device's last error was, and which kernel or copy it is laid to; NULL: none. [session] */
     const char *(*fault)(sli_cuda *cuda);
 

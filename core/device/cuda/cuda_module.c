@@ -117,6 +117,12 @@ static sl_status graph_launch(sli_cuda *cuda, sli_cuda_graph *graph, sl_error *e
 
 static int64_t graph_nodes(const sli_cuda_graph *graph) { return graph->captured.nodes; }
 
+static void graph_form(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent) {
+    *others = graph->captured.others;
+    *edges = graph->captured.edges;
+    *dependent = graph->captured.dependent;
+}
+
 static void graph_destroy(sli_cuda *cuda, sli_cuda_graph *graph) {
     if (graph == NULL)
         return;
@@ -153,9 +159,11 @@ static const sli_cuda_api api = {
     .capture_abort = capture_abort,
     .graph_launch = graph_launch,
     .graph_nodes = graph_nodes,
+    .graph_form = graph_form,
     .graph_destroy = graph_destroy,
     .elapsed = elapsed,
     .random = sli_cuda_random,
+    .sample = sli_cuda_sample,
     .fault = fault,
     .sdpa = sli_cuda_sdpa,
 };

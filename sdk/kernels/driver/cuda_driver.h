@@ -55,6 +55,8 @@
     X(cuGraphUpload)                                                                                                   \
     X(cuGraphLaunch)                                                                                                   \
     X(cuGraphGetNodes)                                                                                                 \
+    X(cuGraphGetEdges)                                                                                                 \
+    X(cuGraphNodeGetType)                                                                                              \
     X(cuGraphDestroy)                                                                                                  \
     X(cuGraphExecDestroy)                                                                                              \
     X(cuLibraryLoadData)                                                                                               \
@@ -137,7 +139,8 @@ sl_status slk_driver_wait(slk_driver *d, sl_error *err);
 typedef struct slk_driver_graph {
     CUgraph graph;
     CUgraphExec exec;
-    int64_t nodes;
+    int64_t nodes, others;    /* all; those that are no kernels */
+    int64_t edges, dependent; /* all; those that let a kernel start while its predecessor still works */
 } slk_driver_graph;
 sl_status slk_driver_capture_begin(slk_driver *d, sl_error *err);
 sl_status slk_driver_capture_end(slk_driver *d, slk_driver_graph *out, sl_error *err);

@@ -131,6 +131,30 @@ sl_status slk_driver_capture_begin(slk_driver *d, sl_error *err) {
     return SL_OK;
 }
 
+/* What a graph is made of, for reports: 0 everywhere where the driver does not say. */
+static void describe(slk_driver *d, slk_driver_graph *g) {
+    size_t n = (size_t)g->nodes, m = 0;
+    CUgraphNode *nodes = calloc(n + 1, sizeof *nodes);
+    if (nodes == NULL || d->cu.cuGraphGetNodes(g->graph, nodes, &n) != CUDA_SUCCESS)
+        n = 0;
+    for (size_t i = 0; i < n; i++) {
+        CUgraphNodeType type = CU_GRAPH_NODE_TYPE_KERNEL;
+        g->others += d->cu.cuGraphNodeGetType(nodes[i], &type) == CUDA_SUCCESS && type != CU_GRAPH_NODE_TYPE_KERNEL;
+    }
+    free(nodes);
+    if (d->cu.cuGraphGetEdges(g->graph, NULL, NULL, NULL, &m) != CUDA_SUCCESS || m == 0)
+        return;
+    CUgraphNode *from = calloc(2 * m, sizeof *from);
+    CUgraphEdgeData *data = calloc(m, sizeof *data);
+    if (from != NULL && data != NULL && d->cu.cuGraphGetEdges(g->graph, from, from + m, data, &m) == CUDA_SUCCESS) {
+        g->edges = (int64_t)m;
+        for (size_t i = 0; i < m; i++)
+            g->dependent += data[i].type == CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
+    }
+    free(from);
+    free(data);
+}
+
 sl_status slk_driver_capture_end(slk_driver *d, slk_driver_graph *out, sl_error *err) {
     struct sl_lane_impl *lane = enter(&d->lanes[0].lane);
     *out = (slk_driver_graph){0};
@@ -153,6 +177,8 @@ sl_status slk_driver_capture_end(slk_driver *d, slk_driver_graph *out, sl_error 
     out->nodes = (int64_t)nodes;
     if (status < 0)
         slk_driver_graph_destroy(d, out);
+    else
+        describe(d, out);
     return status;
 }
 
