@@ -89,11 +89,13 @@ static const void *more(test_host *host, const char *id) {
 /* ---- operations on rows ------------------------------------------------------------------------------------------ */
 
 static char *row_at(const sl_view_device *v, int is_value, int32_t seq, int32_t head, int64_t slot) {
-    int64_t page = v->pages[seq * v->pages_stride + head * v->pages_head_stride + slot / v->page_rows];
+    const int64_t *place = v->heads != NULL ? v->heads + head * SL_HEAD_FIELDS : NULL;
+    int64_t table = place != NULL ? place[SL_HEAD_PAGES] : head * v->pages_head_stride;
+    int64_t page = v->pages[seq * v->pages_stride + table + slot / v->page_rows];
     char *pool = is_value ? v->v_pool : v->k_pool;
+    pool += place != NULL ? place[is_value] : head * (is_value ? v->v_head_stride : v->k_head_stride);
     return pool + page * (is_value ? v->v_page_stride : v->k_page_stride) +
-           slot % v->page_rows * (is_value ? v->v_row_stride : v->k_row_stride) +
-           head * (is_value ? v->v_head_stride : v->k_head_stride);
+           slot % v->page_rows * (is_value ? v->v_row_stride : v->k_row_stride);
 }
 
 static size_t head_bytes(const sl_view_device *v, int is_value) { return 2 * (size_t)(is_value ? v->v_dim : v->k_dim); }
