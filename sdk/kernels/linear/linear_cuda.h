@@ -88,16 +88,19 @@ typedef struct slk_stream_params {
 } slk_stream_params;
 
 /* Bytes of dynamic shared memory at most: a ring of 12 KiB a warp, and the sums of the warps. Rings of one row are
- * shorter, so that blocks of the next kernel come in beside this one's and ask for their weights. */
-enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384 };
-/* Stages of a ring, of so many bytes, for tiles of 16 mt rows of w and room for so many rows of x. */
-#define SLK_LINEAR_FIT_(bytes, mt, rows) (((rows) > 1 ? SLK_LINEAR_RING : (mt) == 1 ? 6144 : 8448) / (bytes))
-#define SLK_LINEAR_STAGES(bytes, mt, rows)                                                                             \
-    (SLK_LINEAR_FIT_(bytes, mt, rows) < 2   ? 2                                                                        \
-     : SLK_LINEAR_FIT_(bytes, mt, rows) > 8 ? 8                                                                        \
-                                            : SLK_LINEAR_FIT_(bytes, mt, rows))
+ * shorter, so that a multiprocessor has room for blocks of the next kernel, which ask for their weights. */
+enum {
+    SLK_LINEAR_RING = 12288,
+    SLK_LINEAR_RING_ONE = 8704,
+    SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
+    SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384
+};
+/* Stages of so many bytes in a ring. */
+#define SLK_LINEAR_STAGES(bytes, ring) ((ring) / (bytes) < 2 ? 2 : (ring) / (bytes) > 8 ? 8 : (ring) / (bytes))
 
 #define SLK_LINEAR_KERNELS(X)                                                                                          \
+    X(linear_bf16_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
+    X(linear_bf16_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                               \

@@ -13,6 +13,9 @@ template <int BITS, int ROWS, bool PLAIN> struct of_integers {
     static constexpr int chunk = SLK_LINEAR_CHUNK_PACKED, w16 = BITS / 2, x16 = 4, x_bytes = 2, x_rows = ROWS,
                          scales = PLAIN ? 32 : 256, scale_bytes = PLAIN ? 4 : 8;
     static constexpr bool zeros = ROWS == 8;
+    static constexpr int ring(int mt) {
+        return ROWS == 8 ? SLK_LINEAR_RING : mt == 1 ? SLK_LINEAR_RING_ONE_PACKED : SLK_LINEAR_RING_ONE;
+    }
 
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
 
@@ -169,6 +172,7 @@ struct of_e4m3 {
     static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 2, x16 = 1, x_bytes = 1, x_rows = 8, scales = 0,
                          scale_bytes = 0;
     static constexpr bool zeros = false;
+    static constexpr int ring(int) { return SLK_LINEAR_RING; }
 
     template <int MT> using walk = typename row_walk<1, 1, 1>::template of<MT>;
     template <int MT, int NT>
