@@ -20,7 +20,11 @@ static const struct {
                          0},
     [SLK_LINEAR_F16] = {{{0}, {0, KERNEL(f16_2x8), KERNEL(f16_2x16)}}, 2048, 1024, 0},
     [SLK_LINEAR_F32] = {{{0, KERNEL(f32_1x8), KERNEL(f32_1x16)}, {0}}, 4096, 1024, 0},
-    [SLK_LINEAR_E4M3] = {{{0, KERNEL(e4m3_1x8), 0}, {0, KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}}, 1024, 512, 0},
+    [SLK_LINEAR_E4M3] = {{{KERNEL(e4m3_1x1), KERNEL(e4m3_1x8), 0},
+                          {KERNEL(e4m3_2x1), KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}},
+                         1024,
+                         512,
+                         0},
 #define INTEGERS(name, w, scales)                                                                                      \
     { {{KERNEL(name##_1x1), KERNEL(name##_1x8), 0}, {KERNEL(name##_2x1), KERNEL(name##_2x8), 0}}, w, 2048, scales }
     [SLK_LINEAR_INT8] = INTEGERS(int8, 2048, 256),
@@ -36,7 +40,7 @@ static uint32_t shared_bytes(int kind, int wide, int rows) {
     const int mt = 1 + wide, nt = rows == SIXTEEN ? 2 : 1, x = rows == ONE ? kinds[kind].x / 8 : nt * kinds[kind].x;
     const int stage = mt * (kinds[kind].w + kinds[kind].scales) + x;
     const int ring = rows != ONE                          ? SLK_LINEAR_RING
-                     : kind == SLK_LINEAR_BF16 || mt == 2 ? SLK_LINEAR_RING_ONE
+                     : kinds[kind].scales == 0 || mt == 2 ? SLK_LINEAR_RING_ONE
                                                           : SLK_LINEAR_RING_ONE_PACKED;
     const int stages = SLK_LINEAR_STAGES(stage, ring);
     return (uint32_t)(SLK_LINEAR_WARPS * stages * stage + mt * nt * 4096);
@@ -69,7 +73,7 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. */
     const int integers = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4;
     const int narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
-    const int rows = p.t == 1 && (integers || kind == SLK_LINEAR_BF16) ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
+    const int rows = p.t == 1 && kinds[kind].kernel[0][ONE] != 0 ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
     int wide = p.act_mul || rows == SIXTEEN || narrow > 8 * k->info.n_processors;
     if (kinds[kind].kernel[wide][rows] == 0)
         wide = !wide;

@@ -124,6 +124,8 @@ enum {
     X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
+    X(linear_e4m3_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_e4m3_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
