@@ -100,19 +100,25 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
-sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16, const slk_finish_params *p) {
+sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,
+                          const slk_finish_params *given) {
+    slk_finish_params p = *given;
     if (in_bf16 && !y_bf16)
         return SL_E_INVALID;
-    const slk_cuda_grid grid = {.x = (uint32_t)(p->n + 255) / 256,
-                                .y = (uint32_t)(p->t < 32768 ? p->t : 32768),
+    p.eights = p.col_scale == NULL && p.n % 8 == 0 && p.ldi % 8 == 0 && p.ldy % 8 == 0 && is_aligned(p.in, 16) &&
+               is_aligned(p.y, 16) && is_aligned(p.bias, 16) &&
+               (p.residual == NULL || (p.ldr % 4 == 0 && is_aligned(p.residual, 16)));
+    const int32_t threads = 256, width = p.eights ? p.n / 8 : p.n;
+    const slk_cuda_grid grid = {.x = (uint32_t)((width + threads - 1) / threads),
+                                .y = (uint32_t)(p.t < 32768 ? p.t : 32768),
                                 .z = 1,
-                                .threads = 256,
+                                .threads = (uint32_t)threads,
                                 .dependent = 1};
     return slk_cuda_launch(k, lane,
                            in_bf16  ? SLK_CUDA_finish_bf16_bf16
                            : y_bf16 ? SLK_CUDA_finish_f32_bf16
                                     : SLK_CUDA_finish_f32_f32,
-                           p, sizeof *p, grid);
+                           &p, sizeof p, grid);
 }
 
 sl_status slk_cuda_widen(const slk_cuda *k, const sl_lane *lane, const slk_widen_params *p) {

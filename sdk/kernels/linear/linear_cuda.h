@@ -58,6 +58,7 @@ typedef struct slk_finish_params {
     int64_t ldi, ldy, ldr;
     int32_t t, n;
     uint32_t act_mul, act;
+    uint32_t eights, pad; /* the launcher's: eight values a thread */
 } slk_finish_params;
 
 /* Rows [row, row + rows) of weights as bf16 [rows, K]. */
