@@ -6,8 +6,8 @@
  * block, two blocks a multiprocessor, and the ring runs on over the end of a tile. Weights are asked for before the
  * kernel in front has finished.
  *
- * Predicted: 90 % of a streaming read for bf16 and e4m3. Integers have instructions to issue as well: about 80 (tiles of
- * 16 rows) or 65 (of 32) for 512 bytes of plain 4-bit codes, of 116 slots at that speed; 8 bits need half of them.
+ * Predicted: 90 % of a streaming read for bf16 and e4m3. Integers have instructions to issue as well: about 80 (tiles
+ * of 16 rows) or 65 (of 32) for 512 bytes of plain 4-bit codes, of 116 slots at that speed; 8 bits need half of them.
  *
  * The order of inputs inside of a chunk is whatever makes a lane's 16 bytes whole fragments; x has the same order.
  */

@@ -100,6 +100,35 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
+sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const slk_linear_params *given) {
+    enum { SLAB = 64, MOST_SPLITS = 4 };
+    slk_linear_params p = *given;
+    if (!fits(SLK_LINEAR_BF16, &p))
+        return SL_E_INVALID;
+    if (p.t > SLK_LINEAR_BATCH_ROWS || k->function[SLK_CUDA_linear_batch] == NULL)
+        return SL_E_UNIMPLEMENTED;
+    if (p.t == 0)
+        return SL_OK;
+    /* Two blocks a multiprocessor, as far as a cluster goes. */
+    const int outputs = p.act_mul ? 64 : 128, slabs = (p.k + SLAB - 1) / SLAB;
+    p.tiles = (p.n + outputs - 1) / outputs;
+    p.blocks = 2 * k->info.n_processors / p.tiles;
+    p.blocks = p.blocks < 1 ? 1 : p.blocks > MOST_SPLITS ? MOST_SPLITS : p.blocks;
+    p.steps = (slabs + p.blocks - 1) / p.blocks;
+    while (p.blocks > 1 && (p.blocks - 1) * p.steps >= slabs) { /* a block without work */
+        p.blocks--;
+        p.steps = (slabs + p.blocks - 1) / p.blocks;
+    }
+    const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles * p.blocks),
+                                .y = 1,
+                                .z = 1,
+                                .threads = 256,
+                                .shared = SLK_LINEAR_BATCH_SHARED,
+                                .dependent = 1,
+                                .cluster = p.blocks > 1 ? (uint32_t)p.blocks : 0};
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &p, sizeof p, grid);
+}
+
 sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,
                           const slk_finish_params *given) {
     slk_finish_params p = *given;

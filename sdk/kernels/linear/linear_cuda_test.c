@@ -122,8 +122,42 @@ static void test_refusals(void **state) {
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_F32, &p), SL_E_UNIMPLEMENTED);
 }
 
-/* y [t, n] of `in` with all that finish can do, and the widening of plain rows. */
-/* n: with gaps of no values a thread takes eight or one; bf16: both sides. */
+/* The kernel of batches, which adds in an order of its own. */
+static void test_batch(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t shapes[][3] = {/* t, n, k */
+                                        {1, 1, 8},       {8, 128, 64},     {17, 100, 584},
+                                        {33, 300, 2056}, {64, 129, 4096},  {64, 4096, 520},
+                                        {40, 6144, 264}, {64, 640, 14336}, {50, 36000, 72}};
+    if (slk_cuda_linear_batch(&h->k, h->lane, &(slk_linear_params){.x = h, .w = h, .y = h, .n = 8, .k = 8}) ==
+        SL_E_UNIMPLEMENTED) {
+        print_message("skipped: the kernel of batches needs compute capability 9.0\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int e = 0; e < 6; e++) {
+            const int act = e == 4 ? SL_ACT_SILU : -1;
+            check_case c = {.name = "batch",
+                            .t = shapes[i][0],
+                            .n = shapes[i][1],
+                            .k = shapes[i][2],
+                            .ldx = shapes[i][2] + 8 * (int)(i % 3),
+                            .ldy = shapes[i][1] + e,
+                            .bias = e % 2,
+                            .residual = act < 0 ? e / 2 : 0,
+                            .y_bf16 = e == 0 || e == 4,
+                            .act = act};
+            check_data d = check_make(h, c);
+            const int64_t ldw = c.k + 8 * (int64_t)(i % 2);
+            float *w = put_weights(h, &d, SLK_LINEAR_BF16, ldw);
+            assert_int_equal(slk_cuda_linear_batch(&h->k, h->lane, &d.p), SL_OK);
+            check_values(h, &d, d.x, w, 2e-6);
+            free(w);
+            check_free(&d);
+        }
+}
+
+/* y [t, n] of `in` with all that finish can do: eight values a thread or one; bf16: both sides. */
 static void try_finish(slt_host *h, int n, int scaled, int bf16, int act_mul) {
     enum { T = 5, MOST = 2304 };
     static float in[T * 2 * MOST], col[2 * MOST], row[T], bias[2 * MOST], residual[T * MOST], y[T * MOST];
@@ -199,7 +233,7 @@ static void test_widen(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows),      cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_act_mul),
-                                       cmocka_unit_test(test_refusals),  cmocka_unit_test(test_finish),
-                                       cmocka_unit_test(test_widen)};
+                                       cmocka_unit_test(test_batch),     cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_finish),    cmocka_unit_test(test_widen)};
     return cmocka_run_group_tests_name("linear_cuda", tests, slt_setup, slt_teardown);
 }
