@@ -90,7 +90,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
         if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
             kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     }
-    const int resident = (rows != ONE || wide ? 2 : integers ? 4 : 3) * k->info.n_processors;
+    const int four_bits = kind == SLK_LINEAR_INT4 || kind == INT4_PLAIN;
+    const int resident = (rows != ONE ? 2 : !wide ? (integers ? 4 : 3) : four_bits ? 3 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
                                 .y = 1,
                                 .z = 1,

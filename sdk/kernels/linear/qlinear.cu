@@ -217,7 +217,7 @@ template <int ROWS> struct of_e4m3 {
 
 INTEGERS(8, 1, 4, 2)
 INTEGERS(8, 8, 2, 2)
-INTEGERS(4, 1, 4, 2)
+INTEGERS(4, 1, 4, 3)
 INTEGERS(4, 8, 2, 2)
 LINEAR(e4m3, 1, 1, 3, of_e4m3<1>)
 LINEAR(e4m3, 2, 1, 3, of_e4m3<1>)
