@@ -306,7 +306,7 @@ static int goes_as_batch(sli_cuda *cuda, const sl_lane *lane, int kind, const sl
 
 sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *given) {
     slk_linear_params p = *given;
-    const int few = kind >= SLK_LINEAR_INT8 ? SLI_CUDA_FEW_ROWS_PACKED : SLI_CUDA_FEW_ROWS;
+    const int few = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4 ? SLI_CUDA_FEW_ROWS_PACKED : SLI_CUDA_FEW_ROWS;
     plan a = {0};
     if (p.t == 0)
         return SL_OK;
