@@ -65,9 +65,11 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     SL_TRY(check_pass(net, pass, err));
     sli_step_bounds_of(pass->batch, &bounds);
     SL_TRY(sli_device_step_send(step, pass->batch, &bounds, NULL, NULL, 0, err));
+    SL_TRY(sli_device_sums_begin(net, pass, &bounds, err));
     bring(net, pass, &d);
     SL_TRY(sli_device_queue_layers(net, &d.pass, err));
-    return sli_device_step_end(step, err);
+    SL_TRY(sli_device_step_end(step, err));
+    return sli_device_sums_end(net, err);
 }
 
 /* Queues the best ids of n rows of logits, and their way to the host: one a row is written there by the kernel itself,
@@ -242,8 +244,8 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
 }
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
-    if (net->device->eager || (bounds->stages & SL_STAGE_PREFILL) || pass->attn_layers != NULL ||
-        pass->ffn_layers != NULL)
+    if (net->device->eager || net->device->sums.counting || (bounds->stages & SL_STAGE_PREFILL) ||
+        pass->attn_layers != NULL || pass->ffn_layers != NULL)
         return 0;
     for (int32_t l = 0; l < net->info->n_layers; l++)
         for (int s = 0; s < SLI_STAGES; s++)
@@ -319,6 +321,8 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_
     key.answer = (uint32_t)answer;
     key.identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
     key.variant = net->plan_variant;
+    key.edited = (uint32_t)d->edited;
+    SL_TRY(sli_device_sums_begin(net, pass, &key.bounds, err));
     int captured = can_capture(net, pass, &key.bounds);
     if (captured)
         sli_step_bounds_widen(&key.bounds, &d->step, &net->limits);
@@ -337,5 +341,7 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_
     } else
         SL_TRY(queue_step(net, &at.pass, &key, err));
     SL_TRY(sli_device_step_end(&d->step, err));
-    return n > 0 ? sli_device_step_wait(&d->step, err) : SL_OK;
+    if (n > 0)
+        SL_TRY(sli_device_step_wait(&d->step, err));
+    return sli_device_sums_end(net, err);
 }

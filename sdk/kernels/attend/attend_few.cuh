@@ -19,7 +19,7 @@ namespace slk {
 template <int D, int MT, bool ANY> struct Few {
     static constexpr int kThreads = 128 * MT, kMinBlocks = MT == 1 && D <= 128 ? 2 : 1;
     static constexpr int kRow = 2 * D, kSide = 16 * kRow, kStage = 2 * kSide;
-    static constexpr int kStages = D == 256 && MT == 2 ? 2 : D == 64 || ANY ? 4 : 3;
+    static constexpr int kStages = D == 256 && MT == 2 ? 2 : D == 64 || (ANY && D != 256) ? 4 : 3;
     static constexpr int kColumn = ANY ? kStage : kStages * kStage; /* bf16 rows of a column */
     static constexpr int kQ = 4 * kColumn, kSums = kQ + 16 * MT * kRow;
     /* With one share, what the splits so far come to: 24 registers, or where those are short, in shared memory. */
@@ -35,8 +35,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     extern __shared__ __align__(128) unsigned char shared[];
     __shared__ float2 stat[MT][4][16];  /* maximum and sum of each row of each column */
     __shared__ float2 all_stat[MT][16]; /* with one share, of all splits so far */
-    __shared__ int2
-        where[ANY ? 4 : 1][ANY ? kStages : 1][16]; /* page and row of what a stage holds; page < 0: nothing */
+    __shared__ int2 where[ANY ? 4 : 1][ANY ? kStages : 1][2]
+                         [16]; /* page and row of K and V of what a stage holds; page < 0: nothing */
     __shared__ int sinks_of[3];
 
     const int place = blockIdx.z / p.row_blocks, block = blockIdx.z % p.row_blocks, kv_head = blockIdx.y;
@@ -120,14 +120,19 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                                               ? slot_of(p, keys, rank, keys.first_row + r0, paths)
                                               : -1;
     };
-    auto page_of = [&](int slot) { return slot >= 0 ? keys.pages[slot >> p.page_shift] : -1; };
+    const int coded = lane < 16 ? keys.coded_k : keys.coded_v;
+    auto page_of = [&](int slot) {
+        return slot >= 0 ? (ANY && slot >= coded ? keys.plain_pages : keys.pages)[slot >> p.page_shift] : -1;
+    };
     auto fetch = [&](int item, int slot, int page) {
         const int stage = item % kStages;
-        const char *at = page >= 0 ? pool + page * page_stride + (slot & page_mask) * row_stride : nullptr;
+        const bool plain = ANY && slot >= coded;
+        const char *at = page >= 0 && !plain ? pool + page * page_stride + (slot & page_mask) * row_stride : nullptr;
         if constexpr (ANY) {
-            if (lane < 16 && mt == 0)
-                where[column][stage][lane] = make_int2(page, slot & page_mask);
             if (mt == 0)
+                where[column][stage][lane / 16][lane % 16] =
+                    make_int2(page, (slot & page_mask) | (plain ? kPlainRow : 0));
+            if (mt == 0 && !plain)
                 fetch_scales(side, page, slot & page_mask, kv_head * p.head_dim);
             const uint32_t to = base + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             fetch_raw(p.k, shuffle(at, lane / 2), to + lane / 2 * p.k.raw, lane % 2 + 2 * mt, 2 * MT);
@@ -251,12 +256,12 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         uint32_t k_at = ring + k_lane, v_at = ring + S::kSide + v_lane;
         if constexpr (ANY) {
             const int stage = item % kStages;
-            const int2 at = where[column][stage][lane / 2];
+            const int2 k_place = where[column][stage][0][lane / 2], v_place = where[column][stage][1][lane / 2];
             const unsigned char *raw = shared + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             unsigned char *to = shared + column * S::kColumn;
-            widen<D, MT>(p.k, raw + lane / 2 * p.k.raw, at, kv_head, p.head_dim, to, mt, lane);
-            widen<D, MT>(p.v, raw + 16 * p.k.raw + lane / 2 * p.v.raw, at, kv_head, p.head_dim, to + S::kSide, mt,
-                         lane);
+            widen<D, MT>(p.k, p.plain_k, raw + lane / 2 * p.k.raw, k_place, kv_head, p.head_dim, to, mt, lane);
+            widen<D, MT>(p.v, p.plain_v, raw + 16 * p.k.raw + lane / 2 * p.v.raw, v_place, kv_head, p.head_dim,
+                         to + S::kSide, mt, lane);
             column_barrier<MT>(column);
         } else {
             k_at += item % kStages * S::kStage;

@@ -24,6 +24,7 @@ typedef struct slk_side_device {
     int32_t group_shift;    /* log2 of group; -1: no power of two */
     int32_t row_bytes, raw; /* codes of a head's row; what they take in shared memory, 0: they do not go there */
     int32_t piece;          /* bytes that rows may be copied by: 16, 8, 4 or 1 */
+    int32_t zero_is_min, pad;
 } slk_side_device;
 
 typedef struct slk_attend_few_params {
@@ -42,6 +43,10 @@ typedef struct slk_attend_few_params {
     const int32_t *pages, *n_rows, *list, *list_n;
     int64_t pages_stride, pages_head_stride, n_rows_stride, n_rows_head_stride, list_stride;
     slk_side_device k, v;
+    /* Slots that are not coded (sl_view_device.plain); n_coded NULL: k and v hold everything. */
+    const int32_t *plain_pages, *n_coded;
+    int64_t plain_pages_stride, plain_pages_head_stride;
+    slk_side_device plain_k, plain_v;
     /* Results of splits: [rows, H, max_splits, D] and [rows, H, max_splits] {maximum, sum}. */
     float *part_o, *part_ml;
     /* Column sums (a kernel of their own). */
@@ -73,7 +78,7 @@ typedef struct slk_attend_few_params {
     X(attend_few_any_64_4, slk_attend_few_params, 104 * 1024, 1, attend_few_any)                                       \
     X(attend_few_any_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few_any)                                      \
-    X(attend_few_any_256_1, slk_attend_few_params, 224 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_256_1, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
@@ -125,6 +130,8 @@ int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int
  * column sums and lists. */
 sl_status slk_cuda_attend_few(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes);
+/* Column sums alone (a->colsum), from a->lse that another kernel left. */
+sl_status slk_cuda_attend_colsum(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a);
 #endif
 
 #endif

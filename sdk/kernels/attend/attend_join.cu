@@ -106,19 +106,27 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     slk::Keys keys = slk::keys_of(p, seat, place, seat.first_row, kv_head);
     const int begin = p.colsum_per_row ? static_cast<int>(blockIdx.z) - keys.first_row : 0;
     const int end = p.colsum_per_row ? begin + 1 : keys.rows;
+    int first = begin; /* rows in front that do not count, 32 at a time */
+    if (p.colsum_weight != nullptr)
+        for (int at = threadIdx.x % 32; first < end; first += 32)
+            if (__any_sync(0xffffffffu, first + at < end && p.colsum_weight[keys.first_row + first + at] != 0.f))
+                break;
     const bool exists = slot < keys.n + keys.rows;
     uint4 key[8]; /* up to 64 channels a thread: chunks part, part + 4, ... */
     if (exists) {
-        const int page = keys.pages[slot >> p.page_shift], in_page = slot & ((1 << p.page_shift) - 1);
+        const bool coded = slot < keys.coded_k;
+        const int page = (coded ? keys.pages : keys.plain_pages)[slot >> p.page_shift];
+        const int in_page = slot & ((1 << p.page_shift) - 1);
+        const slk_side_device &side = coded ? p.k : p.plain_k;
 #pragma unroll
         for (int c = 0; c < 8; c++)
             if (part + 4 * c < chunks)
-                key[c] = slk::load8(p.k, page, in_page, kv_head, p.head_dim, part + 4 * c);
+                key[c] = slk::load8(side, page, in_page, kv_head, p.head_dim, part + 4 * c);
     }
     float mass = 0.f;
     for (int g = 0; g < p.group; g++) {
         const int head = kv_head * p.group + g;
-        for (int i = begin; i < end; i++) {
+        for (int i = first; i < end; i++) {
             const int row = keys.first_row + i;
             const float weight = p.colsum_weight != nullptr ? p.colsum_weight[row] : 1.f;
             if (weight == 0.f)

@@ -77,6 +77,10 @@ __device__ __forceinline__ void eight_halves(const char *at, float (&x)[8]) {
     }
 }
 
+__device__ __forceinline__ float value_of(const slk_side_device &s, float scale, float code, float zero) {
+    return s.zero_is_min ? __fadd_rn(__fmul_rn(scale, code), zero) : __fmul_rn(scale, __fsub_rn(code, zero));
+}
+
 /* Codes [8 c, 8 c + 8) of a row that begins at `raw`, in device or shared memory. base: bytes to the scales and zeros
  * that hold for the row; channel: of the row's channel 8 c, counted over all heads. */
 __device__ __forceinline__ uint4 codes8(const slk_side_device &s, const unsigned char *raw, int c, int64_t base,
@@ -100,7 +104,8 @@ __device__ __forceinline__ uint4 codes8(const slk_side_device &s, const unsigned
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
-            x[i] = __fmul_rn(a[i], __fsub_rn(code, s.zero != nullptr ? z[i] : static_cast<float>(1u << (s.bits - 1))));
+            const float zero = s.zero != nullptr ? z[i] : static_cast<float>(1u << (s.bits - 1));
+            x[i] = value_of(s, a[i], code, zero);
         }
     } else {
         const int64_t at = base + 2 * (s.group_shift >= 0 ? channel >> s.group_shift : channel / s.group);
@@ -110,17 +115,25 @@ __device__ __forceinline__ uint4 codes8(const slk_side_device &s, const unsigned
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
-            x[i] = __fmul_rn(a, __fsub_rn(code, z));
+            x[i] = value_of(s, a, code, z);
         }
     }
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
-/* One side of a column's 16 keys as bf16 rows of D channels in shared memory; two lanes a key. raw: the lane's row. */
+/* In the place of a row: it is plain, although its side has codes. */
+constexpr int kPlainRow = 1 << 30;
+
+/* One side of a column's 16 keys as bf16 rows of D channels in shared memory; two lanes a key. raw: the lane's row;
+ * plain: the side's rows that are no codes. */
 template <int D, int MT>
-__device__ __forceinline__ void widen(const slk_side_device &s, const unsigned char *raw, int2 at, int kv_head,
-                                      int head_dim, unsigned char *to, int mt, int lane) {
+__device__ __forceinline__ void widen(const slk_side_device &codes, const slk_side_device &plain,
+                                      const unsigned char *raw, int2 at, int kv_head, int head_dim, unsigned char *to,
+                                      int mt, int lane) {
     const int key = lane / 2, chunks = head_dim / 8;
+    const bool is_plain = (at.y & kPlainRow) != 0;
+    const slk_side_device &s = is_plain ? plain : codes;
+    at.y &= ~kPlainRow;
     const char *const row = s.pool + at.x * s.page_stride + at.y * s.row_stride + kv_head * s.head_stride;
     const int64_t base = s.kind == SLK_SIDE_CODES ? scales_of(s, at.x, at.y) : 0;
 #pragma unroll 4
