@@ -129,11 +129,11 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         const bool plain = ANY && slot >= coded;
         const char *at = page >= 0 && !plain ? pool + page * page_stride + (slot & page_mask) * row_stride : nullptr;
         if constexpr (ANY) {
-            if (mt == 0) {
+            if (mt == 0)
                 where[column][stage][lane / 16][lane % 16] =
                     make_int2(page, (slot & page_mask) | (plain ? kPlainRow : 0));
-                fetch_scales(side, plain ? -1 : page, slot & page_mask, kv_head * p.head_dim);
-            }
+            if (mt == 0 && !plain)
+                fetch_scales(side, page, slot & page_mask, kv_head * p.head_dim);
             const uint32_t to = base + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             fetch_raw(p.k, shuffle(at, lane / 2), to + lane / 2 * p.k.raw, lane % 2 + 2 * mt, 2 * MT);
             fetch_raw(p.v, shuffle(at, lane / 2 + 16), to + 16 * p.k.raw + lane / 2 * p.v.raw, lane % 2 + 2 * mt,

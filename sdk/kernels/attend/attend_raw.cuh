@@ -59,10 +59,6 @@ __device__ __forceinline__ uint4 plain8(const slk_side_device &s, const char *at
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
-__device__ __forceinline__ float value_of(const slk_side_device &s, float scale, float code, float zero) {
-    return s.zero_is_min ? __fadd_rn(__fmul_rn(scale, code), zero) : __fmul_rn(scale, __fsub_rn(code, zero));
-}
-
 __device__ __forceinline__ void eight_halves(const char *at, float (&x)[8]) {
     if (reinterpret_cast<uintptr_t>(at) % 16 == 0) {
         const uint4 raw = *reinterpret_cast<const uint4 *>(at);
@@ -79,6 +75,10 @@ __device__ __forceinline__ void eight_halves(const char *at, float (&x)[8]) {
         for (int i = 0; i < 8; i++)
             x[i] = __half2float(h[i]);
     }
+}
+
+__device__ __forceinline__ float value_of(const slk_side_device &s, float scale, float code, float zero) {
+    return s.zero_is_min ? __fadd_rn(__fmul_rn(scale, code), zero) : __fmul_rn(scale, __fsub_rn(code, zero));
 }
 
 /* Codes [8 c, 8 c + 8) of a row that begins at `raw`, in device or shared memory. base: bytes to the scales and zeros
@@ -104,7 +104,8 @@ __device__ __forceinline__ uint4 codes8(const slk_side_device &s, const unsigned
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
-            x[i] = value_of(s, a[i], code, s.zero != nullptr ? z[i] : static_cast<float>(1u << (s.bits - 1)));
+            const float zero = s.zero != nullptr ? z[i] : static_cast<float>(1u << (s.bits - 1));
+            x[i] = value_of(s, a[i], code, zero);
         }
     } else {
         const int64_t at = base + 2 * (s.group_shift >= 0 ? channel >> s.group_shift : channel / s.group);
