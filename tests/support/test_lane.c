@@ -88,9 +88,12 @@ static const void *more(test_host *host, const char *id) {
 
 /* ---- operations on rows ------------------------------------------------------------------------------------------ */
 
-static char *row_at(const sl_view_device *v, int is_value, int32_t seq, int64_t slot) {
-    int64_t page = v->pages[seq * v->pages_stride + slot / v->page_rows];
+static char *row_at(const sl_view_device *v, int is_value, int32_t seq, int64_t slot, int64_t head) {
+    const int64_t *place = v->heads != NULL ? v->heads + head * SL_HEAD_FIELDS : NULL;
+    int64_t table = place != NULL ? place[SL_HEAD_PAGES] : head * v->pages_head_stride;
+    int64_t page = v->pages[seq * v->pages_stride + table + slot / v->page_rows];
     char *pool = is_value ? v->v_pool : v->k_pool;
+    pool += place != NULL ? place[is_value] : head * (is_value ? v->v_head_stride : v->k_head_stride);
     return pool + page * (is_value ? v->v_page_stride : v->k_page_stride) +
            slot % v->page_rows * (is_value ? v->v_row_stride : v->k_row_stride);
 }
@@ -105,7 +108,9 @@ typedef struct row_args {
 
 static void run_row(const void *args) {
     const row_args *r = args;
-    memcpy(row_at(&r->into, r->is_value, r->seq, r->slot), r->data, r->bytes);
+    size_t width = r->bytes / (size_t)r->into.n_heads;
+    for (int32_t h = 0; h < r->into.n_heads; h++)
+        memcpy(row_at(&r->into, r->is_value, r->seq, r->slot, h), r->data + (size_t)h * width, width);
 }
 
 /* Rows of k and v are taken when they are queued, places when the work is done. */
@@ -141,11 +146,12 @@ static void run_move(const void *args) {
     assert_true(*m->n_moves <= m->max_moves);
     for (int32_t l = 0; l < m->n_layers; l++)
         for (int32_t i = 0; i < *m->n_moves; i++)
-            for (int side = 0; side < 2; side++) {
+            for (int32_t at = 0; at < 2 * m->layers[l]->n_heads; at++) {
                 const sl_view_device *v = m->layers[l];
+                int side = at % 2;
                 assert_true(m->to[i] < m->from[i]);
-                memmove(row_at(v, side, m->seq[i], m->to[i]), row_at(v, side, m->seq[i], m->from[i]),
-                        2 * (size_t)(v->n_heads * (side == 0 ? v->k_dim : v->v_dim)));
+                memmove(row_at(v, side, m->seq[i], m->to[i], at / 2), row_at(v, side, m->seq[i], m->from[i], at / 2),
+                        2 * (size_t)(side == 0 ? v->k_dim : v->v_dim));
             }
 }
 

@@ -54,7 +54,8 @@ static void describe_views(sl_instance *self, paged_device *d) {
                                        .k_dim = info->head_dim,
                                        .v_dim = info->v_head_dim,
                                        .k_dtype = self->dtype,
-                                       .v_dtype = self->dtype};
+                                       .v_dtype = self->dtype,
+                                       .settled = 1};
         d->served[d->n_served++] = &d->views[l];
     }
 }

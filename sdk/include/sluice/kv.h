@@ -160,6 +160,10 @@ typedef struct sl_view_device {
     int64_t scale_page_stride_k, scale_page_stride_v, scale_stride_k, scale_stride_v; /* bytes, to the next group */
     int32_t k_bits, v_bits, k_group, v_group;
     uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
+    /* 1: tables, counts and committed rows were written by copies, or by kernels in front of the step: attention may read
+     * them before the kernel right in front of it has ended. Staged rows and lists need not be there yet. */
+    uint32_t settled;
+    uint32_t n_windowed;       /* of heads: how many a window holds for, so that the others get the processors */
     const int64_t *heads;      /* device [n_heads, SL_HEAD_FIELDS] or NULL; plain rows only. Pages before a windowed
                                   head's window may hold other rows, finite ones */
     /* Only the oldest rows are quantised: keys of slots [0, n_coded[2 q]) of sequence q, values of [0, n_coded[2 q + 1]).

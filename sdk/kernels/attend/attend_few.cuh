@@ -42,9 +42,15 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     const int place = blockIdx.z / p.row_blocks, block = blockIdx.z % p.row_blocks, kv_head = blockIdx.y;
     const int thread = threadIdx.x, lane = thread % 32, column = thread / 32 % 4, mt = thread / 128;
     /* The kernel in front of the tails is the one of the other tiles: what that waited for is there. */
-    if (!p.tails)
-        wait_for_predecessor();
-    let_successor_start();
+    bool waited = !p.early;
+    auto wait = [&] {
+        if (!p.tails)
+            wait_for_predecessor();
+        let_successor_start();
+        waited = true;
+    };
+    if (waited)
+        wait();
     const Seat seat = seat_of(p, place);
     if (place >= p.n_seqs[0] || (p.tails && !seat.tree))
         return;
@@ -126,6 +132,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             if (mt == 0)
                 where[column][stage][lane / 16][lane % 16] =
                     make_int2(page, (slot & page_mask) | (plain ? kPlainRow : 0));
+            if (mt == 0)
+                fetch_scales(side, plain ? -1 : page, slot & page_mask, kv_head * p.head_dim);
             const uint32_t to = base + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             fetch_raw(p.k, shuffle(at, lane / 2), to + lane / 2 * p.k.raw, lane % 2 + 2 * mt, 2 * MT);
             fetch_raw(p.v, shuffle(at, lane / 2 + 16), to + 16 * p.k.raw + lane / 2 * p.v.raw, lane % 2 + 2 * mt,
@@ -140,8 +148,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                 for (int h = 0; h < D / 64; h++) {
                     const int c = lane % 8 + 8 * h;
                     const bool there = k != nullptr && c < chunks;
-                    copy16<D>(to + tile_at<S::kRow>(key, c), there ? k + 16 * c : p.k.pool, there);
-                    copy16<D>(to + S::kSide + tile_at<S::kRow>(key, c), there ? v + 16 * c : p.v.pool, there);
+                    copy16<D>(to + tile_at<S::kRow>(key, c), k + 16 * c, there);
+                    copy16<D>(to + S::kSide + tile_at<S::kRow>(key, c), v + 16 * c, there);
                 }
             }
         }
@@ -159,10 +167,14 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             found[i] = page_of(slots[i]);
 #pragma unroll
         for (int i = 0; i < kStages - 1; i++) {
+            if (!waited && (tile_of(i) + 1) * kTile > keys.ranked)
+                wait();
             if (i < items)
                 fetch(i, slots[i], found[i]);
             commit();
         }
+        if (!waited)
+            wait();
         slot = slots[kStages - 1], page = found[kStages - 1], next_slot = slots[kStages];
     }
 
@@ -229,6 +241,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
     const uint32_t k_lane = tile_at<S::kRow>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const uint32_t v_lane = tile_at<S::kRow>(lane % 16, lane / 16);
+    const bool capped = p.softcap > 0.f;
     int split = split_of(cuts, begin), next_split = split_end(cuts, begin);
     for (int item = 0; item < items; item++) {
         wait_copies<kStages - 2>();
@@ -278,7 +291,14 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    s[n][e] = score(p, __fadd_rn(s[n][e], odd[n][e]), scale[e / 2]);
+                    s[n][e] = __fmul_rn(__fadd_rn(s[n][e], odd[n][e]), scale[e / 2]);
+            if (capped) {
+#pragma unroll
+                for (int n = 0; n < 2; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        s[n][e] = soft_cap(p, s[n][e]);
+            }
             if (!whole) {
 #pragma unroll
                 for (int n = 0; n < 2; n++)
@@ -475,12 +495,13 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
 } // namespace slk
 
-/* The tails end when the kernel of the other tiles has: who waits for them waits for both. */
+/* The tails end when the kernel of the other tiles has: who waits for them waits for both. Blocks that had nothing to
+ * do may not have waited yet. */
 #define SLK_FEW_KERNEL(name, d, mt, any)                                                                               \
     extern "C" __global__ void __launch_bounds__(128 * mt, (slk::Few<d, mt, any>::kMinBlocks))                         \
         slk_##name##_##d##_##mt(const __grid_constant__ slk_attend_few_params p) {                                     \
         slk::attend_few<d, mt, any>(p);                                                                                \
-        if (p.tails)                                                                                                   \
+        if (p.tails || p.early)                                                                                        \
             slk::wait_for_predecessor();                                                                               \
     }
 

@@ -283,7 +283,9 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     }
     p.row_block = p.per_row ? 1 : (int32_t)least(16 * variant->tiles / p.group, rows);
     p.row_blocks = (int32_t)up(step->max_seq_rows, p.row_block);
-    int64_t others = (int64_t)p.kv_heads * step->max_seqs * p.row_blocks;
+    /* Heads that see little are done at once: the others fill the device. */
+    const int64_t long_heads = v->heads != NULL && p.window > 0 ? p.kv_heads - (int64_t)v->n_windowed : p.kv_heads;
+    int64_t others = (long_heads > 0 ? long_heads : p.kv_heads) * step->max_seqs * p.row_blocks;
     int64_t splits = splits_of(bound), tiles = up(bound, SLK_FEW_TILE);
     if (splits > SLK_FEW_MAX_SPLITS || others == 0)
         return others == 0 ? SL_OK : SL_E_RANGE;
@@ -293,11 +295,11 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     p.shares = shares_of(k, others, variant->blocks, most);
     p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
     int paths = p.is_tree != NULL && !p.masked;
+    p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
+              p.v.kind == SLK_SIDE_BF16;
     if (paths && p.shares == 1 && most > 1)
         p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
-    if (p.shares == 1)
-        p.uniform = 0;
     int64_t n_ml = up((int64_t)step->max_rows * p.heads * p.max_splits * 2 * (int64_t)sizeof(float), 256) * 256;
     p.part_ml = (float *)(void *)at;
     p.part_o = (float *)(void *)(at + n_ml);
@@ -307,6 +309,7 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         slk_attend_few_params tails = p;
         const few_variant *one = variant_of(dim, 1);
         tails.tails = 1;
+        tails.early = 0;
         tails.row_block = 1;
         tails.row_blocks = (int32_t)step->max_seq_rows;
         if (p.group > 16)

@@ -64,6 +64,7 @@ typedef struct slk_attend_few_params {
     int32_t o_f32;
     int32_t colsum_apart, colsum_per_row;
     int32_t head_dim, window_first;
+    int32_t early; /* 1: tiles of committed keys are fetched while the kernel in front still runs */
 } slk_attend_few_params;
 
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \

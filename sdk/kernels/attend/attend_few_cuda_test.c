@@ -298,7 +298,8 @@ static void test_refusals(void **state) {
     a.rows = &rows, a.view = &seen;
     a.q = a.o = (sl_tensor){.shape = {1, 8, 84}, .stride = {672, 84, 1}, .dtype = SL_BF16, .ndim = 3};
     assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 84 */
-    view.k_dim = view.v_dim = a.q.shape[2] = a.o.shape[2] = 264;
+    view.k_dim = view.v_dim = 264;
+    a.q.shape[2] = a.o.shape[2] = a.q.stride[1] = a.o.stride[1] = 264;
     assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 264 */
     view.k_dim = 128, view.v_dim = 64;
     a.q.shape[2] = a.o.shape[2] = 128;

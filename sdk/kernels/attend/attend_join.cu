@@ -6,7 +6,7 @@
  * a microsecond behind a dependent one, and a trip to the L2. All but the splits is there already: the kernel in front
  * waited for it. */
 SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) {
-    constexpr int kBatch = 8192; /* floats */
+    constexpr int kBatch = 4096; /* floats */
     __shared__ float weight[SLK_FEW_MAX_SPLITS], total[SLK_FEW_MAX_SPLITS], tops[8];
     __shared__ __align__(16) float4 parts[kBatch / 4];
     const int row = blockIdx.x, head = blockIdx.y, place = p.row_seq[row], thread = threadIdx.x;
@@ -31,10 +31,10 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     slk::let_successor_start();
     if (place < 0)
         return;
-    float4 next[8];
+    float4 next[4];
     auto load = [&](int batch) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 4; i++) {
             const int at = thread + 256 * i, from_at = batch * pieces + at;
             if (at < pieces && from_at < n * quads)
                 next[i] = __ldcg(from + from_at + (from_at < sink_splits * quads ? 0 : skipped * quads));
@@ -61,7 +61,7 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     for (int batch = 0; batch * a_batch < n; batch++) {
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 4; i++)
             if (thread + 256 * i < pieces)
                 parts[thread + 256 * i] = next[i];
         __syncthreads();

@@ -207,14 +207,16 @@ __device__ __forceinline__ int share_begin(const slk_attend_few_params &p, const
     return min(c.end, split_end(c, tile - 1));
 }
 
-/* Scaled score of a product, with the soft cap. */
-__device__ __forceinline__ float score(const slk_attend_few_params &p, float product, float scale) {
-    const float s = __fmul_rn(product, scale);
-    if (p.softcap <= 0.f)
-        return s;
+__device__ __forceinline__ float soft_cap(const slk_attend_few_params &p, float s) {
     const float e =
         exp2f(__fmul_rn(__fdiv_rn(s, p.softcap), 2.f * kLog2e)); /* tanh by hand: fast mathematics have 11 bits */
     return __fmul_rn(p.softcap, __fsub_rn(1.f, __fdiv_rn(2.f, __fadd_rn(e, 1.f))));
+}
+
+/* Scaled score of a product, with the soft cap. */
+__device__ __forceinline__ float score(const slk_attend_few_params &p, float product, float scale) {
+    const float s = __fmul_rn(product, scale);
+    return p.softcap > 0.f ? soft_cap(p, s) : s;
 }
 
 /* Channels [8 c, 8 c + 8) of a row as bf16. dim: channels of a head. */
