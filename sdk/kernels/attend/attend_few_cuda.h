@@ -83,7 +83,7 @@ typedef struct slk_attend_few_params {
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 
-/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 16, 2 up to 128, then twice as large each time that
+/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 8, 2 up to 128, then twice as large each time that
  * the rank has doubled. */
 #ifdef __CUDACC__
 #define SLK_FEW_FN __host__ __device__ __forceinline__
@@ -91,9 +91,9 @@ typedef struct slk_attend_few_params {
 #define SLK_FEW_FN static inline
 #endif
 SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
-    int32_t split = 72, begin = 128, size = 4; /* 16 of one tile, 56 of two */
+    int32_t split = 68, begin = 128, size = 4; /* 8 of one tile, 60 of two */
     if (tile < 128)
-        return tile < 16 ? tile : 16 + (tile - 16) / 2;
+        return tile < 8 ? tile : 8 + (tile - 8) / 2;
     for (; tile >= 2 * begin; begin *= 2, size *= 2)
         split += 32;
     return split + (tile - begin) / size;
@@ -101,7 +101,7 @@ SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
 SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
     int32_t begin = 128, size = 4;
     if (tile < 128)
-        return tile < 16 ? tile : tile / 2 * 2;
+        return tile < 8 ? tile : tile / 2 * 2;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size;
@@ -110,7 +110,7 @@ SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
 SLK_FEW_FN int32_t slk_few_split_end(int32_t tile) {
     int32_t begin = 128, size = 4;
     if (tile < 128)
-        return tile < 16 ? tile + 1 : tile / 2 * 2 + 2;
+        return tile < 8 ? tile + 1 : tile / 2 * 2 + 2;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size + size;
