@@ -69,7 +69,8 @@ static void describe_layer(sl_instance *self, int32_t l) {
                                          .k_dim = (int32_t)dk,
                                          .v_dim = (int32_t)dv,
                                          .k_dtype = self->dtype,
-                                         .v_dtype = self->dtype};
+                                         .v_dtype = self->dtype,
+                                         .settled = 1};
     d->plain_ptrs[l] = &d->plain_views[l];
     d->ptrs[l] = &d->views[l];
     d->views[l] = d->plain_views[l];
