@@ -343,6 +343,7 @@ static void test_refusals(void **state) {
         {"kvcache.prompt.plugin=gemfilter", "gemfilter"},
         {"engine.compute=f32", "bf16"},
         {"kvcache.plugin=streaming", "streaming"},
+        {"speculation.plugin=swift", "swift runs on the CPU only"},
         {"engine.gpu_memory=1", "device memory"},  /* the embedding alone is larger */
         {"engine.gpu_memory=8", "device memory"},  /* in the middle of the layers */
         {"engine.gpu_memory=10", "device memory"}, /* behind the last weights */

@@ -3,7 +3,9 @@
 #include "engine_run.h"
 
 #include "engine/accept.h"
+#include "engine/device_network.h"
 #include "engine/draft_taps.h"
+#include "sl_tensor.h"
 
 static sluice_engine *engine;
 static int64_t E;
@@ -12,7 +14,7 @@ enum { N = sizeof prompt / sizeof *prompt };
 
 static int open_engine(void **state) {
     (void)state;
-    engine = run_open("engine.threads=1");
+    engine = run_open("engine.threads=1", "engine.device=cpu");
     E = engine->target.info->hidden;
     return 0;
 }
@@ -305,13 +307,90 @@ static void rotated_rows_are_plain(void **state) {
     }
 }
 
+/* ---- on a device ---------------------------------------------------------------------------------------------------
+ */
+
+/* What a device (device_fake.h) gives: rows behind the final norm, which stay there; and the head, for rows of the host
+ * as for its own. */
+static void on_a_device(void **state) {
+    (void)state;
+    enum { ROWS = 70 }; /* more than the head takes at once */
+    sluice_engine *e = run_open("engine.device=cuda", "speculation.plugin=prompt_lookup", "engine.max_rows=64");
+    SL_ERROR(err);
+    static const sl_tap residual = {SL_SIZE(sl_tap), SL_TAP_LAYER_OUT, SL_TAP_ROWS_ALL, 2, SL_STAGE_ALL},
+                        final = {SL_SIZE(sl_tap), SL_TAP_FINAL_NORM, SL_TAP_ROWS_ACCEPTED, -1, SL_STAGE_ALL};
+    const sl_tap *refused[] = {&residual}, *served[] = {&final};
+    sli_draft_taps *t;
+    assert_int_equal(sli_draft_taps_create(&e->target, refused, 1, 64, 4, &t, &err), SL_E_UNIMPLEMENTED);
+    assert_non_null(strstr(err.text, "engine.device"));
+    assert_int_equal(sli_draft_taps_create(&e->target, served, 1, 64, 4, &t, &err), SL_OK);
+
+    /* hidden rows of a prompt, handed over twice: numbers of rows on their way are not overwritten */
+    const sl_head *head = e->core_host->query(e->core_host, SL_HEAD_ID);
+    const sl_exec *exec = e->core_host->query(e->core_host, SL_EXEC_ID);
+    const sl_lane *lane = exec->lane(e->core_host, SL_DEVICE_CUDA, 0);
+    int64_t V = e->target.info->vocab;
+    float *x = calloc(ROWS * (size_t)E, sizeof *x), *want = malloc(ROWS * sizeof *want * (size_t)V),
+          *got = malloc(ROWS * sizeof *got * (size_t)V);
+    assert_non_null(x);
+    assert_non_null(want);
+    assert_non_null(got);
+    sluice_session *s = run_session(e, prompt, N);
+    int32_t begin[] = {0, N}, path[N], next = -1, count = 0;
+    for (int32_t i = 0; i < N; i++)
+        path[i] = i;
+    sli_batch_clear(&e->batch, 0, ++e->target.step);
+    sli_batch_add(&e->batch, s->id, 0, SL_STAGE_PREFILL, prompt, N, NULL, NULL);
+    sl_commit commit = {SL_SIZE(sl_commit), &e->batch.view, begin, path, &next};
+    assert_int_equal(sli_network_seq_grow(&e->target, s->id, N, &err), SL_OK);
+    assert_int_equal(sli_network_begin(&e->target, &e->batch.view, &err), SL_OK);
+    sli_pass pass = {.batch = &e->batch.view};
+    assert_int_equal(sli_network_forward(&e->target, &pass, &err), SL_OK);
+    assert_int_equal(sli_network_commit(&e->target, &commit, &err), SL_OK);
+    const sl_tap_rows *const *rows;
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(sli_draft_taps_hand_over(t, &e->target, &commit, &rows, &count, &err), SL_OK);
+    assert_int_equal(count, 1);
+    assert_int_equal(rows[0]->rows.device, SL_DEVICE_CUDA);
+    assert_int_equal(rows[0]->rows.dtype, SL_BF16);
+    assert_int_equal(rows[0]->rows.shape[0], N);
+    assert_int_equal(rows[0]->token_index[N - 1], N - 1);
+    /* through the head they are the logits of the pass, bit by bit */
+    float *device = e->target.device->logits;
+    sl_tensor out;
+    sl_tensor_make(&out, device, SL_F32, SL_DEVICE_CUDA, 2, (int64_t[]){N, V});
+    assert_int_equal(head->queue(e->core_host, 0, &rows[0]->rows, &out), SL_OK);
+    assert_int_equal(exec->copy(lane, got, device, (int64_t)sizeof *got * N * V), SL_OK);
+    assert_int_equal(exec->sync(lane, &err), SL_OK);
+    assert_int_equal(sli_network_head(&e->target, NULL, N, want, &err), SL_OK);
+    assert_memory_equal(got, want, sizeof *got * N * (size_t)V);
+
+    /* rows of the host, more than go at once: those of the CPU's head up to bf16 */
+    for (int64_t i = 0; i < ROWS * E; i++)
+        x[i] = (float)((i * 37) % 101 - 50) / 64; /* exact in bf16 */
+    const sl_head *plain = engine->core_host->query(engine->core_host, SL_HEAD_ID);
+    assert_int_equal(head->logits(e->core_host, 0, x, ROWS, got), SL_OK);
+    assert_int_equal(plain->logits(engine->core_host, 0, x, ROWS, want), SL_OK);
+    double most = 0;
+    for (int64_t i = 0; i < ROWS * V; i++)
+        most = fmax(most, fabs((double)got[i] - want[i]) / (1 + fabs((double)want[i])));
+    assert_true(most < 1e-4);
+    assert_int_equal(plain->queue(engine->core_host, 0, &rows[0]->rows, &out), SL_E_UNIMPLEMENTED);
+    out.dtype = SL_BF16;
+    assert_int_equal(head->queue(e->core_host, 0, &rows[0]->rows, &out), SL_E_INVALID);
+    free(x);
+    free(want);
+    free(got);
+    sli_draft_taps_destroy(t);
+    sluice_close(e);
+}
+
 int main(void) {
+    setenv("SLUICE_CUDA_MODULE", run_place("SLUICE_BUILD", "tests/device_fake.so"), 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(taps_are_checked),
-        cmocka_unit_test(rows_are_those_of_a_plain_pass),
-        cmocka_unit_test(head_of_a_row),
-        cmocka_unit_test(answers_are_checked),
-        cmocka_unit_test(rotated_rows_are_plain),
+        cmocka_unit_test(taps_are_checked),       cmocka_unit_test(rows_are_those_of_a_plain_pass),
+        cmocka_unit_test(head_of_a_row),          cmocka_unit_test(answers_are_checked),
+        cmocka_unit_test(rotated_rows_are_plain), cmocka_unit_test(on_a_device),
     };
     return cmocka_run_group_tests_name("draft_taps", tests, open_engine, close_engine);
 }

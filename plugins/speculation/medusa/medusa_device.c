@@ -87,7 +87,7 @@ sl_status medusa_device_open(medusa_device *d, const medusa_heads *h, int32_t to
         return sl_fail(err, SL_E_NO_MEMORY, "medusa: no pinned memory to send weights through");
     sl_status s = send_weights(d, h, stage, err);
     h->mem->release(h->host, SL_DEVICE_HOST_PINNED, stage);
-    return s;
+    return s < 0 ? sl_fail(err, s, "medusa: sending the heads' weights to the device: %s", sl_status_text(s)) : SL_OK;
 }
 
 void medusa_device_close(medusa_device *d, const medusa_heads *h) {
