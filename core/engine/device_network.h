@@ -57,6 +57,7 @@ typedef struct sli_device_network {
     /* The same on the host, pinned. */
     float *host_logits;
     int32_t *host_best;
+    int32_t *host_token; /* [SLI_STEP_MIRRORS, max_logits] by turn: one token a row */
     int32_t *host_rows;  /* rows on their way to step.logit_row */
     int32_t *rows;       /* [max_logits] rows of logits, as the engine wants them */
     sli_cuda_draw *draw; /* [max_logits] how their tokens are drawn */
@@ -114,9 +115,21 @@ static inline const float *sli_device_best_logits(const sli_device_network *d) {
 }
 /* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
 sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
-/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, their best ids in
- * host_best [n, n_best], or the tokens that device.draw makes of them in host_best [n]. n = 0 does not wait. */
-sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sl_error *err);
+/* A step on its way. */
+typedef struct sli_flight {
+    const int32_t *answers; /* best ids [n, n_best] or tokens [n], once it has landed; NULL: logits, in host_logits */
+    int32_t n;              /* rows of logits; 0: nobody waits for it */
+    int turn;               /* of device.step */
+    int from_graph;
+    int fits; /* 1: its answers are one token a row, which a next step can be fed with */
+} sli_flight;
+
+/* Queues a step of the engine with the logits of device.rows[0 .. n). fed: the tokens of its rows are the answers of
+ * the step that was launched last, and not those of the batch. */
+sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
+                            sli_flight *out, sl_error *err);
+/* Waits for it. */
+sl_status sli_device_land(sli_network *net, const sli_flight *flight, sl_error *err);
 
 /* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */
 sl_status sli_device_random_rows(sli_network *net, uint64_t seed, float amplitude, sl_error *err);
