@@ -16,7 +16,7 @@ typedef struct sli_graph_key {
     uint32_t answer;   /* sli_answer */
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
-    uint32_t reserved0;
+    uint32_t fed;      /* 1: tokens are the answers of the step in front */
 } sli_graph_key;
 
 enum { SLI_MAX_GRAPHS = 48 };

@@ -265,13 +265,8 @@ static int are_first_rows(const int32_t *rows, int32_t n, int32_t n_rows) {
     return n == n_rows;
 }
 
-/* The rows' tokens, in the place of the batch's. */
-static sl_status feed(const sli_device_network *d, int32_t n, sl_error *err) {
-    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.view.token, d->best, 4 * (int64_t)n);
-    return s < 0 ? sl_fail(err, s, "feeding a step with tokens: %s", sl_status_text(s)) : SL_OK;
-}
-
-static void key_of(const sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sli_graph_key *key) {
+static void key_of(const sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
+                   sli_graph_key *key) {
     const sli_device_network *d = net->device;
     memset(key, 0, sizeof *key); /* keys are compared byte by byte */
     sli_step_bounds_of(pass->batch, &key->bounds);
@@ -280,6 +275,7 @@ static void key_of(const sli_network *net, const sli_pass *pass, int32_t n, sli_
     key->answer = (uint32_t)answer;
     key->identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
     key->variant = net->plan_variant;
+    key->fed = (uint32_t)fed;
 }
 
 sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
@@ -289,7 +285,7 @@ sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, s
     on_device at;
     assert(n <= d->step.max_logits);
     SL_TRY(check_pass(net, pass, fed, err));
-    key_of(net, pass, n, answer, &key);
+    key_of(net, pass, n, answer, fed, &key);
     int captured = can_capture(net, pass, &key.bounds);
     if (captured)
         sli_step_bounds_widen(&key.bounds, &d->step, &net->limits);
@@ -299,7 +295,7 @@ sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, s
         key.bounds.logits = key.bounds.rows;
     SL_TRY(sli_device_step_send(&d->step, pass->batch, &key.bounds, d->rows, d->draw, n, err));
     if (fed)
-        SL_TRY(feed(d, n, err));
+        d->step.view.token = d->best;
     bring(net, pass, &at);
     sli_graph *g = captured ? place_of(d, &key) : NULL;
     if (g != NULL && (g->graph == NULL || memcmp(&g->key, &key, sizeof key) != 0))
