@@ -264,8 +264,8 @@ tell_row() {
         met = "-"
         if (must != "") { met = "not met"; if (least ? value + 0 <= must + 0 : value + 0 >= must + 0) met = "met" }
         printf "%-42s " digits " %-5s floor " digits "  share %6s  must %6s %-7s %s  %s\n", name, value, unit, floor, share, (must == "" ? "-" : must), met, note, (peer == "" ? "" : "(" peer ")")
-        printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"%s shape, %s\", \"value\": " digits ", \"unit\": \"%s\", \"floor\": " (bounded ? digits : "%s") ", \"peer\": \"%s\"%s%s}\n",
-               command, commit, date, device, shape, name, value, unit, (bounded ? floor : "null"), peer,
+        printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"%s shape, %s\", \"value\": " digits ", \"unit\": \"%s\", \"floor\": " (bounded ? digits : "%s") ", \"peer\": %s%s%s}\n",
+               command, commit, date, device, shape, name, value, unit, (bounded ? floor : "null"), (peer == "" ? "null" : "\"" peer "\""),
                (must == "" ? "" : ", \"must\": " must), (note == "" ? "" : ", \"note\": \"" note "\"") >>rows }'
     write_model_json
 }
