@@ -116,13 +116,14 @@ void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t 
 void sli_device_drop(sluice_engine *e) { sli_ahead_drop(e); }
 
 sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err) {
-    const char *what = e->taps != NULL            ? "[speculation]: a drafter that wants hidden rows"
-                       : e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
-                       : e->sources != NULL       ? "work that plugins ask for"
-                       : e->quantizing != NULL    ? "packing with data"
-                                                  : NULL;
+    const char *what = e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
+                       : e->sources != NULL     ? "work that plugins ask for"
+                       : e->quantizing != NULL  ? "packing with data"
+                                                : NULL;
     if (what != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED, "%s is not served on the device yet: set engine.device = cpu", what);
+    if (e->drafter.self != NULL)
+        SL_TRY(sli_device_head_reserve(&e->target, err));
     int32_t k = e->drafter.caps.topk;
     SL_TRY(sli_ahead_create(e, err));
     return sli_device_best_reserve(&e->target, k > 1 ? k : 1, k > 0, err);

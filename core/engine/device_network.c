@@ -123,6 +123,7 @@ void sli_device_network_destroy(sli_network *net) {
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_best);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_token);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_rows);
+    api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_x);
     for (int32_t i = d->n_owned - 1; i >= 0; i--)
         api->release(d->device->cuda, SL_DEVICE_CUDA, d->owned[i]);
     sli_free(d->owned);
@@ -166,7 +167,7 @@ static sl_status take_activations(sli_network *net, sl_error *err) {
             return sl_fail(err, SL_E_NO_MEMORY,
                            "no device memory for activations of %" PRId64 " rows (engine.max_rows)", n);
     d->host_logits = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L * V, 256, SL_MEM_SCRATCH);
-    d->host_rows = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 4 * L, 256, SL_MEM_SCRATCH);
+    d->host_rows = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 2 * 4 * L, 256, SL_MEM_SCRATCH);
     d->rows = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *d->rows);
     d->draw = sli_calloc(SLI_TAG_SCRATCH, (size_t)L, sizeof *d->draw);
     if (d->host_logits == NULL || d->host_rows == NULL || d->rows == NULL || d->draw == NULL)
@@ -187,6 +188,14 @@ sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_log
                ? SL_OK
                : sl_fail(err, SL_E_NO_MEMORY, "no device memory for the %d best ids of %d rows", n_best,
                          d->step.max_logits);
+}
+
+sl_status sli_device_head_reserve(sli_network *net, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t L = d->step.max_logits;
+    d->host_x =
+        d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, 2 * L * net->info->hidden, 256, SL_MEM_SCRATCH);
+    return d->host_x != NULL ? SL_OK : sl_fail(err, SL_E_NO_MEMORY, "no pinned memory for %" PRId64 " hidden rows", L);
 }
 
 sl_status sli_device_network_ready(sli_network *net, sl_error *err) {

@@ -57,9 +57,12 @@ typedef struct sli_device_network {
     /* The same on the host, pinned. */
     float *host_logits;
     int32_t *host_best;
-    int32_t *host_token; /* [SLI_STEP_MIRRORS, max_logits] by turn: one token a row */
-    int32_t *host_rows;  /* rows on their way to step.logit_row */
-    int32_t *rows;       /* [max_logits] rows of logits, as the engine wants them */
+    int32_t *host_token;     /* [SLI_STEP_MIRRORS, max_logits] by turn: one token a row */
+    int32_t *host_rows;      /* [2, max_logits] rows on their way to step.logit_row, in turns */
+    int64_t rows_free_at[2]; /* step.waits from which on a turn's place may be written */
+    int rows_turn;
+    void *host_x;  /* bf16 [max_logits, hidden] rows of the host on their way to the head; NULL: nobody brings any */
+    int32_t *rows; /* [max_logits] rows of logits, as the engine wants them */
     sli_cuda_draw *draw; /* [max_logits] how their tokens are drawn */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
@@ -97,6 +100,8 @@ sl_status sli_device_send_end(sli_device_network *d, sl_error *err); /* gives th
 sl_status sli_device_queue_layers(sli_network *net, const sli_pass *pass, sl_error *err);
 /* Queues logits of n rows: those of step.logit_row, or with identity rows 0 .. n - 1. */
 sl_status sli_device_queue_logits(sli_network *net, int32_t n, int identity, sl_error *err);
+/* Queues rows of step.logit_row, behind the final norm, to bf16 [n, hidden] in device memory. */
+sl_status sli_device_queue_normed(sli_network *net, int32_t n, void *out, sl_error *err);
 /* Appends what the buffer of q, k and v holds, without projections in front and attention behind. */
 sl_status sli_device_append_rows(sli_network *net, const sl_batch *batch, int32_t layer);
 /* One attention instance for all rows of a step of these stages, in every layer? */
@@ -115,6 +120,13 @@ static inline const float *sli_device_best_logits(const sli_device_network *d) {
 }
 /* Best ids of any rows of the last pass, and their logits: [n, n_best]. */
 sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int32_t *id, float *logit, sl_error *err);
+/* The head for rows behind the final norm: those of the host, waited for; or bf16 in device memory, queued only. */
+sl_status sli_device_head_reserve(sli_network *net, sl_error *err); /* [setup] */
+sl_status sli_device_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err);
+sl_status sli_device_queue_project(sli_network *net, const sl_tensor *x, const sl_tensor *logits, sl_error *err);
+/* Queues rows of the last pass, behind the final norm, to bf16 [n, hidden] in device memory. */
+sl_status sli_device_queue_hidden(sli_network *net, const int32_t *rows, int32_t n, void *out, sl_error *err);
+
 /* A step on its way. */
 typedef struct sli_flight {
     const int32_t *answers; /* best ids [n, n_best] or tokens [n], once it has landed; NULL: logits, in host_logits */

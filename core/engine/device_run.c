@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device/cpu/cpu_ops.h"
 #include "sl_error.h"
+#include "sl_tensor.h"
 
 /* ---- what can be computed here ----------------------------------------------------------------------------------- */
 
@@ -102,15 +104,24 @@ static sl_status queue_draws(sli_network *net, int32_t n, sl_error *err) {
     return s < 0 ? sl_fail(err, s, "drawing tokens on the device: %s", sl_status_text(s)) : SL_OK;
 }
 
+/* Queues the way of row numbers to step.logit_row. NULL: first, first + 1 ... */
+static sl_status send_rows(sli_network *net, const int32_t *rows, int32_t first, int32_t n, sl_error *err) {
+    sli_device_network *d = net->device;
+    int turn = d->rows_turn ^= 1;
+    if (d->step.waits < d->rows_free_at[turn])
+        SL_TRY(sli_device_step_wait(&d->step, err));
+    d->rows_free_at[turn] = d->step.waits + 1;
+    int32_t *to = d->host_rows + (int64_t)turn * d->step.max_logits;
+    d->step.logit_row = (const void *)(d->step.block + d->step.rows_asked); /* the step's own ones may still be read */
+    for (int32_t k = 0; k < n; k++)
+        to[k] = rows != NULL ? rows[first + k] : first + k;
+    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, to, 4 * (int64_t)n);
+    return s < 0 ? sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s)) : SL_OK;
+}
+
 /* Queues logits of rows of the last pass, at most max_logits of them; NULL: first, first + 1 ... */
 static sl_status queue_rows(sli_network *net, const int32_t *rows, int32_t first, int32_t n, sl_error *err) {
-    sli_device_network *d = net->device;
-    for (int32_t k = 0; k < n; k++)
-        d->host_rows[k] = rows != NULL ? rows[first + k] : first + k;
-    d->step.logit_row = (const void *)(d->step.block + d->step.rows_asked); /* the step's own ones may still be read */
-    sl_status s = d->exec->copy(d->lane, (void *)(uintptr_t)d->step.logit_row, d->host_rows, 4 * (int64_t)n);
-    if (s < 0)
-        return sl_fail(err, s, "sending rows to the device: %s", sl_status_text(s));
+    SL_TRY(send_rows(net, rows, first, n, err));
     return sli_device_queue_logits(net, n, 0, err);
 }
 
@@ -148,6 +159,40 @@ sl_status sli_device_best(sli_network *net, const int32_t *rows, int32_t n, int3
         SL_TRY(end_and_wait(net, err));
         memcpy(id + i * k, d->host_best, sizeof *id * (size_t)(some * k));
         memcpy(logit + i * k, sli_device_best_logits(d), sizeof *logit * (size_t)(some * k));
+    }
+    return SL_OK;
+}
+
+/* ---- hidden rows, and the head for any ----------------------------------------------------------------------------
+ */
+
+sl_status sli_device_queue_hidden(sli_network *net, const int32_t *rows, int32_t n, void *out, sl_error *err) {
+    int64_t E = net->info->hidden;
+    for (int32_t i = 0, some; i < n; i += some) {
+        some = at_once(net, n - i);
+        SL_TRY(send_rows(net, rows, i, some, err));
+        SL_TRY(sli_device_queue_normed(net, some, (uint16_t *)out + i * E, err));
+    }
+    return SL_OK;
+}
+
+sl_status sli_device_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
+    sli_device_network *d = net->device;
+    int64_t E = net->info->hidden, V = net->info->vocab;
+    if (d->host_x == NULL)
+        return sl_fail(err, SL_E_STATE, "the output head on the device was not reserved for rows of the host");
+    for (int64_t i = 0, some; i < n; i += some) {
+        some = n - i < d->step.max_logits ? n - i : d->step.max_logits;
+        SL_TRY(sli_ops_cpu.convert(d->host_x, SL_BF16, x + i * E, SL_F32, some * E));
+        sl_tensor in, out;
+        sl_tensor_make(&in, d->xn, SL_BF16, SL_DEVICE_CUDA, 2, (int64_t[]){some, E});
+        sl_tensor_make(&out, d->logits, SL_F32, SL_DEVICE_CUDA, 2, (int64_t[]){some, V});
+        sl_status s = d->exec->copy(d->lane, d->xn, d->host_x, 2 * some * E);
+        if (s < 0)
+            return sl_fail(err, s, "sending hidden rows to the device: %s", sl_status_text(s));
+        SL_TRY(sli_device_queue_project(net, &in, &out, err));
+        SL_TRY(fetch(net, logits + i * V, d->logits, 4 * some * V, err)); /* host_logits may be those of the step */
+        SL_TRY(sli_device_step_wait(&d->step, err));
     }
     return SL_OK;
 }

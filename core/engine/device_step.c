@@ -239,5 +239,6 @@ sl_status sli_device_step_wait(sli_device_step *s, sl_error *err) {
         return explain(s, status, err);
     for (int i = 0; i < SLI_STEP_MIRRORS; i++)
         count_turn(s, i);
+    s->waits++;
     return SL_OK;
 }

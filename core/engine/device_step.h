@@ -41,6 +41,7 @@ typedef struct sli_device_step {
     } at;
     int64_t rows_asked;  /* offset of rows that are asked for after the step */
     double busy_seconds; /* of steps whose end was waited for */
+    int64_t waits;       /* how often the lane was waited for */
 } sli_device_step;
 
 sl_status sli_device_step_create(sli_device_step *s, const sli_device *device, const sl_limits *limits,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "device_network.h"
 #include "engine/rewrite.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
@@ -13,6 +14,7 @@ typedef struct tap_buffer {
     float *seen;          /* [max_rows, hidden] all rows of the step; NULL: made of the residual afterwards */
     float *kept;          /* [max_rows, hidden] rows that are handed over */
     int64_t *token_index; /* [max_rows] of those */
+    void *device;         /* bf16 [rows, hidden] in the place of seen and kept; the network's */
 } tap_buffer;
 
 struct sli_draft_taps {
@@ -40,10 +42,20 @@ static sl_status check(const sli_network *net, const sl_tap *t, int32_t i, sl_er
                        "tap %d: point %u is not handed to drafters by this engine; it gives the rows of the residual "
                        "stream, before or after a norm",
                        i, t->point);
+    if (net->device != NULL && t->point != SL_TAP_FINAL_NORM)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "tap %d: point %u: on the device drafters get rows behind the final norm only: set "
+                       "engine.device = cpu",
+                       i, t->point);
     if ((point & layer_points) ? t->layer < 0 || t->layer >= net->info->n_layers : t->layer != -1)
         return sl_fail(err, SL_E_RANGE, "tap %d: layer %d of %d layers, -1 where the point belongs to none", i,
                        t->layer, net->info->n_layers);
     return SL_OK;
+}
+
+/* Rows of one step that a tap may want. */
+static int64_t tap_rows(const sl_tap *tap, int64_t max_rows, int32_t max_seqs) {
+    return tap->rows == SL_TAP_ROWS_LAST && max_seqs < max_rows ? max_seqs : max_rows;
 }
 
 sl_status sli_draft_taps_create(const sli_network *net, const sl_tap *const *taps, int32_t n, int64_t max_rows,
@@ -66,8 +78,14 @@ sl_status sli_draft_taps_create(const sli_network *net, const sl_tap *const *tap
     for (int32_t i = 0; ok && i < n; i++) {
         tap_buffer *b = &t->taps[i];
         b->tap = taps[i];
-        b->kept = sli_calloc(SLI_TAG_SCRATCH, floats, sizeof *b->kept);
         b->token_index = sli_calloc(SLI_TAG_SCRATCH, (size_t)max_rows, sizeof *b->token_index);
+        if (net->device != NULL) {
+            int64_t rows = tap_rows(taps[i], max_rows, max_seqs);
+            b->device = sli_device_take(net->device, 2 * rows * net->info->hidden, SL_MEM_SCRATCH);
+            ok = b->device != NULL && b->token_index != NULL;
+            continue;
+        }
+        b->kept = sli_calloc(SLI_TAG_SCRATCH, floats, sizeof *b->kept);
         if (b->tap->point != SL_TAP_FINAL_NORM)
             b->seen = sli_calloc(SLI_TAG_SCRATCH, floats, sizeof *b->seen);
         ok = b->kept && b->token_index && (b->seen || b->tap->point == SL_TAP_FINAL_NORM);
@@ -133,6 +151,16 @@ static int32_t choose_rows(const sl_tap *tap, const sl_commit *c, int32_t i, int
     return n;
 }
 
+/* Rows t->rows [n] of the step, to the buffer of what is handed over. */
+static sl_status keep_rows(const sli_draft_taps *t, sli_network *net, const tap_buffer *b, float *to, int32_t n,
+                           sl_error *err) {
+    if (b->seen == NULL)
+        SL_TRY(sli_network_final_norm(net, t->rows, n, to, err));
+    for (int32_t r = 0; b->seen != NULL && r < n; r++)
+        memcpy(to + r * t->hidden, b->seen + t->rows[r] * t->hidden, sizeof *to * (size_t)t->hidden);
+    return sli_rewrite_plain(net, b->tap->point, b->tap->layer, to, n, 1, t->hidden);
+}
+
 sl_status sli_draft_taps_hand_over(sli_draft_taps *t, sli_network *net, const sl_commit *c,
                                    const sl_tap_rows *const **out, int32_t *n, sl_error *err) {
     const sl_batch *b = c->batch;
@@ -141,27 +169,28 @@ sl_status sli_draft_taps_hand_over(sli_draft_taps *t, sli_network *net, const sl
         tap_buffer *buffer = &t->taps[i];
         int64_t used = 0;
         for (int32_t s = 0; s < b->n_seqs; s++) {
-            int32_t n_rows = choose_rows(buffer->tap, c, s, t->rows);
+            int32_t *rows = t->rows + (buffer->device != NULL ? used : 0);
+            int32_t n_rows = choose_rows(buffer->tap, c, s, rows);
             if (n_rows == 0)
                 continue;
-            float *to = buffer->kept + used * t->hidden;
-            if (buffer->seen == NULL)
-                SL_TRY(sli_network_final_norm(net, t->rows, n_rows, to, err));
-            for (int32_t r = 0; r < n_rows; r++) {
-                if (buffer->seen != NULL)
-                    memcpy(to + r * t->hidden, buffer->seen + t->rows[r] * t->hidden, sizeof *to * (size_t)t->hidden);
-                buffer->token_index[used + r] = b->token_index[t->rows[r]];
-            }
-            SL_TRY(sli_rewrite_plain(net, buffer->tap->point, buffer->tap->layer, to, n_rows, 1, t->hidden));
+            for (int32_t r = 0; r < n_rows; r++)
+                buffer->token_index[used + r] = b->token_index[rows[r]];
+            if (buffer->device == NULL)
+                SL_TRY(keep_rows(t, net, buffer, buffer->kept + used * t->hidden, n_rows, err));
             sl_tap_rows *e = &t->entries[n_entries];
             *e = (sl_tap_rows){.struct_size = SL_SIZE(sl_tap_rows),
                                .tap = buffer->tap,
                                .token_index = buffer->token_index + used,
                                .seq = b->seq[s]};
-            sl_tensor_make(&e->rows, to, SL_F32, SL_DEVICE_CPU, 2, (int64_t[]){n_rows, t->hidden});
+            void *at = buffer->device != NULL ? (void *)((uint16_t *)buffer->device + used * t->hidden)
+                                              : (void *)(buffer->kept + used * t->hidden);
+            sl_tensor_make(&e->rows, at, buffer->device != NULL ? SL_BF16 : SL_F32,
+                           buffer->device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU, 2, (int64_t[]){n_rows, t->hidden});
             t->pointers[n_entries++] = e;
             used += n_rows;
         }
+        if (buffer->device != NULL) /* all at once */
+            SL_TRY(sli_device_queue_hidden(net, t->rows, (int32_t)used, buffer->device, err));
     }
     *out = t->pointers;
     *n = n_entries;

@@ -347,7 +347,7 @@ static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
     SL_TRY(
         multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
-    sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0};
+    sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0, NULL};
     SL_TRY(net->ops->act_mul(net->host, &act));
     SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_DOWN_IN, net->gate, n, 1, F));
     return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
@@ -404,7 +404,7 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
 sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t n, float *out, sl_error *err) {
     int64_t E = net->info->hidden;
     if (net->device != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "hidden rows of the device are not handed out yet");
+        return sl_fail(err, SL_E_UNIMPLEMENTED, "hidden rows of the device stay there");
     for (int32_t i = 0; i < n; i++)
         memcpy(out + i * E, net->x + (rows != NULL ? rows[i] : i) * E, sizeof(float) * (size_t)E);
     sl_status s = norm_rows(net, out, &net->final_norm, out, n, 1, E);
@@ -413,7 +413,7 @@ sl_status sli_network_final_norm(sli_network *net, const int32_t *rows, int32_t 
 
 sl_status sli_network_project(sli_network *net, const float *x, int64_t n, float *logits, sl_error *err) {
     if (net->device != NULL)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "the output head on the device is not lent yet");
+        return sli_device_project(net, x, n, logits, err);
     float *in = (float *)(uintptr_t)x; /* only read */
     sl_status s = multiply_all(net, &net->head, (float *const[]){logits}, 1, in, n, net->info->hidden, NULL);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;

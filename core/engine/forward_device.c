@@ -30,12 +30,16 @@ static int stage_number(uint32_t stage) { return stage == SL_STAGE_PREFILL ? 0 :
 
 /* ---- norms and linears ------------------------------------------------------------------------------------------- */
 
-static sl_status norm(sli_network *net, float *x, const sl_tensor *w, int64_t n) {
+static sl_status norm_to(sli_network *net, float *x, const sl_tensor *w, int64_t n, void *to) {
     sli_device_network *d = net->device;
     int64_t E = net->info->hidden;
-    sl_tensor in = view2(x, SL_F32, n, E, E), out = view2(d->xn, SL_BF16, n, E, E);
+    sl_tensor in = view2(x, SL_F32, n, E, E), out = view2(to, SL_BF16, n, E, E);
     sl_op_norm args = {SL_SIZE(sl_op_norm), d->lane, &in, w, &out, net->info->norm_eps};
     return d->ops->norm(net->host, &args);
+}
+
+static sl_status norm(sli_network *net, float *x, const sl_tensor *w, int64_t n) {
+    return norm_to(net, x, w, n, net->device->xn);
 }
 
 /* What the linears of one call read and write. y: [n, sum of out], linear after linear; with act_mul [n, out]. */
@@ -257,7 +261,7 @@ static sl_status gate_up(sli_network *net, sli_net_layer *layer, int64_t n) {
     SL_TRY(multiply_all(net, slots, 2, &p));
     sl_tensor gate = view2(d->gate_up, SL_BF16, n, F, 2 * F), y = view2(d->h, SL_BF16, n, F, F);
     sl_tensor up = view2(element(d->gate_up, SL_BF16, F), SL_BF16, n, F, 2 * F);
-    sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), d->lane, &gate, &up, &y, net->act, 0};
+    sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), d->lane, &gate, &up, &y, net->act, 0, NULL};
     return d->ops->act_mul(net->host, &act);
 }
 
@@ -293,20 +297,45 @@ sl_status sli_device_queue_layers(sli_network *net, const sli_pass *pass, sl_err
     return SL_OK;
 }
 
+/* Rows step.logit_row of the residual, to head_x. */
+static sl_status gather_rows(sli_network *net, int32_t n) {
+    sli_device_network *d = net->device;
+    int64_t E = net->info->hidden;
+    sl_tensor x = view2(d->x, SL_F32, d->step.max_rows, E, E), y = view2(d->head_x, SL_F32, n, E, E);
+    sl_op_gather gather = {SL_SIZE(sl_op_gather), d->lane, &x, d->step.logit_row, &y};
+    return d->ops->gather(net->host, &gather);
+}
+
 sl_status sli_device_queue_logits(sli_network *net, int32_t n, int identity, sl_error *err) {
     sli_device_network *d = net->device;
     int64_t E = net->info->hidden, V = net->info->vocab;
-    float *rows = d->x;
-    sl_status s = SL_OK;
-    if (!identity) {
-        sl_tensor x = view2(d->x, SL_F32, d->step.max_rows, E, E), y = view2(rows = d->head_x, SL_F32, n, E, E);
-        sl_op_gather gather = {SL_SIZE(sl_op_gather), d->lane, &x, d->step.logit_row, &y};
-        s = d->ops->gather(net->host, &gather);
-    }
+    sl_status s = identity ? SL_OK : gather_rows(net, n);
     if (s >= 0)
-        s = norm(net, rows, &net->final_norm, n);
+        s = norm(net, identity ? d->x : d->head_x, &net->final_norm, n);
     product head = {.x = view2(d->xn, SL_BF16, n, E, E), .y = d->logits, .dtype = SL_F32, .stride = V};
     if (s >= 0)
         s = multiply_all(net, &net->head, 1, &head);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_device_queue_normed(sli_network *net, int32_t n, void *out, sl_error *err) {
+    sl_status s = gather_rows(net, n);
+    if (s >= 0)
+        s = norm_to(net, net->device->head_x, &net->final_norm, n, out);
+    return s < 0 ? sl_fail(err, s, "hidden rows: %s", sl_status_text(s)) : SL_OK;
+}
+
+sl_status sli_device_queue_project(sli_network *net, const sl_tensor *x, const sl_tensor *logits, sl_error *err) {
+    int64_t most = net->device->step.max_logits;
+    for (int64_t i = 0, n; i < x->shape[0]; i += n) {
+        n = x->shape[0] - i < most ? x->shape[0] - i : most;
+        product head = {.x = view2(element(x->data, SL_BF16, i * x->stride[0]), SL_BF16, n, x->shape[1], x->stride[0]),
+                        .y = element(logits->data, SL_F32, i * logits->stride[0]),
+                        .dtype = SL_F32,
+                        .stride = logits->stride[0]};
+        sl_status s = multiply_all(net, &net->head, 1, &head);
+        if (s < 0)
+            return sl_fail(err, s, "output head: %s", sl_status_text(s));
+    }
+    return SL_OK;
 }

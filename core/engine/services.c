@@ -5,10 +5,11 @@
 
 #include "base/ledger.h"
 #include "device/cpu/cpu_ops.h"
+#include "device_network.h"
 #include "engine.h"
+#include "engine/rewrite.h"
 #include "engine/rng.h"
 #include "model/safetensors.h"
-#include "engine/rewrite.h"
 #include "sl_error.h"
 
 static sluice_engine *engine_of(const sl_host *host) { return sli_host_engine(host); }
@@ -46,6 +47,11 @@ static const sl_model models = {SL_SIZE(sl_model), model_tensor, model_info};
 /* ---- sl.head/1
  * ------------------------------------------------------------------------------------------------------ */
 
+static int is_matrix(const sl_tensor *t, sl_dtype dtype, int64_t width) {
+    return t->device == SL_DEVICE_CUDA && t->dtype == dtype && t->ndim == 2 && t->shape[1] == width &&
+           t->stride[1] == 1;
+}
+
 static sl_status head_logits(const sl_host *host, int32_t model, const float *x, int64_t n, float *logits) {
     sluice_engine *e = engine_of(host);
     sli_network *net = model == 0 ? &e->target : &e->draft;
@@ -60,7 +66,20 @@ static sl_status head_logits(const sl_host *host, int32_t model, const float *x,
     return SL_OK;
 }
 
-static const sl_head heads = {SL_SIZE(sl_head), head_logits};
+static sl_status head_queue(const sl_host *host, int32_t model, const sl_tensor *x, const sl_tensor *logits) {
+    sluice_engine *e = engine_of(host);
+    sli_network *net = model == 0 ? &e->target : &e->draft;
+    if (model < 0 || model > 1 || net->model == NULL)
+        return SL_E_NOT_FOUND;
+    if (net->device == NULL)
+        return SL_E_UNIMPLEMENTED;
+    int64_t E = net->info->hidden, V = net->info->vocab;
+    if (!is_matrix(x, SL_BF16, E) || !is_matrix(logits, SL_F32, V) || x->shape[0] != logits->shape[0])
+        return SL_E_INVALID;
+    return sli_device_queue_project(net, x, logits, NULL);
+}
+
+static const sl_head heads = {SL_SIZE(sl_head), head_logits, head_queue};
 
 /* ---- sl.sample/1
  * ------------------------------------------------------------------------------------------------------- */

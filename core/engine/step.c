@@ -273,8 +273,9 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
 
     e->n_running = n;
     e->committed = 0;
-    sli_pass pass = {
-        .batch = b, .n_prompt = e->n_prompt, .tap = e->taps != NULL ? sli_draft_taps_take : NULL, .tap_user = e->taps};
+    sli_pass pass = {.batch = b, .n_prompt = e->n_prompt};
+    if (e->taps != NULL && e->target.device == NULL)
+        pass.tap = sli_draft_taps_take, pass.tap_user = e->taps;
     sl_status status = compute_and_decide(e, &pass, fn, user, err);
     for (int32_t i = 0; status < 0 && e->committed && i < b->n_seqs; i++)
         e->active[i]->n_kv--; /* the token behind the row is not known */

@@ -200,23 +200,33 @@ static sl_status qgemm(const sl_host *host, const sl_op_qgemm *op) {
 }
 
 typedef struct act_args {
-    sl_tensor gate, up, y;
+    sl_tensor gate, up, y, residual; /* data NULL: none */
     uint32_t act;
 } act_args;
 
 static void run_act(const void *p) {
     const act_args *a = p;
     for (int64_t i = 0; i < a->y.shape[0]; i++) {
-        const void *g = row_of(&a->gate, i, "act_mul"), *u = row_of(&a->up, i, "act_mul");
+        const void *g = row_of(&a->gate, i, "act_mul");
+        const void *u = a->up.data != NULL ? row_of(&a->up, i, "act_mul") : NULL;
+        const void *add = a->residual.data != NULL ? row_of(&a->residual, i, "act_mul") : NULL;
         void *y = row_of(&a->y, i, "act_mul");
-        for (int64_t k = 0; k < a->y.shape[1]; k++)
-            store(y, a->y.dtype, k, activate(a->act, load(g, a->gate.dtype, k)) * load(u, a->up.dtype, k));
+        for (int64_t k = 0; k < a->y.shape[1]; k++) {
+            float v = activate(a->act, load(g, a->gate.dtype, k)) * (u != NULL ? load(u, a->up.dtype, k) : 1);
+            store(y, a->y.dtype, k, v + (add != NULL ? load(add, a->y.dtype, k) : 0));
+        }
     }
 }
 
 static sl_status act_mul(const sl_host *host, const sl_op_act_mul *op) {
     (void)host;
-    act_args a = {*op->gate, *op->up, *op->y, op->act};
+    act_args a = {.gate = *op->gate, .y = *op->y, .act = op->act};
+    if (op->up != NULL)
+        a.up = *op->up;
+    if (op->residual != NULL)
+        a.residual = *op->residual;
+    if (op->residual != NULL && op->residual->dtype != op->y->dtype)
+        return SL_E_INVALID;
     return fake_launch(op->lane, run_act, &a, sizeof a);
 }
 

@@ -17,14 +17,23 @@ typedef struct append_args {
     double eps;
 } append_args;
 
+/* What the view says of head h: strides, or a table in device memory. */
+static int64_t head_of(const sl_view_device *v, int64_t h, int field) {
+    if (v->heads != NULL)
+        return *(const int64_t *)fake_at(v->heads + h * SL_HEAD_FIELDS + field, sizeof(int64_t), "view");
+    return field == SL_HEAD_K   ? h * v->k_head_stride
+           : field == SL_HEAD_V ? h * v->v_head_stride
+                                : h * v->pages_head_stride;
+}
+
 /* Where slot s of head h is, of keys or values. */
 static void *slot_at(const sl_view_device *v, int32_t seq, int64_t h, int64_t s, int values) {
     const int32_t *page =
-        ints(v->pages + seq * v->pages_stride + h * v->pages_head_stride + s / v->page_rows, 1, "view");
+        ints(v->pages + seq * v->pages_stride + head_of(v, h, SL_HEAD_PAGES) + s / v->page_rows, 1, "view");
     int64_t in_page = s % v->page_rows;
-    const char *p =
-        values ? (const char *)v->v_pool + *page * v->v_page_stride + in_page * v->v_row_stride + h * v->v_head_stride
-               : (const char *)v->k_pool + *page * v->k_page_stride + in_page * v->k_row_stride + h * v->k_head_stride;
+    const char *p = values ? (const char *)v->v_pool + *page * v->v_page_stride + in_page * v->v_row_stride
+                           : (const char *)v->k_pool + *page * v->k_page_stride + in_page * v->k_row_stride;
+    p += head_of(v, h, values ? SL_HEAD_V : SL_HEAD_K);
     return fake_at(p, values ? v->v_dim * size_of(v->v_dtype) : v->k_dim * size_of(v->k_dtype), "view");
 }
 
@@ -109,9 +118,21 @@ typedef struct attend_args {
     int32_t n;
     sl_tensor q, o;
     sl_view_device view;
-    int64_t window;
+    sl_mask mask;
     double scale, softcap;
 } attend_args;
+
+/* First token that a row sees of a windowed head, sinks aside. */
+static int64_t first_token(const attend_args *a, int32_t place, int64_t token) {
+    const sl_step_device *s = &a->step;
+    int64_t from = token, n = a->mask.window_chunk, past = *ints(s->n_past + place, 1, "attend");
+    if (n > 0 && !*ints(s->is_tree + place, 1, "attend")) {
+        from = token - token % n > past ? token - token % n : past;
+        if (from == 0 && a->mask.window_first)
+            from = token;
+    }
+    return a->mask.window > 0 ? from - a->mask.window + 1 : 0;
+}
 
 /* Does row i see row j of its sequence's rows? */
 static int sees(const sl_step_device *s, int32_t place, int32_t i, int32_t j, int32_t begin) {
@@ -154,17 +175,19 @@ static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) 
     for (int64_t h = 0; h < H; h++) {
         const uint16_t *from = row_of(&a->q, r, "attend");
         uint16_t *to = row_of(&a->o, r, "attend");
-        int64_t n = committed(s, &a->view, place, seq, h / group), first = 0;
+        int64_t n = committed(s, &a->view, place, seq, h / group);
+        int windowed = a->view.heads == NULL || head_of(&a->view, h / group, SL_HEAD_WINDOWED);
+        int64_t first = windowed ? first_token(a, place, token_index[r]) : 0;
         softmax m = {-INFINITY, 0, o};
         for (int64_t d = 0; d < D; d++)
             q[d] = load(from + h * D, SL_BF16, d);
         memset(o, 0, sizeof o);
-        if (a->window > 0 && token_index[r] - a->window + 1 > 0)
-            first = token_index[r] - a->window + 1;
-        for (int64_t j = first; j < n; j++)
-            meet(a, q, seq, h / group, j, &m);
+        for (int64_t j = 0; j < n; j++)
+            if (j >= first || j < a->mask.sinks)
+                meet(a, q, seq, h / group, j, &m);
         for (int32_t j = 0; j < end - begin; j++)
-            if (sees(s, place, r, j, begin) && (a->window == 0 || token_index[begin + j] > token_index[r] - a->window))
+            if (sees(s, place, r, j, begin) &&
+                (token_index[begin + j] >= first || token_index[begin + j] < a->mask.sinks))
                 meet(a, q, seq, h / group, n + j, &m);
         for (int64_t d = 0; d < Dv; d++)
             store(to + h * Dv, SL_BF16, d, o[d] / m.sum);
@@ -194,7 +217,7 @@ sl_status fake_attend(const sl_host *host, const sl_attend *op) {
                      .q = op->q,
                      .o = op->o,
                      .view = *op->view->device,
-                     .window = op->mask->window,
+                     .mask = *op->mask,
                      .scale = op->scale,
                      .softcap = op->softcap};
     return fake_launch(op->lane, run_attend, &a, sizeof a);

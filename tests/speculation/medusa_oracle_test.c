@@ -42,13 +42,15 @@ static void solve(double *a, double *b, int n, int64_t m) {
             b[i * m + c] /= a[i * n + i];
 }
 
-static int set_up(void **state) {
-    (void)state;
+/* The greedy text of an engine on that device, and its rows on the CPU. */
+static void learn(const char *device) {
     SL_ERROR(err);
-    plain = run_open("engine.threads=1");
+    sluice_engine *e = run_open("engine.threads=1", device);
+    n_prompt = run_tokens(e, text, 60);
+    run_once(e, text, n_prompt, N_TEXT, text + n_prompt);
+    sluice_close(e);
+    plain = run_open("engine.threads=1", "engine.device=cpu");
     int64_t E = plain->target.info->hidden;
-    n_prompt = run_tokens(plain, text, 60);
-    run_once(plain, text, n_prompt, N_TEXT, text + n_prompt);
     n_all = n_prompt + N_TEXT;
     sluice_session *s = run_session(plain, text, n_all);
     run_taps nothing = {{0}, {0}};
@@ -58,16 +60,9 @@ static int set_up(void **state) {
     int32_t index[N_TEXT];
     for (int i = 0; i < N_TEXT; i++)
         index[i] = (int32_t)n_prompt - 1 + i;
-    int failed = rows == NULL || sli_network_final_norm(&plain->target, index, N_TEXT, rows, &err) < 0;
+    assert_non_null(rows);
+    assert_int_equal(sli_network_final_norm(&plain->target, index, N_TEXT, rows, &err), SL_OK);
     sluice_session_close(s);
-    return failed ? -1 : 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    sluice_close(plain);
-    free(rows);
-    return 0;
 }
 
 /* W2 with W2 row(j) = 1 for the token at offset k + 2 from row j, 0 for all others: rows of the dual basis, summed by
@@ -103,20 +98,22 @@ static void write_oracle(const char *path) {
     free(dual);
 }
 
-static void every_step_is_full(void **state) {
-    (void)state;
+static void check_full_steps(const char *device) {
     char path[64] = "/tmp/sluice-oracle-XXXXXX", heads[96];
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     close(fd);
+    learn(device);
     write_oracle(path);
+    sluice_close(plain);
+    free(rows);
     snprintf(heads, sizeof heads, "speculation.heads=%s", path);
     static const char *const depth[] = {"speculation.num_heads=1", "speculation.num_heads=2",
                                         "speculation.num_heads=3"};
     for (int d = 1; d <= HEADS; d++)
         for (int chunk = 0; chunk < 2; chunk++) {
             sluice_engine *e = run_open("speculation.plugin=medusa", heads, depth[d - 1], "speculation.nodes=12",
-                                        chunk ? "engine.prefill_chunk=7" : "engine.prefill_chunk=512");
+                                        chunk ? "engine.prefill_chunk=7" : "engine.prefill_chunk=512", device);
             int n = 1 + 8 * (d + 1); /* one token behind the prompt, eight full steps */
             int32_t got[N_TEXT];
             assert_true(n + HEADS <= N_TEXT);
@@ -144,7 +141,20 @@ static void every_step_is_full(void **state) {
     unlink(path);
 }
 
+static void every_step_is_full(void **state) {
+    (void)state;
+    check_full_steps("engine.device=cpu");
+}
+
+/* The same rows and heads on a device (device_fake.h): rounded to bf16 they still name the right tokens. */
+static void every_step_is_full_on_a_device(void **state) {
+    (void)state;
+    check_full_steps("engine.device=cuda");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_step_is_full)};
-    return cmocka_run_group_tests_name("medusa_oracle", tests, set_up, tear_down);
+    setenv("SLUICE_CUDA_MODULE", run_place("SLUICE_BUILD", "tests/device_fake.so"), 1);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_step_is_full),
+                                       cmocka_unit_test(every_step_is_full_on_a_device)};
+    return cmocka_run_group_tests_name("medusa_oracle", tests, NULL, NULL);
 }

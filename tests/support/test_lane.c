@@ -42,6 +42,23 @@ static sl_status copy(const sl_lane *on, void *dst, const void *src, int64_t byt
     return SL_OK;
 }
 
+typedef struct fill_args {
+    void *dst;
+    int32_t byte;
+    size_t bytes;
+} fill_args;
+
+static void run_fill(const void *args) {
+    const fill_args *f = args;
+    memset(f->dst, f->byte, f->bytes);
+}
+
+static sl_status fill(const sl_lane *on, void *dst, int32_t byte, int64_t bytes) {
+    fill_args args = {dst, byte, (size_t)bytes};
+    test_lane_queue(on, run_fill, &args, sizeof args);
+    return SL_OK;
+}
+
 static sl_status sync(const sl_lane *on, sl_error *err) {
     (void)err;
     of(on)->n_syncs++;
@@ -149,8 +166,12 @@ static sl_status move(const sl_host *host, const sl_op_move *a) {
 void test_lane_init(test_lane *t, test_host *host) {
     memset(t, 0, sizeof *t);
     t->lane = (sl_lane){.struct_size = SL_SIZE(sl_lane), .impl = (sl_lane_impl *)(void *)t, .device = SL_DEVICE_CUDA};
-    t->exec = (sl_exec){
-        .struct_size = SL_SIZE(sl_exec), .lane = lane, .copy = copy, .sync = sync, .device_info = device_info};
+    t->exec = (sl_exec){.struct_size = SL_SIZE(sl_exec),
+                        .lane = lane,
+                        .copy = copy,
+                        .fill = fill,
+                        .sync = sync,
+                        .device_info = device_info};
     t->memory_free = (int64_t)1 << 32;
     host->has_device = 1;
     host->more = more;

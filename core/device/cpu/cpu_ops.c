@@ -293,6 +293,8 @@ static void act_range(void *user, int64_t begin, int64_t end, int32_t worker) {
 }
 
 static sl_status op_act_mul(const sl_host *host, const sl_op_act_mul *a) {
+    if (a->up == NULL || (SL_HAS(a, sl_op_act_mul, residual) && a->residual != NULL))
+        return SL_E_UNIMPLEMENTED;
     if (!sl_tensor_is_contiguous(a->gate) || !sl_tensor_is_contiguous(a->up) || !sl_tensor_is_contiguous(a->y) ||
         a->act > SL_ACT_GELU_TANH)
         return SL_E_INVALID;

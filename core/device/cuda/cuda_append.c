@@ -73,6 +73,7 @@ sl_status sli_cuda_op_append(const sl_host *host, const sl_op_append *args) {
         .v_pool = into->v_pool,
         .pages = into->pages,
         .n_rows = into->n_rows,
+        .head_places = into->heads,
         .pages_stride = into->pages_stride,
         .pages_head_stride = into->pages_head_stride,
         .n_rows_stride = into->n_rows_stride,

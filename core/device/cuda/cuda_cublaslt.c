@@ -249,9 +249,10 @@ sl_status sli_gemm_plan_for(sl_gemm_impl *g, const sli_gemm_key *key, const sli_
     sli_gemm_plan *place;
     if (g->n_plans < SLI_GEMM_PLANS)
         place = &g->plans[g->n_plans++];
-    else { /* full: the oldest goes, but never the first, which was tuned */
-        g->oldest = g->oldest % (SLI_GEMM_PLANS - 1) + 1;
-        place = &g->plans[g->oldest];
+    else { /* full: the oldest goes, but never one that was tuned */
+        const int32_t places = SLI_GEMM_PLANS - g->n_tuned;
+        g->oldest = (g->oldest + 1) % places;
+        place = &g->plans[g->n_tuned + g->oldest];
         drop_plan(g, place);
     }
     *place = plan;

@@ -51,7 +51,7 @@ typedef struct sli_gemm_plan {
     cublasLtMatmulAlgo_t algo;
 } sli_gemm_plan;
 
-enum { SLI_GEMM_PLANS = 128, SLI_GEMM_CANDIDATES = 6 };
+enum { SLI_GEMM_PLANS = 128, SLI_GEMM_CANDIDATES = 12 };
 
 struct sl_gemm_impl {
     sli_cuda *cuda;
@@ -59,8 +59,8 @@ struct sl_gemm_impl {
     sl_gemm_desc desc;
     cublasLtMatmulDesc_t matmul;
     cudaDataType_t x_type, w_type, y_type;
-    uint32_t integer; /* alpha and beta are integers */
-    int32_t n_plans, oldest;
+    uint32_t integer;                 /* alpha and beta are integers */
+    int32_t n_plans, n_tuned, oldest; /* the first n_tuned plans stay */
     sli_gemm_plan plans[SLI_GEMM_PLANS];
 };
 

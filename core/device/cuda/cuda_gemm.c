@@ -10,7 +10,8 @@
  *
  * Sums are f32 (i32 for int8). A residual that is not y itself lies without gaps between rows. What a product cannot do
  * is refused when it is created. Rows of a run may be any up to max_rows: each count gets a plan when it first comes,
- * by the library's heuristics on the host; that of max_rows is timed at create, unless the mode is deterministic.
+ * by the library's heuristics on the host; those of max_rows and of some batches are timed at create, unless the mode
+ * is deterministic or the lane is capturing.
  */
 #include "cuda_cublaslt.h"
 
@@ -107,7 +108,10 @@ static cublasStatus_t set_vectors(sl_gemm_impl *g, const void *bias, const float
 
 static int64_t round_up(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-/* The plan of max_rows, timed on memory of its own where there is enough. */
+/* Counts of rows that are timed besides max_rows: batches that decode. */
+static const int64_t tuned_rows[] = {32, 64, 128, 256};
+
+/* The plan of max_rows, and those of batches, timed on memory of its own where there is enough. */
 static sl_status plan_largest(sl_gemm_impl *g, sl_error *err) {
     slk_driver *driver = &g->cuda->state->driver;
     const sl_gemm_desc *d = &g->desc;
@@ -121,7 +125,8 @@ static sl_status plan_largest(sl_gemm_impl *g, sl_error *err) {
     const int64_t bytes = w + x + y + vector;
     SL_TRY(exec->device_info(lane, &info));
     unsigned char *memory = NULL;
-    if (!g->cuda->k.deterministic && !driver->debug && bytes <= tune_bytes && bytes <= info.memory_free / 2) {
+    if (!g->cuda->k.deterministic && !driver->debug && !lane->capturing && bytes <= tune_bytes &&
+        bytes <= info.memory_free / 2) {
         void *p = NULL;
         if (slk_driver_alloc(driver, bytes, &p, NULL) == SL_OK && exec->fill(lane, p, 0x3c, bytes) == SL_OK)
             memory = p;
@@ -135,11 +140,17 @@ static sl_status plan_largest(sl_gemm_impl *g, sl_error *err) {
     }
     /* without memory: the alignment of a pointer that is never followed */
     const void *some = memory != NULL ? memory + w + x + y : (const void *)(uintptr_t)256;
-    const sli_gemm_key key = {.rows = d->max_rows, .ldx = d->k, .ldy = d->n, .ldr = d->n, .align = 0x88888};
+    sli_gemm_key key = {.rows = d->max_rows, .ldx = d->k, .ldy = d->n, .ldr = d->n, .align = 0x88888};
     const sli_gemm_plan *plan;
     sl_status status = sli_cublaslt_check(g, set_vectors(g, some, some, some), err, "setting vectors", d->max_rows);
     if (status == SL_OK)
         status = sli_gemm_plan_for(g, &key, memory != NULL ? &at : NULL, &plan, err);
+    g->n_tuned = g->n_plans;
+    for (size_t i = 0; status == SL_OK && memory != NULL && i < sizeof tuned_rows / sizeof *tuned_rows; i++) {
+        key.rows = tuned_rows[i]; /* one that cannot be planned is met again when it comes */
+        if (key.rows < d->max_rows && sli_gemm_plan_for(g, &key, &at, &plan, NULL) == SL_OK)
+            g->n_tuned = g->n_plans;
+    }
     if (memory != NULL) {
         slk_driver_wait(driver, NULL);
         slk_driver_free(driver, memory);
@@ -154,8 +165,8 @@ sl_status sli_cuda_gemm_create(const sl_host *host, const sl_lane *lane, const s
     int kind = 0;
     sli_cuda *cuda = sli_cuda_of(lane);
     SL_TRY(check_desc(lane, desc, &kind, err));
-    if (lane->capturing)
-        return sl_fail(err, SL_E_STATE, "a matrix product was created in a capture");
+    if (lane->capturing && cuda->state->blas == NULL)
+        return sl_fail(err, SL_E_STATE, "the first matrix product was created in a capture");
     SL_TRY(sli_cublaslt_open(cuda, err));
     sl_gemm_impl *g = calloc(1, sizeof *g);
     if (g == NULL)

@@ -46,8 +46,8 @@ sl_gemm_impl *sli_cuda_gemm_get(sli_cuda *cuda, const sl_lane *lane, int64_t n, 
                                 uint32_t epilogue) {
     const planned key = {.n = n, .k = k, .in = in, .out = out, .epilogue = epilogue};
     planned *p = find(cuda->gemms, &key);
-    if (p != NULL || lane->capturing)
-        return p != NULL ? p->gemm : NULL;
+    if (p != NULL)
+        return p->gemm;
     p = add(cuda, &key);
     if (p == NULL)
         return NULL;

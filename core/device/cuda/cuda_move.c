@@ -26,7 +26,8 @@ sl_status sli_cuda_op_move(const sl_host *host, const sl_op_move *args) {
         slk_move_layer layers[SLK_MOVE_LAYERS];
         for (end = begin; end < args->n_layers && end - begin < SLK_MOVE_LAYERS && same_geometry(view, views[end]);
              end++)
-            layers[end - begin] = (slk_move_layer){views[end]->k_pool, views[end]->v_pool, views[end]->pages};
+            layers[end - begin] =
+                (slk_move_layer){views[end]->k_pool, views[end]->v_pool, views[end]->pages, views[end]->heads};
         const slk_move_params p = {.n_moves = args->n_moves,
                                    .seq = args->seq,
                                    .from = args->from,

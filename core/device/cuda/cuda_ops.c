@@ -1,5 +1,5 @@
 /* The table of operations on lanes of this module, and the memory they share. */
-#include "cuda_state.h"
+#include "cuda_cublaslt.h"
 
 /* convert, colsum and map work on host memory: the core's own table has them. */
 const sl_ops sli_cuda_ops = {
@@ -37,6 +37,9 @@ sl_status sli_cuda_ops_reserve(sli_cuda *cuda, const sli_cuda_shapes *shapes, sl
     }
     cuda->shapes = *shapes;
     cuda->k.deterministic = (int32_t)shapes->deterministic;
+    if (!shapes->deterministic)
+        (void)sli_cublaslt_open(cuda,
+                                NULL); /* a capture may come first, and cannot; whoever needs it says what is wrong */
     if (bytes <= cuda->workspace_bytes)
         return SL_OK;
     sli_cuda_release(cuda, SL_DEVICE_CUDA, cuda->workspace);

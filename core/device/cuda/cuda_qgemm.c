@@ -7,8 +7,7 @@ int64_t sli_cuda_q_bytes(const sl_q_format *format) { return slk_linear_pack_byt
 
 sl_status sli_cuda_q_pack(const sl_host *host, const sl_q_format *format, const sl_tensor *w, void *blob,
                           sl_error *err) {
-    (void)host;
-    return slk_linear_pack(format, w, blob, err);
+    return slk_linear_pack(host, format, w, blob, err);
 }
 
 sl_status sli_cuda_q_unpack(const sl_host *host, const sl_q_format *format, const void *blob, float *w) {

@@ -6,11 +6,11 @@
  *   a prompt, window = chunk                 from = begin of its chunk - recent
  * The rule speaks token indices, hence it does not matter which store keeps the rows: over duoattention's own the
  * others are gone, over a store that keeps everything they are passed over. */
-#include "duoattention.h"
+#include "duo_device.h"
 
 static sl_status caps(sl_instance *self, int32_t layer, sl_attn_caps *out) {
     const duo_layer *l = &self->layers[layer];
-    out->flags = SL_ATTN_TREE | SL_ATTN_COLSUM;
+    out->flags = SL_ATTN_TREE | (self->on_device ? 0 : SL_ATTN_COLSUM);
     if (l->n_streaming == 0)
         out->flags |= SL_ATTN_EXACT;
     else if (self->window == DUO_WINDOW_CHUNK && self->prefill_chunk == 0)
@@ -53,6 +53,8 @@ static int restrict_rows(sl_instance *self, const sl_rows *rows) {
 
 static sl_status attend(sl_instance *self, const sl_attend *args) {
     const duo_layer *l = &self->layers[args->layer];
+    if (self->on_device)
+        return duo_device_attend(self, args);
     if (l->n_streaming == 0)
         return self->ops->attend(self->host, args);
     if (args->mask->interval != NULL || args->mask->n_spans > 0 || args->mask->base != SL_MASK_CAUSAL ||

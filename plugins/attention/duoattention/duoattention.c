@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "duo_device.h"
 #include "duo_pattern.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -52,6 +53,7 @@ static void destroy(sl_instance *self) {
     free(self->runs);
     free(self->layers);
     free(self->ring_spans);
+    free(self->served);
     free(self);
 }
 
@@ -131,6 +133,7 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
                            (const void **)&self->threads, err));
     self->layers = calloc((size_t)n_layers, sizeof *self->layers);
     self->ring_spans = calloc(2 * (size_t)n_layers + 1, sizeof *self->ring_spans);
+    self->served = calloc((size_t)n_layers + 1, sizeof *self->served);
     for (int32_t l = 0; self->layers != NULL && l < n_layers; l++) {
         const sl_layer_info *info = self->model->layers[l];
         self->layers[l] = (duo_layer){.n_heads = info->n_kv_heads, .d_k = info->head_dim, .d_v = info->v_head_dim};
@@ -139,7 +142,8 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
     }
     self->streams = calloc((size_t)self->n_heads + 1, sizeof *self->streams);
     self->runs = calloc((size_t)self->n_heads + 1, sizeof *self->runs);
-    if (self->layers == NULL || self->ring_spans == NULL || self->streams == NULL || self->runs == NULL)
+    if (self->layers == NULL || self->ring_spans == NULL || self->streams == NULL || self->runs == NULL ||
+        self->served == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
     static const sl_dtype dtypes[] = {SL_F32, SL_F32, SL_F16, SL_BF16}; /* auto is settled by activate */
     self->dtype_auto = sl_param_index(p, "dtype") == 0;
@@ -158,7 +162,11 @@ static sl_status set_up(sl_instance *self, const sl_create_args *args, sl_error 
     SL_TRY(read_window(self, p, err));
     SL_TRY(choose_heads(self, p, err));
     divide_layers(self);
-    return SL_OK;
+    const sl_scope *store = scope_of(args->scope, "kvcache.store");
+    for (int32_t l = 0; store != NULL && l < n_layers; l++)
+        self->served[l] = store->layer_stages[l];
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
+    return self->on_device ? duo_device_accepts(self, args->scope, err) : SL_OK;
 }
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
@@ -204,6 +212,7 @@ static void lay_out(sl_instance *self) {
 }
 
 static void deactivate(sl_instance *self) {
+    duo_device_deactivate(self);
     for (int64_t i = 0; self->seqs != NULL && i < self->limits.max_seqs; i++)
         if (self->seqs[i].is_open)
             duo_forget(self, &self->seqs[i]);
@@ -266,9 +275,18 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     lay_out(self);
     self->max_pages = (most + 2 * self->page_rows - 1) / self->page_rows;
     int ok = 1;
-    take(self, &self->interval, 4 * limits->max_rows, sizeof *self->interval, &ok);
-    take(self, &self->head_masks, self->max_heads, sizeof *self->head_masks, &ok);
-    if (!ok || (self->has_store && !take_store(self))) {
+    if (self->on_device) {
+        sl_status s = duo_device_activate(self, err);
+        if (s < 0) {
+            deactivate(self);
+            return s;
+        }
+    } else {
+        take(self, &self->interval, 4 * limits->max_rows, sizeof *self->interval, &ok);
+        take(self, &self->head_masks, self->max_heads, sizeof *self->head_masks, &ok);
+        ok = ok && (!self->has_store || take_store(self));
+    }
+    if (!ok) {
         deactivate(self);
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for the tables of %lld sequences", (long long)limits->max_seqs);
     }
@@ -280,10 +298,9 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 /* ---- the plugin -------------------------------------------------------------------------------------------------- */
 
 static const void *query(sl_instance *self, const char *id) {
-    (void)self;
-    return strcmp(id, SL_ATTENTION_ID) == 0  ? (const void *)&duo_attention
-           : strcmp(id, SL_KV_STORE_ID) == 0 ? (const void *)&duo_store
-                                             : NULL;
+    if (strcmp(id, SL_ATTENTION_ID) == 0)
+        return &duo_attention;
+    return strcmp(id, SL_KV_STORE_ID) != 0 ? NULL : self->on_device ? &duo_device_store : &duo_store;
 }
 
 #define PARAM(name, type, fallback, choices, min, max, flags, doc)                                                     \
@@ -335,7 +352,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = none,
     .provides = provides,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .accepts = accepts,
     .create = create,
     .destroy = destroy,

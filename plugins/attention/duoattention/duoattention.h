@@ -44,6 +44,8 @@ typedef struct duo_sequence {
     int is_open;
 } duo_sequence;
 
+typedef struct duo_device duo_device; /* duo_device.c */
+
 struct sl_instance {
     const sl_host *host;
     const sl_mem *mem;
@@ -51,6 +53,9 @@ struct sl_instance {
     const sl_threads *threads;
     const sl_model_info *model;
     int has_store;
+    int on_device;      /* scope.device is one */
+    duo_device *device; /* while active; NULL: on the CPU */
+    uint32_t *served;   /* [n_layers] 0: its cache is another's */
 
     /* parameters */
     int64_t sink, recent, slack, prefill_chunk, page_rows;

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "medusa_device.h"
 #include "medusa_heads.h"
 #include "medusa_tree.h"
 #include "medusa_typical.h"
@@ -36,6 +37,10 @@ struct sl_instance {
     medusa_draft *drafts;  /* [max_seqs] by place in the step */
     sl_tree *trees;        /* [max_seqs] likewise */
     const sl_tree **given; /* [max_seqs] */
+    int on_device;
+    medusa_device device;
+    int32_t *awaited; /* [max_seqs] sequences whose candidates are being made on the device, by row */
+    int32_t n_awaited;
 };
 
 static void *take(const sl_host *host, const sl_mem *mem, int64_t n, size_t size) {
@@ -86,6 +91,7 @@ static sl_status configure(sl_instance *self, const sl_create_args *args, sl_err
     const sl_params *p = args->params;
     const char *path = sl_param_text(p, "heads");
     int64_t topk = sl_param_int(p, "topk"), vocab = args->model->vocab;
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
     self->heads.host = args->host;
     self->heads.mem = self->mem;
     self->heads.hidden = args->model->hidden;
@@ -119,8 +125,10 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
-    void *all[] = {self->state, self->candidates, self->drafts,        self->trees,
-                   self->given, self->typical.id, self->typical.weight};
+    medusa_device_close(&self->device, &self->heads);
+    self->n_awaited = 0;
+    void *all[] = {self->state, self->candidates, self->drafts,     self->trees,
+                   self->given, self->awaited,    self->typical.id, self->typical.weight};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i] != NULL)
             self->mem->release(self->host, SL_DEVICE_CPU, all[i]);
@@ -129,6 +137,7 @@ static void deactivate(sl_instance *self) {
     self->drafts = NULL;
     self->trees = NULL;
     self->given = NULL;
+    self->awaited = NULL;
     self->typical.id = NULL;
     self->typical.weight = NULL;
     medusa_heads_deactivate(&self->heads);
@@ -144,28 +153,43 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     self->drafts = take(self->host, self->mem, n, sizeof *self->drafts);
     self->trees = take(self->host, self->mem, n, sizeof *self->trees);
     self->given = take(self->host, self->mem, n, sizeof *self->given);
-    int ok = self->state && self->candidates && self->drafts && self->trees && self->given;
+    self->awaited = take(self->host, self->mem, n, sizeof *self->awaited);
+    int ok = self->state && self->candidates && self->drafts && self->trees && self->given && self->awaited;
     if (ok && self->acceptance == TYPICAL) {
         self->typical.id = take(self->host, self->mem, V, sizeof *self->typical.id);
         self->typical.weight = take(self->host, self->mem, V, sizeof *self->typical.weight);
         ok = self->typical.id && self->typical.weight;
     }
-    sl_status s = ok ? medusa_heads_activate(&self->heads, err)
-                     : sl_fail(err, SL_E_NO_MEMORY, "no memory for %lld drafts", (long long)n);
+    sl_status s = !ok               ? sl_fail(err, SL_E_NO_MEMORY, "no memory for %lld drafts", (long long)n)
+                  : self->on_device ? medusa_device_open(&self->device, &self->heads, self->topk, n, err)
+                                    : medusa_heads_activate(&self->heads, err);
     if (s < 0)
         deactivate(self);
     return s;
 }
 
+/* The ids that the device was asked for become candidates. */
+static sl_status collect(sl_instance *self, sl_error *err) {
+    if (self->n_awaited == 0)
+        return SL_OK;
+    SL_TRY(self->device.exec->sync(self->device.lane, err));
+    int64_t n = self->device.ids_of_a_row;
+    for (int32_t i = 0; i < self->n_awaited; i++)
+        memcpy(candidates_of(self, self->awaited[i]), self->device.host_ids + i * n,
+               sizeof *self->candidates * (size_t)n);
+    self->n_awaited = 0;
+    return SL_OK;
+}
+
 /* What is known about a sequence is looked at only where its length and last token still fit, so a cut needs no event;
  * an id that is given to another sequence and a fork do. */
 static sl_status event(sl_instance *self, const sl_event *e, sl_error *err) {
-    (void)err;
     if (self->state == NULL || e->seq < 0 || e->seq >= self->max_seqs)
         return SL_OK;
     if (e->kind == SL_EVENT_BEGIN || e->kind == SL_EVENT_FINISH || e->kind == SL_EVENT_TRUNCATE)
         self->state[e->seq].n = 0;
     if (e->kind == SL_EVENT_FORK && e->other >= 0 && e->other < self->max_seqs) {
+        SL_TRY(collect(self, err));
         self->state[e->seq] = self->state[e->other];
         memcpy(candidates_of(self, e->seq), candidates_of(self, e->other),
                sizeof *self->candidates * (size_t)(self->heads.n * self->topk));
@@ -191,6 +215,7 @@ static sl_status caps(sl_instance *self, sl_spec_caps *out) {
 static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
     if (io->n_seqs > self->max_seqs)
         return sl_fail(err, SL_E_RANGE, "%d sequences, expected at most %lld", io->n_seqs, (long long)self->max_seqs);
+    SL_TRY(collect(self, err));
     for (int32_t i = 0; i < io->n_seqs; i++) {
         const sl_spec_seq *s = io->seqs[i];
         const seq_state *known = &self->state[s->seq];
@@ -208,19 +233,55 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
     return SL_OK;
 }
 
-/* Heads for the last accepted rows, as many sequences at once as the buffers hold. Inside of a prompt nothing follows
- * that could be drafted for. */
+/* The sequence of a tap's rows, or NULL inside of a prompt, where nothing follows that could be drafted for. */
+static const sl_spec_seq *sequence_of(const sl_observe *seen, const sl_tap_rows *rows) {
+    int32_t place = 0;
+    while (place < seen->n_seqs && seen->seqs[place]->seq != rows->seq)
+        place++;
+    return place < seen->n_seqs && seen->commit->next[place] >= 0 ? seen->seqs[place] : NULL;
+}
+
+/* The last of a tap's rows; size: of a value. */
+static char *last_row_of(const sl_tap_rows *rows, int64_t size) {
+    return (char *)rows->rows.data + (rows->rows.shape[0] - 1) * rows->rows.stride[0] * size;
+}
+
+/* Heads are queued for rows that lie one behind the other; nothing is waited for. */
+static sl_status observe_on_device(sl_instance *self, const sl_observe *seen) {
+    medusa_device *d = &self->device;
+    const int64_t bytes = 2 * self->heads.hidden;
+    char *first = NULL;
+    int32_t n = 0;
+    SL_TRY(collect(self, NULL));
+    for (int32_t i = 0; i < seen->n_taps; i++) {
+        const sl_spec_seq *s = sequence_of(seen, seen->taps[i]);
+        if (s == NULL)
+            continue;
+        char *row = last_row_of(seen->taps[i], 2);
+        if (n > 0 && (n == d->rows || row != first + n * bytes)) {
+            SL_TRY(medusa_device_run(d, &self->heads, first, n, self->n_awaited - n));
+            n = 0;
+        }
+        first = n == 0 ? row : first;
+        self->state[s->seq] = (seq_state){s->n, s->token[s->n - 1]};
+        self->awaited[self->n_awaited++] = s->seq;
+        n++;
+    }
+    if (n == 0)
+        return SL_OK;
+    SL_TRY(medusa_device_run(d, &self->heads, first, n, self->n_awaited - n));
+    return medusa_device_fetch(d, self->n_awaited);
+}
+
+/* Heads for the last accepted rows, as many sequences at once as the buffers hold. */
 static sl_status observe(sl_instance *self, const sl_observe *seen) {
     int32_t *out[MEDUSA_ROWS], n = 0;
+    if (self->on_device)
+        return observe_on_device(self, seen);
     for (int32_t i = 0; i < seen->n_taps; i++) {
-        const sl_tap_rows *rows = seen->taps[i];
-        int32_t place = 0;
-        while (place < seen->n_seqs && seen->seqs[place]->seq != rows->seq)
-            place++;
-        if (place < seen->n_seqs && seen->commit->next[place] >= 0) {
-            const sl_spec_seq *s = seen->seqs[place];
-            int64_t last = rows->rows.shape[0] - 1;
-            memcpy(self->heads.x + n * self->heads.hidden, (const float *)rows->rows.data + last * rows->rows.stride[0],
+        const sl_spec_seq *s = sequence_of(seen, seen->taps[i]);
+        if (s != NULL) {
+            memcpy(self->heads.x + n * self->heads.hidden, last_row_of(seen->taps[i], sizeof(float)),
                    sizeof(float) * (size_t)self->heads.hidden);
             self->state[s->seq] = (seq_state){s->n, s->token[s->n - 1]};
             out[n++] = candidates_of(self, s->seq);
@@ -354,7 +415,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = nothing,
     .provides = nothing,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

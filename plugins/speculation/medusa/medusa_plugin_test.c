@@ -1,6 +1,7 @@
 /* medusa through its table, on a toy: heads in every layout against plain arithmetic, drafts that follow their
  * sequences, typical acceptance against its definition, memory. */
 #include "medusa.c"
+#include "medusa_device.c"
 #include "medusa_heads.c"
 #include "medusa_tree.c"
 #include "medusa_trees.c"
@@ -140,7 +141,7 @@ static double uniform(uint64_t seed, uint32_t sample, uint32_t position, uint32_
     return next_uniform;
 }
 
-static const sl_head head_table = {SL_SIZE(sl_head), head_product};
+static const sl_head head_table = {SL_SIZE(sl_head), head_product, NULL};
 static const sl_sample sample_table = {SL_SIZE(sl_sample), distribution, NULL};
 static const sl_rng rng_table = {SL_SIZE(sl_rng), uniform};
 

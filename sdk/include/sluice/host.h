@@ -105,8 +105,11 @@ typedef struct sl_head {
      * the target, 1 the draft; SL_E_NOT_FOUND: there is none. A row's logits do not depend on the others. Not out of a
      * forward pass: from propose, accept and observe. It may use sl.scratch/1. [step & active] */
     sl_status (*logits)(const sl_host *host, int32_t model, const float *x, int64_t n, float *logits);
+    /* On a device: queued on the compute lane, without a wait. x: bf16 [n, hidden], logits: f32 [n, vocab], both in
+     * device memory, rows may lie apart. SL_E_UNIMPLEMENTED: the model is on the CPU. [step & active] */
+    sl_status (*queue)(const sl_host *host, int32_t model, const sl_tensor *x, const sl_tensor *logits);
 } sl_head;
-SL_ABI_STRUCT(sl_head, logits);
+SL_ABI_STRUCT(sl_head, queue);
 
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 

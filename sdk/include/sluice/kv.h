@@ -122,6 +122,15 @@ typedef struct sl_rowset {
 } sl_rowset;
 SL_ABI_STRUCT(sl_rowset, device_stride);
 
+/* What sl_view_device.heads says of a KV head: where it lies, and whether a mask's window holds for it. */
+enum {
+    SL_HEAD_K = 0,        /* bytes, in the place of h * k_head_stride */
+    SL_HEAD_V = 1,        /* bytes, in the place of h * v_head_stride */
+    SL_HEAD_PAGES = 2,    /* elements, in the place of h * pages_head_stride */
+    SL_HEAD_WINDOWED = 3, /* 1: the window holds; 0: the head sees everything */
+    SL_HEAD_FIELDS = 4
+};
+
 /* One layer of a store in device memory, for kernels: pages of one pool, found through tables that do not move from
  * activate to deactivate. Tables are indexed by sequence id. Key of head h in slot s of sequence q:
  *   k_pool + pages[q * pages_stride + h * pages_head_stride + s / page_rows] * k_page_stride
@@ -151,8 +160,10 @@ typedef struct sl_view_device {
     int64_t scale_page_stride_k, scale_page_stride_v, scale_stride_k, scale_stride_v; /* bytes, to the next group */
     int32_t k_bits, v_bits, k_group, v_group;
     uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
+    const int64_t *heads;      /* device [n_heads, SL_HEAD_FIELDS] or NULL; plain rows only. Pages before a windowed
+                                  head's window may hold other rows, finite ones */
 } sl_view_device;
-SL_ABI_STRUCT(sl_view_device, v_axis);
+SL_ABI_STRUCT(sl_view_device, heads);
 
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {

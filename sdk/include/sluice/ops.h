@@ -102,8 +102,10 @@ typedef struct sl_op_act_mul {
     sl_tensor *y; /* may be gate */
     uint32_t act; /* SL_ACT_* */
     uint32_t reserved0;
+    /* Device lanes ("sl.ops.device/1"), where up may be NULL: 1. */
+    const sl_tensor *residual; /* of y's dtype, added; may be y; or NULL */
 } sl_op_act_mul;
-SL_ABI_STRUCT(sl_op_act_mul, reserved0);
+SL_ABI_STRUCT(sl_op_act_mul, residual);
 
 /* The k largest of each row, best first; ties: lower id. */
 typedef struct sl_op_topk {

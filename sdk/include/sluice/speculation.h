@@ -83,7 +83,7 @@ typedef struct sl_observe {
                                              as all rows of a prompt but the last; NULL unless wanted */
     const float *topk_logit;              /* likewise */
     const sl_tap_rows *const *taps;       /* [n_taps] one for each tap and sequence that has such rows in this step, tap
-                                             by tap, sequences in batch order; f32 */
+                                             by tap, sequences in batch order; f32, on a device bf16 (work.h) */
     double draft_ms, verify_ms;
     int32_t n_seqs, n_taps;
     const float *topk_lse;                /* [n_rows] log-sum-exp of the raw logits: makes topk_logit probabilities;

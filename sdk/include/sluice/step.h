@@ -127,8 +127,15 @@ typedef struct sl_mask {
     int64_t window;               /* the layer's window (sl_layer_info.window); 0: none */
     int32_t n_spans;
     uint32_t base;                /* SL_MASK_* */
+    /* Device lanes, beside a window; of heads that have one (SL_HEAD_WINDOWED). */
+    int64_t sinks;                /* tokens [0, sinks) are seen too */
+    int64_t window_chunk;         /* 0: the window ends at the row. n: its last token is the first of the row's chunk, and
+                                     the chunk is seen up to the row; chunks begin at multiples of n, and where the
+                                     step's rows begin. Rows of a tree: as 0 */
+    uint32_t window_first;        /* 1: rows of the chunk that begins at token 0 as with window_chunk 0 */
+    uint32_t reserved0;
 } sl_mask;
-SL_ABI_STRUCT(sl_mask, base);
+SL_ABI_STRUCT(sl_mask, reserved0);
 
 /* ---- draft trees ----------------------------------------------------------------------------------------------- */
 

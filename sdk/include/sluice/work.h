@@ -45,7 +45,8 @@ typedef struct sl_tap {
 SL_ABI_STRUCT(sl_tap, stages);
 
 /* Hidden rows of one sequence, given to whoever asked for the tap. The core undoes a rotated basis or refuses the
- * combination. [borrowed] */
+ * combination. On a device (rows.device) a drafter's rows are bf16 in device memory, written by work that is queued on
+ * the compute lane; today FINAL_NORM alone. [borrowed] */
 typedef struct sl_tap_rows {
     uint64_t struct_size;
     const sl_tap *tap;

@@ -25,10 +25,15 @@ template <typename X, typename Y> __device__ __forceinline__ void act_mul(const 
     if (i >= p.n)
         return;
     const slk::f4 g = slk::load4(static_cast<const X *>(p.gate) + row * p.ld_gate, i, p.n, p.wide);
-    slk::f4 y = slk::load4(static_cast<const X *>(p.up) + row * p.ld_up, i, p.n, p.wide);
+    slk::f4 y = {{1.0f, 1.0f, 1.0f, 1.0f}};
+    slk::f4 add = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (p.up != nullptr)
+        y = slk::load4(static_cast<const X *>(p.up) + row * p.ld_up, i, p.n, p.wide);
+    if (p.residual != nullptr)
+        add = slk::load4(static_cast<const Y *>(p.residual) + row * p.ldr, i, p.n, p.wide);
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        y.v[k] *= act(g.v[k], p.act);
+        y.v[k] = y.v[k] * act(g.v[k], p.act) + add.v[k];
     slk::store4(static_cast<Y *>(p.y) + row * p.ldy, i, p.n, p.wide, y);
 }
 

@@ -15,8 +15,9 @@ sl_status slk_cuda_act_mul(const slk_cuda *k, const sl_lane *lane, const slk_act
     if (p.act > SL_ACT_GELU || (x_dtype != SL_F32 && x_dtype != SL_BF16) || (y_dtype != SL_BF16 && y_dtype != x_dtype))
         return SL_E_UNIMPLEMENTED;
     const uint64_t x_bytes = x_dtype == SL_F32 ? 16 : 8, y_bytes = y_dtype == SL_F32 ? 16 : 8;
-    p.wide = p.n % 4 == 0 && (p.ld_gate | p.ld_up | p.ldy) % 4 == 0 &&
-             ((uintptr_t)p.gate | (uintptr_t)p.up) % x_bytes == 0 && (uintptr_t)p.y % y_bytes == 0;
+    p.wide = p.n % 4 == 0 && (p.ld_gate | p.ld_up | p.ldy | p.ldr) % 4 == 0 &&
+             ((uintptr_t)p.gate | (uintptr_t)p.up) % x_bytes == 0 &&
+             ((uintptr_t)p.y | (uintptr_t)p.residual) % y_bytes == 0;
     const int kernel = x_dtype == SL_BF16  ? SLK_CUDA_act_mul_bf16_bf16
                        : y_dtype == SL_F32 ? SLK_CUDA_act_mul_f32_f32
                                            : SLK_CUDA_act_mul_f32_bf16;

@@ -1,13 +1,14 @@
-/* y = act(gate) * up on the device, row by row. */
+/* y = act(gate) * up + residual on the device, row by row. */
 #ifndef SLUICE_KERNELS_ACT_CUDA_H
 #define SLUICE_KERNELS_ACT_CUDA_H
 
 #include <stdint.h>
 
 typedef struct slk_act_mul_params {
-    const void *gate, *up;       /* [rows, n] of the kernel's first dtype; may be two halves of one buffer */
-    void *y;                     /* [rows, n] of the second; may be gate or up */
-    int64_t ld_gate, ld_up, ldy; /* elements */
+    const void *gate, *up; /* [rows, n] of the kernel's first dtype; may be two halves of one buffer; up NULL: 1 */
+    void *y;               /* [rows, n] of the second; may be gate or up */
+    const void *residual;  /* [rows, n] of y's dtype, or NULL; may be y */
+    int64_t ld_gate, ld_up, ldy, ldr; /* elements */
     int32_t n;
     uint32_t act;  /* SL_ACT_* */
     uint32_t wide; /* set by the launcher */

@@ -53,6 +53,43 @@ static void test_shapes(void **state) {
     }
 }
 
+/* y = residual + act(gate), as a block of a residual network: rows of y apart from each other, y on its residual. */
+static void try_residual(slt_host *h, sl_dtype xt, sl_dtype yt, int64_t rows, int64_t n, int64_t ldy, int in_place) {
+    float *x = slt_values(rows * n, (uint64_t)(rows + n), 6), *r = slt_values(rows * ldy, (uint64_t)n, 2);
+    void *gate = slt_upload_as(h, xt, x, rows * n), *add = slt_upload_as(h, yt, r, rows * ldy);
+    void *y = in_place ? add : slt_device(h, rows * ldy * slt_element(yt));
+    const slk_act_mul_params p = {.gate = gate,
+                                  .y = y,
+                                  .residual = add,
+                                  .ld_gate = n,
+                                  .ldy = ldy,
+                                  .ldr = ldy,
+                                  .n = (int32_t)n,
+                                  .act = SL_ACT_SILU};
+    assert_int_equal(slk_cuda_act_mul(&h->k, h->lane, &p, rows, xt, yt), SL_OK);
+    float *got = slt_download_as(h, yt, y, rows * ldy), *want = slt_alloc(n, 4);
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < n; j++)
+            want[j] = (float)(activated(SL_ACT_SILU, x[i * n + j]) + r[i * ldy + j]);
+        char what[128];
+        snprintf(what, sizeof what, "residual, %s -> %s, [%d, %d] of %d%s, row %d", slt_name(xt), slt_name(yt),
+                 (int)rows, (int)n, (int)ldy, in_place ? " in place" : "", (int)i);
+        slt_close_to(what, want, got + i * ldy, n, yt == SL_F32 ? 2e-5 : slt_tolerance(yt), 2e-5);
+    }
+    free(x), free(r), free(got), free(want);
+}
+
+static void test_residual(void **state) {
+    slt_host *h = slt_get(state);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        try_residual(h, SL_F32, SL_BF16, 1, 4096, 4096, in_place);
+        try_residual(h, SL_F32, SL_BF16, 16, 4096, 4 * 4096, in_place);
+        try_residual(h, SL_F32, SL_BF16, 3, 1027, 1030, in_place); /* not by fours */
+        try_residual(h, SL_F32, SL_F32, 5, 64, 68, in_place);
+        try_residual(h, SL_BF16, SL_BF16, 2, 10, 10, in_place);
+    }
+}
+
 static void test_refusals(void **state) {
     slt_host *h = slt_get(state);
     void *m = slt_device(h, 256);
@@ -65,6 +102,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_residual),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("act_cuda", tests, slt_setup, slt_teardown);
 }

@@ -89,6 +89,11 @@ __device__ __forceinline__ void apply_map(const slk_append_map &m, float *x, flo
     __syncwarp();
 }
 
+/* Where a KV head has its tables and rows: field is one of SL_HEAD_K, SL_HEAD_V, SL_HEAD_PAGES. */
+__device__ __forceinline__ int64_t head_at(const slk_append_params &p, int head, int field, int64_t stride) {
+    return p.head_places != nullptr ? p.head_places[head * 4 + field] : head * stride;
+}
+
 template <typename S> __device__ __forceinline__ void append(const slk_append_params &p) {
     __shared__ float space[2][WARPS][SLK_APPEND_MAX_DIM];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -100,12 +105,15 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
     slk::let_successor_start();
     int32_t place = unit < p.heads + 2 * p.kv_heads ? p.row_seq[row] : -1;
     int32_t seq = 0, slot = 0, page = 0;
+    int64_t at = 0; /* of the head's rows */
     quad t[TURNS];
     if (place >= 0) {
         seq = p.seq[place];
+        if (!is_q)
+            at = head_at(p, head, is_v, is_v ? p.v_head_stride : p.k_head_stride);
         if (!is_q && (p.n_rows == nullptr || p.overwrite)) {
             slot = p.overwrite ? p.token_index[row] : p.n_past[place] + (int)row - p.row_begin[place];
-            page = p.pages[seq * p.pages_stride + head * p.pages_head_stride + (slot >> p.page_shift)];
+            page = p.pages[seq * p.pages_stride + head_at(p, head, 2, p.pages_head_stride) + (slot >> p.page_shift)];
         }
         const float position = p.rope_dims > 0 && !is_v ? p.position[row] : 0.0f;
 #pragma unroll
@@ -120,14 +128,13 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
         return;
     if (!is_q && p.n_rows != nullptr && !p.overwrite) {
         slot = p.n_rows[seq * p.n_rows_stride + head * p.n_rows_head_stride] + (int)row - p.row_begin[place];
-        page = p.pages[seq * p.pages_stride + head * p.pages_head_stride + (slot >> p.page_shift)];
+        page = p.pages[seq * p.pages_stride + head_at(p, head, 2, p.pages_head_stride) + (slot >> p.page_shift)];
     }
     const int in_page = slot & (p.page_rows - 1);
 
     if (is_v) {
         const slk::bf16 *v = static_cast<const slk::bf16 *>(p.v) + row * p.ldv + head * p.ldv_head;
-        S *to = reinterpret_cast<S *>(p.v_pool + page * p.v_page_stride + in_page * p.v_row_stride +
-                                      head * p.v_head_stride);
+        S *to = reinterpret_cast<S *>(p.v_pool + page * p.v_page_stride + in_page * p.v_row_stride + at);
         for (int i = 4 * lane; i < p.v_dim; i += 128)
             slk::store4(to + i, slk::load4(v + i));
         return;
@@ -186,8 +193,7 @@ template <typename S> __device__ __forceinline__ void append(const slk_append_pa
                     t[j].x[i / 2][i % 2] = x[t[j].off[i / 2] + i % 2];
     }
 
-    S *to =
-        reinterpret_cast<S *>(p.k_pool + page * p.k_page_stride + in_page * p.k_row_stride + head * p.k_head_stride);
+    S *to = reinterpret_cast<S *>(p.k_pool + page * p.k_page_stride + in_page * p.k_row_stride + at);
 #pragma unroll
     for (int j = 0; j < TURNS; j++)
 #pragma unroll

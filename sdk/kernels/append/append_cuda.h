@@ -36,6 +36,7 @@ typedef struct slk_append_params {
     /* the store (sl_view_device) */
     char *k_pool, *v_pool;
     const int32_t *pages, *n_rows;
+    const int64_t *head_places; /* heads of sl_view_device; NULL: by the strides */
     int64_t pages_stride, pages_head_stride, n_rows_stride, n_rows_head_stride;
     int64_t k_page_stride, k_row_stride, k_head_stride, v_page_stride, v_row_stride, v_head_stride; /* bytes */
     int32_t heads, kv_heads, k_dim, v_dim; /* dims: multiples of 4 */

@@ -27,6 +27,8 @@ typedef struct attend_case {
     int32_t dim, kv_heads, group, n_seqs;
     case_seq seq[CASE_SEQS];
     int32_t page_rows, window, list;
+    int32_t sinks, window_chunk, window_first; /* of sl_mask */
+    int32_t apart; /* 1: heads in places of their own, every second one windowed, the others not */
     int32_t k_bits, v_bits, k_axis, v_axis, quant_group, zeros; /* codes */
     sl_dtype dtype;                                             /* of plain rows */
     float scale, softcap;

@@ -4,8 +4,6 @@
 
 SLK_FEW_KERNEL(attend_few_any, 64, 1, true)
 SLK_FEW_KERNEL(attend_few_any, 64, 4, true)
-SLK_FEW_KERNEL(attend_few_any, 96, 1, true)
-SLK_FEW_KERNEL(attend_few_any, 96, 4, true)
 SLK_FEW_KERNEL(attend_few_any, 128, 1, true)
 SLK_FEW_KERNEL(attend_few_any, 128, 4, true)
 SLK_FEW_KERNEL(attend_few_any, 256, 1, true)

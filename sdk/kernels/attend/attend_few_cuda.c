@@ -4,9 +4,9 @@
 #include <string.h>
 
 typedef struct few_variant {
-    int32_t dim, tiles; /* tiles of 16 rows a block */
+    int32_t dim, tiles; /* heads up to this size; tiles of 16 rows a block */
     int kernel, any;
-    uint32_t shared, any_shared;
+    uint32_t shared;
     int32_t blocks; /* that share a multiprocessor */
 } few_variant;
 
@@ -15,13 +15,10 @@ enum { SLK_ATTEND_FEW_KERNELS(SHARED_) SHARED_none_ };
 #undef SHARED_
 
 #define VARIANT(d, t, blocks)                                                                                          \
-    {                                                                                                                  \
-        d, t, SLK_CUDA_attend_few_##d##_##t, SLK_CUDA_attend_few_any_##d##_##t, SHARED_attend_few_##d##_##t,           \
-            SHARED_attend_few_any_##d##_##t, blocks                                                                    \
-    }
+    { d, t, SLK_CUDA_attend_few_##d##_##t, SLK_CUDA_attend_few_any_##d##_##t, SHARED_attend_few_##d##_##t, blocks }
 static const few_variant variants[] = {
-    VARIANT(64, 1, 2),  VARIANT(64, 4, 1),  VARIANT(96, 1, 2),  VARIANT(96, 4, 1),
-    VARIANT(128, 1, 2), VARIANT(128, 4, 1), VARIANT(256, 1, 1), VARIANT(256, 2, 1),
+    VARIANT(64, 1, 2),  VARIANT(64, 4, 1),  VARIANT(128, 1, 2),
+    VARIANT(128, 4, 1), VARIANT(256, 1, 1), VARIANT(256, 2, 1),
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -36,15 +33,15 @@ static int64_t part_bytes(int64_t rows, int64_t heads, int64_t splits, int64_t d
 }
 
 int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int64_t heads, int64_t head_dim) {
-    /* Many rows fill the device without sharing their keys: what splits of 256 rows take is enough. */
+    /* Many rows fill the device without sharing their keys: what splits of 128 rows take is enough. */
     int64_t lse = max_rows * heads * (int64_t)sizeof(float) + 256;
-    return lse + part_bytes(least(max_rows, 256), heads, splits_of(max_context), head_dim) + 256;
+    return lse + part_bytes(least(max_rows, 128), heads, splits_of(max_context), head_dim) + 256;
 }
 
 static const few_variant *variant_of(int64_t dim, int64_t matrix_rows) {
     const few_variant *last = NULL;
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++)
-        if (variants[i].dim == dim) {
+        if (variants[i].dim >= dim && (last == NULL || variants[i].dim == last->dim)) {
             last = &variants[i];
             if (matrix_rows <= 16)
                 break;
@@ -52,12 +49,20 @@ static const few_variant *variant_of(int64_t dim, int64_t matrix_rows) {
     return last;
 }
 
-static int side_of(slk_side_device *s, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis) {
+static int side_of(slk_side_device *s, int32_t dim, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis) {
     s->bits = bits;
     s->group = group;
     s->per_channel = axis == SL_QUANT_PER_CHANNEL;
+    s->group_shift = -1;
+    for (int32_t i = 0; i < 31; i++)
+        if (group == (int32_t)1 << i)
+            s->group_shift = i;
     if (bits > 0) {
         s->kind = SLK_SIDE_CODES;
+        s->row_bytes = dim * bits / 8;
+        s->raw = (int32_t)up(s->row_bytes, 16) * 16;
+        const int64_t all = (int64_t)(intptr_t)s->pool | s->page_stride | s->row_stride | s->head_stride | s->row_bytes;
+        s->piece = all % 16 == 0 ? 16 : all % 8 == 0 ? 8 : all % 4 == 0 ? 4 : 1;
         return (bits == 1 || bits == 2 || bits == 4 || bits == 8) && group > 0 && (s->per_channel || group % 8 == 0) &&
                s->scale != NULL;
     }
@@ -98,7 +103,8 @@ static sl_status supported(const sl_attend *a) {
         return SL_E_UNIMPLEMENTED;
     if (m != NULL && (m->interval != NULL || m->n_spans > 0 || m->base != SL_MASK_CAUSAL))
         return SL_E_UNIMPLEMENTED;
-    if (a->q.dtype != SL_BF16 || (a->o.dtype != SL_BF16 && a->o.dtype != SL_F32) || v->k_dim != v->v_dim)
+    if (a->q.dtype != SL_BF16 || (a->o.dtype != SL_BF16 && a->o.dtype != SL_F32) || v->k_dim != v->v_dim ||
+        v->k_dim % 8 != 0)
         return SL_E_UNIMPLEMENTED;
     if (a->q.shape[1] % v->n_heads != 0 || a->q.shape[2] != v->k_dim || a->q.stride[2] != 1 || a->o.stride[2] != 1)
         return SL_E_INVALID;
@@ -107,6 +113,11 @@ static sl_status supported(const sl_attend *a) {
         return SL_E_INVALID;
     if (v->page_rows <= 0 || (v->page_rows & (v->page_rows - 1)) != 0 || (v->list != NULL && v->list_n == NULL))
         return SL_E_INVALID;
+    const int64_t sinks = SL_HAS(m, sl_mask, window_first) ? m->sinks : 0;
+    if ((sinks > 0 || v->heads != NULL) &&
+        (v->k_dtype != SL_BF16 || v->v_dtype != SL_BF16 || v->k_bits > 0 || v->v_bits > 0 || v->list != NULL ||
+         v->n_rows != NULL || (a->want & (SL_WANT_SCORES | SL_WANT_COLSUM))))
+        return SL_E_UNIMPLEMENTED;
     return SL_OK;
 }
 
@@ -125,6 +136,7 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
         .o_head = a->o.stride[1],
         .score_stride = a->score_stride,
         .window = a->mask != NULL ? a->mask->window : 0,
+        .head_places = v->heads,
         .n_seqs = step->n_seqs,
         .seq = step->seq,
         .row_begin = step->row_begin,
@@ -167,10 +179,15 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
         .o_f32 = a->o.dtype == SL_F32,
         .head_dim = v->k_dim,
     };
+    if (SL_HAS(a->mask, sl_mask, window_first)) {
+        p->sinks = a->mask->sinks;
+        p->window_chunk = a->mask->window_chunk;
+        p->window_first = (int32_t)a->mask->window_first;
+    }
     while ((1 << p->page_shift) < v->page_rows)
         p->page_shift++;
-    if (!side_of(&p->k, v->k_dtype, v->k_bits, v->k_group, v->k_axis) ||
-        !side_of(&p->v, v->v_dtype, v->v_bits, v->v_group, v->v_axis))
+    if (!side_of(&p->k, v->k_dim, v->k_dtype, v->k_bits, v->k_group, v->k_axis) ||
+        !side_of(&p->v, v->v_dim, v->v_dtype, v->v_bits, v->v_group, v->v_axis))
         return SL_E_UNIMPLEMENTED;
     return aligned(&p->k) && aligned(&p->v) ? SL_OK : SL_E_INVALID;
 }
@@ -189,6 +206,23 @@ static sl_status colsum(const slk_cuda *k, const sl_lane *lane, const sl_attend 
     return slk_cuda_launch(k, lane, SLK_CUDA_attend_few_colsum, p, sizeof *p, grid);
 }
 
+static sl_status launch(const slk_cuda *k, const sl_lane *lane, const few_variant *variant,
+                        const slk_attend_few_params *p, int64_t blocks) {
+    const int any = p->k.kind != SLK_SIDE_BF16 || p->v.kind != SLK_SIDE_BF16;
+    slk_cuda_grid grid = {.x = p->tails ? 1 : (uint32_t)p->shares,
+                          .y = (uint32_t)p->kv_heads,
+                          .z = (uint32_t)blocks,
+                          .threads = (uint32_t)(128 * variant->tiles),
+                          .shared = variant->shared,
+                          .dependent = 1};
+    if (any) { /* bf16 rows of one tile, queries, sums, what splits come to; codes of four tiles, or two */
+        const int32_t d = variant->dim, tiles = variant->tiles, stages = d == 256 && tiles == 2 ? 2 : 4;
+        grid.shared = (uint32_t)(256 * d + 32 * tiles * d + 8192 * tiles + (tiles > 1 || d > 128 ? 64 * tiles * d : 0) +
+                                 stages * 4 * 16 * (p->k.raw + p->v.raw));
+    }
+    return slk_cuda_launch(k, lane, any ? variant->any : variant->kernel, p, sizeof *p, grid);
+}
+
 sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes) {
     slk_attend_few_params p;
@@ -203,7 +237,6 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     const few_variant *variant = variant_of(v->k_dim, rows * p.group);
     if (variant == NULL || p.group > 16 * variant->tiles)
         return SL_E_UNIMPLEMENTED;
-    int any = p.k.kind != SLK_SIDE_BF16 || p.v.kind != SLK_SIDE_BF16;
     int64_t dim = v->k_dim, bound = v->list != NULL ? v->list_stride + step->max_seq_rows : step->max_context;
 
     /* lse of its own for the column sums, then the splits */
@@ -225,8 +258,12 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         return others == 0 ? SL_OK : SL_E_RANGE;
     p.uniform = !k->deterministic;
     int64_t room = (workspace_bytes - 256) / part_bytes(step->max_rows, p.heads, 1, dim); /* splits that fit */
-    int64_t most = p.uniform ? least(least(up(tiles, 2), room), SLK_FEW_MAX_SPLITS) : room >= splits ? splits : 1;
+    int64_t most = p.uniform ? least(least(tiles, room), SLK_FEW_MAX_SPLITS) : room >= splits ? splits : 1;
     p.shares = shares_of(k, others, variant->blocks, most);
+    p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
+    int paths = p.is_tree != NULL && !p.masked;
+    if (paths && p.shares == 1 && most > 1)
+        p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
     if (p.shares == 1)
         p.uniform = 0;
@@ -234,16 +271,20 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     p.part_ml = (float *)(void *)at;
     p.part_o = (float *)(void *)(at + n_ml);
 
-    slk_cuda_grid grid = {.x = (uint32_t)p.shares,
-                          .y = (uint32_t)p.kv_heads,
-                          .z = (uint32_t)(step->max_seqs * p.row_blocks),
-                          .threads = (uint32_t)(128 * variant->tiles),
-                          .shared = any ? variant->any_shared : variant->shared,
-                          .dependent = 1};
-    s = slk_cuda_launch(k, lane, any ? variant->any : variant->kernel, &p, sizeof p, grid);
+    s = launch(k, lane, variant, &p, step->max_seqs * p.row_blocks);
+    if (s == SL_OK && paths) {
+        slk_attend_few_params tails = p;
+        const few_variant *one = variant_of(dim, 1);
+        tails.tails = 1;
+        tails.row_block = 1;
+        tails.row_blocks = (int32_t)step->max_seq_rows;
+        if (p.group > 16)
+            one = variant;
+        s = launch(k, lane, one, &tails, step->max_seqs * tails.row_blocks);
+    }
     if (s == SL_OK && p.shares > 1) {
         slk_cuda_grid join = {
-            .x = (uint32_t)step->max_rows, .y = (uint32_t)p.heads, .z = 1, .threads = (uint32_t)dim, .dependent = 1};
+            .x = (uint32_t)step->max_rows, .y = (uint32_t)p.heads, .z = 1, .threads = 256, .dependent = 1};
         s = slk_cuda_launch(k, lane, SLK_CUDA_attend_few_join, &p, sizeof p, join);
     }
     return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;

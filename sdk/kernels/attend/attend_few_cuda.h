@@ -3,10 +3,10 @@
  *
  * Keys are ranked: committed keys (or those of the list) in order, then the step's rows. 64 ranks make a tile, tiles
  * make splits; a split has a softmax of its own and the splits of a row are summed in order. Split sizes depend on the
- * rank alone (they grow with it, so that a row has about 32 of the last size), not on lengths or on how many blocks
- * share the work. Row maxima are rounded up to whole powers of two, so that every rescaling is exact: who joins splits,
- * and when, changes no bit. A row of a tree meets its ancestors at the ranks that they will have when it is accepted:
- * it is bit-equal to the decode step that it stands for.
+ * rank alone (about a 32nd of it, so that blocks can share the work evenly at any length), not on lengths or on how
+ * many blocks there are. In fast mode sizes follow the lengths. Row maxima are rounded up to whole powers of two, so
+ * that every rescaling is exact: who joins splits, and when, changes no bit. A row of a tree meets its ancestors at the
+ * ranks that they will have when it is accepted: it is bit-equal to the decode step that it stands for.
  */
 #ifndef SLUICE_KERNELS_ATTEND_FEW_CUDA_H
 #define SLUICE_KERNELS_ATTEND_FEW_CUDA_H
@@ -21,6 +21,9 @@ typedef struct slk_side_device {
     const char *pool, *scale, *zero;
     int64_t page_stride, row_stride, head_stride, scale_page_stride, scale_stride;
     int32_t kind, bits, group, per_channel;
+    int32_t group_shift;    /* log2 of group; -1: no power of two */
+    int32_t row_bytes, raw; /* codes of a head's row; what they take in shared memory, 0: they do not go there */
+    int32_t piece;          /* bytes that rows may be copied by: 16, 8, 4 or 1 */
 } slk_side_device;
 
 typedef struct slk_attend_few_params {
@@ -30,6 +33,8 @@ typedef struct slk_attend_few_params {
     const float *row_scale;
     int64_t q_row, q_head, o_row, o_head; /* elements */
     int64_t score_stride, window;
+    int64_t sinks, window_chunk; /* of sl_mask */
+    const int64_t *head_places;  /* heads of sl_view_device */
     /* the step */
     const int32_t *n_seqs, *seq, *row_begin, *n_past, *is_tree, *row_seq;
     const uint32_t *ancestors;
@@ -49,57 +54,60 @@ typedef struct slk_attend_few_params {
     int32_t shares;                /* blocks that share a row's keys */
     int32_t max_splits;
     int32_t uniform; /* 1: a split a share, sizes follow the lengths */
+    int32_t masked;  /* 1: rows of a tree meet all rows of the step, and skip those that they do not see */
+    int32_t tails;   /* 1: the launch for what rows of trees see from the split on in which the committed keys end */
     int32_t o_f32;
     int32_t colsum_apart, colsum_per_row;
-    int32_t head_dim, pad;
+    int32_t head_dim, window_first;
 } slk_attend_few_params;
 
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \
-    X(attend_few_64_1, slk_attend_few_params, 70 * 1024, 1, attend_few)                                                \
-    X(attend_few_64_4, slk_attend_few_params, 82 * 1024, 1, attend_few)                                                \
-    X(attend_few_96_1, slk_attend_few_params, 86 * 1024, 1, attend_few)                                                \
-    X(attend_few_96_4, slk_attend_few_params, 126 * 1024, 1, attend_few)                                               \
-    X(attend_few_128_1, slk_attend_few_params, 102 * 1024, 1, attend_few)                                              \
-    X(attend_few_128_4, slk_attend_few_params, 152 * 1024, 1, attend_few)                                              \
-    X(attend_few_256_1, slk_attend_few_params, 202 * 1024, 1, attend_few)                                              \
-    X(attend_few_256_2, slk_attend_few_params, 212 * 1024, 1, attend_few)                                              \
-    X(attend_few_any_64_1, slk_attend_few_params, 36 * 1024, 1, attend_few_any)                                        \
-    X(attend_few_any_64_4, slk_attend_few_params, 48 * 1024, 1, attend_few_any)                                        \
-    X(attend_few_any_96_1, slk_attend_few_params, 60 * 1024, 1, attend_few_any)                                        \
-    X(attend_few_any_96_4, slk_attend_few_params, 74 * 1024, 1, attend_few_any)                                        \
-    X(attend_few_any_128_1, slk_attend_few_params, 70 * 1024, 1, attend_few_any)                                       \
-    X(attend_few_any_128_4, slk_attend_few_params, 88 * 1024, 1, attend_few_any)                                       \
-    X(attend_few_any_256_1, slk_attend_few_params, 138 * 1024, 1, attend_few_any)                                      \
-    X(attend_few_any_256_2, slk_attend_few_params, 148 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_64_1, slk_attend_few_params, 74 * 1024, 1, attend_few)                                                \
+    X(attend_few_64_4, slk_attend_few_params, 120 * 1024, 1, attend_few)                                               \
+    X(attend_few_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few)                                              \
+    X(attend_few_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few)                                              \
+    X(attend_few_256_1, slk_attend_few_params, 224 * 1024, 1, attend_few)                                              \
+    X(attend_few_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few)                                              \
+    X(attend_few_any_64_1, slk_attend_few_params, 58 * 1024, 1, attend_few_any)                                        \
+    X(attend_few_any_64_4, slk_attend_few_params, 104 * 1024, 1, attend_few_any)                                       \
+    X(attend_few_any_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_256_1, slk_attend_few_params, 224 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 
-/* Splits of the first `tiles` tiles; host and device. Sizes in tiles: 4 up to tile 64, then twice as large each time
- * the rank is four times as large. */
+/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 16, 2 up to 128, then twice as large each time that
+ * the rank has doubled. */
 #ifdef __CUDACC__
 #define SLK_FEW_FN __host__ __device__ __forceinline__
 #else
 #define SLK_FEW_FN static inline
 #endif
 SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
-    int32_t split = 0, begin = 0, size = 4, end = 64;
-    while (tile >= end && size < 1024) {
-        split += (end - begin) / size;
-        begin = end;
-        end *= 4;
-        size *= 2;
-    }
+    int32_t split = 72, begin = 128, size = 4; /* 16 of one tile, 56 of two */
+    if (tile < 128)
+        return tile < 16 ? tile : 16 + (tile - 16) / 2;
+    for (; tile >= 2 * begin; begin *= 2, size *= 2)
+        split += 32;
     return split + (tile - begin) / size;
+}
+SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
+    int32_t begin = 128, size = 4;
+    if (tile < 128)
+        return tile < 16 ? tile : tile / 2 * 2;
+    for (; tile >= 2 * begin; begin *= 2)
+        size *= 2;
+    return tile / size * size;
 }
 /* First tile of the split behind the one that tile is in. */
 SLK_FEW_FN int32_t slk_few_split_end(int32_t tile) {
-    int32_t begin = 0, size = 4, end = 64;
-    while (tile >= end && size < 1024) {
-        begin = end;
-        end *= 4;
+    int32_t begin = 128, size = 4;
+    if (tile < 128)
+        return tile < 16 ? tile + 1 : tile / 2 * 2 + 2;
+    for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
-    }
-    return tile - (tile - begin) % size + size;
+    return tile / size * size + size;
 }
 
 #ifndef __CUDACC__
@@ -109,10 +117,11 @@ struct slk_cuda;
 /* Bytes of workspace for calls up to these bounds; it need not be cleared, and holds nothing between calls. */
 int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int64_t heads, int64_t head_dim);
 
-/* Attention over a->view->device. q bf16, o bf16 or f32; D = Dv of 64, 96, 128, 256. Where the workspace is too small
- * for splits, one block walks through all keys of a row. SL_E_UNIMPLEMENTED: intervals, spans, a full base, head masks,
- * an index of rows, other head sizes, codes whose groups are no multiple of 8 channels. SL_E_INVALID: q or rows that
- * are not aligned to 16 bytes. */
+/* Attention over a->view->device. q bf16, o bf16 or f32; D = Dv a multiple of 8, at most 256. Where the workspace is
+ * too small for splits, one block walks through all keys of a row. SL_E_UNIMPLEMENTED: intervals, spans, a full base,
+ * head masks, an index of rows, other head sizes, codes whose groups are no multiple of 8 channels. SL_E_INVALID: q or
+ * rows that are not aligned to 16 bytes. Sinks and heads in places of their own: with rows of bf16, without scores,
+ * column sums and lists. */
 sl_status slk_cuda_attend_few(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes);
 #endif

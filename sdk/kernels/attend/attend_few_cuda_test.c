@@ -56,6 +56,23 @@ static void test_decode(void **state) {
         c.fast = 1;
         check(h, &c, "the same, fast");
     }
+    /* other sizes of heads are filled up with zeros, and nothing is read or written beyond a row */
+    static const int32_t small[] = {8, 16, 24, 32, 40, 48, 80, 112, 136, 192, 248};
+    for (int i = 0; i < 11; i++) {
+        attend_case c = shape(small[i], 2, groups[i % 4], 150 + (uint64_t)i);
+        c.page_rows = 1 << (i % 6);
+        c.o_bf16 = i % 2;
+        c.quant_group = 8;
+        c.want = i % 2 ? SL_WANT_SCORES | SL_WANT_COLSUM : 0;
+        c.k_bits = i % 5 == 4 ? 8 : 0;
+        c.v_bits = i % 5 == 4 ? 4 : 0;
+        add(&c, 1, 1, 0);
+        add(&c, 130, i % 3 ? 5 : 40, i % 2);
+        add(&c, 1200, 1, 0);
+        check(h, &c, "a head of %d, page %d", c.dim, c.page_rows);
+        c.fast = 1;
+        check(h, &c, "the same, fast");
+    }
 }
 
 static void test_rows(void **state) {
@@ -81,7 +98,7 @@ static void test_trees(void **state) {
         attend_case c = shape(i == 5 ? 256 : 128, 2, i % 2 ? 1 : 4, 300 + (uint64_t)i);
         c.window = i == 2 ? 3 : i == 3 ? 70 : 0;
         c.list = i == 4 ? LIST_HEAD : LIST_NONE;
-        c.fast = i == 1;
+        c.fast = i % 2;
         c.want = SL_WANT_SCORES;
         add(&c, 0, 64, 1);
         add(&c, 300, 64, 1);
@@ -89,6 +106,36 @@ static void test_trees(void **state) {
         add(&c, 1500, 100, 1);
         add(&c, 257, 5, 0);
         check(h, &c, "trees, D %d, group %d, window %d, list %d", c.dim, c.group, c.window, c.list);
+        c.want = 0;
+        c.fast = 1;
+        check(h, &c, "the same, fast");
+        c.no_workspace = 1;
+        check(h, &c, "the same, without splits");
+        c.fast = 0;
+        check(h, &c, "the same, as paths");
+    }
+}
+
+/* Sinks beside windows, windows of chunks, and heads in places of their own: what streams and what does not. */
+static void test_sinks(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t sinks[] = {0, 1, 64, 70, 200, 5, 130, 64}, windows[] = {100, 17, 257, 1, 65, 300, 64, 128};
+    for (int i = 0; i < 16; i++) {
+        attend_case c = shape(i % 4 == 3 ? 64 : 128, i % 3 == 0 ? 4 : 2, i % 5 == 4 ? 7 : 4, 800 + (uint64_t)i);
+        c.page_rows = 16 << (i % 3);
+        c.sinks = sinks[i % 8];
+        c.window = windows[(i + i / 8) % 8];
+        c.window_chunk = i % 4 == 1 ? INT32_MAX : i % 4 == 2 ? 48 : 0;
+        c.window_first = i % 8 == 2;
+        c.apart = i % 2;
+        c.more_context = i % 4 == 0 ? 9000 : 0;
+        ragged(&c, i % 3 == 0 ? 1 : i % 3 == 1 ? 9 : 70);
+        add(&c, 1900, 1 + i % 3 * 20, 1);
+        check(h, &c, "sinks %d, window %d, chunk %d, heads apart %d", c.sinks, c.window, c.window_chunk, c.apart);
+        c.fast = 1;
+        check(h, &c, "the same, fast");
+        c.fast = 0, c.no_workspace = 1;
+        check(h, &c, "the same, without splits");
     }
 }
 
@@ -160,9 +207,11 @@ static void same(const case_result *a, int32_t at, const case_result *b, int32_t
 /* In deterministic mode a row is the same bits whatever stands beside it. */
 static void test_bits(void **state) {
     slt_host *h = slt_get(state);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         attend_case c = shape(i == 1 ? 64 : i == 3 ? 256 : 128, 2, i == 2 ? 7 : 4, 700 + (uint64_t)i);
-        c.window = i == 2 ? 300 : 0;
+        c.window = i == 2 || i == 4 ? 300 : 0;
+        c.sinks = i == 4 ? 70 : 0;
+        c.apart = i == 4;
         c.k_bits = i == 1 ? 4 : 0;
         c.even_scales = 1;
         add(&c, 700, 5, 0);
@@ -219,14 +268,16 @@ static void test_refusals(void **state) {
     sl_view_device view = {.struct_size = SL_SIZE(sl_view_device),
                            .page_rows = 64,
                            .n_heads = 2,
-                           .k_dim = 80,
-                           .v_dim = 80,
+                           .k_dim = 84,
+                           .v_dim = 84,
                            .k_dtype = SL_BF16,
                            .v_dtype = SL_BF16};
     sl_view seen = {.struct_size = SL_SIZE(sl_view), .device = &view};
     a.rows = &rows, a.view = &seen;
-    a.q = a.o = (sl_tensor){.shape = {1, 8, 80}, .stride = {640, 80, 1}, .dtype = SL_BF16, .ndim = 3};
-    assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 80 */
+    a.q = a.o = (sl_tensor){.shape = {1, 8, 84}, .stride = {672, 84, 1}, .dtype = SL_BF16, .ndim = 3};
+    assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 84 */
+    view.k_dim = view.v_dim = a.q.shape[2] = a.o.shape[2] = 264;
+    assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 264 */
     view.k_dim = 128, view.v_dim = 64;
     a.q.shape[2] = a.o.shape[2] = 128;
     assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* values of another size */
@@ -239,9 +290,9 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_trees),  cmocka_unit_test(test_lists),
-                                       cmocka_unit_test(test_codes),  cmocka_unit_test(test_sums),
-                                       cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),  cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks), cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_sums),   cmocka_unit_test(test_bits),  cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("attend_few_cuda", tests, slt_setup, slt_teardown);
 }

@@ -3,11 +3,12 @@
 #define SLUICE_KERNELS_ATTEND_KEYS_CUH
 
 #include "attend_few_cuda.h"
-#include "device.cuh"
+#include "attend_raw.cuh"
 
 namespace slk {
 
-constexpr int kTreeWords = 4; /* SL_MAX_TREE_NODES / 32 */
+constexpr int kTreeWords = 4;  /* SL_MAX_TREE_NODES / 32 */
+constexpr int kHeadFields = 4; /* SL_HEAD_FIELDS */
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 /* 2^e of a whole number e <= 0: exact; 0 for what is not worth a number. */
@@ -24,18 +25,52 @@ struct Keys {
     int ranked;           /* committed keys that have a rank */
     int past;             /* token index of the sequence's first row */
     int first_row, rows;  /* rows of the sequence */
+    int64_t k_at, v_at;   /* bytes to the head's rows */
+    int64_t window;       /* 0: none */
+    int sinks;            /* ranks below it are seen beside the window */
     bool tree;
 };
 
-__device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, int place, int row, int kv_head) {
+/* What the step says of a sequence; place may be one that holds none. */
+struct Seat {
+    int64_t seq;
+    int first_row, rows, past;
+    bool tree;
+};
+
+__device__ __forceinline__ Seat seat_of(const slk_attend_few_params &p, int place) {
+    Seat s;
+    s.seq = p.seq[place];
+    s.first_row = p.row_begin[place];
+    s.rows = p.row_begin[place + 1] - s.first_row;
+    s.past = p.n_past[place];
+    s.tree = p.is_tree != nullptr && p.is_tree[place] != 0;
+    return s;
+}
+
+__device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, const Seat &s, int place, int row,
+                                        int kv_head) {
     Keys k;
-    const int64_t seq = p.seq[place];
-    k.first_row = p.row_begin[place];
-    k.rows = p.row_begin[place + 1] - k.first_row;
-    k.past = p.n_past[place];
-    k.n = p.n_rows != nullptr ? p.n_rows[seq * p.n_rows_stride + kv_head * p.n_rows_head_stride] : k.past;
-    k.pages = p.pages + seq * p.pages_stride + kv_head * p.pages_head_stride;
-    k.tree = p.is_tree != nullptr && p.is_tree[place] != 0;
+    k.first_row = s.first_row;
+    k.rows = s.rows;
+    k.past = s.past;
+    k.n = p.n_rows != nullptr ? p.n_rows[s.seq * p.n_rows_stride + kv_head * p.n_rows_head_stride] : s.past;
+    k.k_at = kv_head * p.k.head_stride;
+    k.v_at = kv_head * p.v.head_stride;
+    k.pages = p.pages + s.seq * p.pages_stride;
+    k.window = p.window;
+    k.sinks = p.window > 0 ? static_cast<int>(p.sinks) : 0;
+    if (p.head_places == nullptr) {
+        k.pages += kv_head * p.pages_head_stride;
+    } else {
+        const int64_t *head = p.head_places + kv_head * kHeadFields;
+        k.k_at = head[0];
+        k.v_at = head[1];
+        k.pages += head[2];
+        if (head[3] == 0)
+            k.window = k.sinks = 0;
+    }
+    k.tree = s.tree;
     k.list = nullptr;
     k.ranked = k.n;
     if (p.list != nullptr) {
@@ -53,6 +88,10 @@ __device__ __forceinline__ int ancestor_count(const slk_attend_few_params &p, in
     for (int w = 0; w < kTreeWords; w++)
         n += __popc(bits[w]);
     return n;
+}
+
+__device__ __forceinline__ bool sees(const slk_attend_few_params &p, int row, int j) {
+    return (p.ancestors[static_cast<int64_t>(row) * kTreeWords + j / 32] >> (j % 32) & 1) != 0;
 }
 
 /* The row's ancestor number j, counted from the root. */
@@ -95,15 +134,27 @@ __device__ __forceinline__ int rank_of_token(const Keys &k, int64_t from) {
     return lo;
 }
 
-/* First rank that a row of this depth sees; the last one is ranked + depth. */
-__device__ __forceinline__ int low_rank(const slk_attend_few_params &p, const Keys &k, int depth) {
-    return p.window > 0 ? rank_of_token(k, k.past + depth - p.window + 1) : 0;
+/* The token at which the window of a row of this depth ends. */
+__device__ __forceinline__ int64_t window_end(const slk_attend_few_params &p, const Keys &k, int depth) {
+    const int64_t token = k.past + depth;
+    if (p.window_chunk == 0 || k.tree)
+        return token;
+    int64_t begin = k.past;
+    if (p.window_chunk <= token)
+        begin = max(begin, token - token % p.window_chunk);
+    return begin == 0 && p.window_first != 0 ? token : begin;
 }
 
-__device__ __forceinline__ int slot_of(const slk_attend_few_params &p, const Keys &k, int rank, int row) {
+/* First rank that a row of this depth sees, sinks aside; the last one is ranked + depth. */
+__device__ __forceinline__ int low_rank(const slk_attend_few_params &p, const Keys &k, int depth) {
+    return k.window > 0 ? rank_of_token(k, window_end(p, k, depth) - k.window + 1) : 0;
+}
+
+/* paths: a row of a tree has ranks for its ancestors only. */
+__device__ __forceinline__ int slot_of(const slk_attend_few_params &p, const Keys &k, int rank, int row, bool paths) {
     if (rank < k.ranked)
         return k.list != nullptr ? k.list[rank] : rank;
-    return k.n + (k.tree ? ancestor(p, row, rank - k.ranked) : rank - k.ranked);
+    return k.n + (paths ? ancestor(p, row, rank - k.ranked) : rank - k.ranked);
 }
 
 /* How the tiles of a sequence are cut into splits and shares. */
@@ -114,9 +165,9 @@ struct Cuts {
 
 __device__ __forceinline__ Cuts cuts_of(const slk_attend_few_params &p, const Keys &k) {
     Cuts c;
-    c.first = low_rank(p, k, 0) / SLK_FEW_TILE;
+    c.first = k.sinks > 0 ? 0 : low_rank(p, k, 0) / SLK_FEW_TILE;
     c.end = (k.ranked + k.rows + SLK_FEW_TILE - 1) / SLK_FEW_TILE;
-    c.size = p.uniform ? max(2, (c.end - c.first + p.shares - 1) / p.shares) : 0;
+    c.size = p.uniform ? max(1, (c.end - c.first + p.shares - 1) / p.shares) : 0;
     return c;
 }
 
@@ -126,6 +177,10 @@ __device__ __forceinline__ int split_of(const Cuts &c, int tile) {
 
 __device__ __forceinline__ int split_end(const Cuts &c, int tile) {
     return c.size > 0 ? c.first + ((tile - c.first) / c.size + 1) * c.size : slk_few_split_end(tile);
+}
+
+__device__ __forceinline__ int split_begin(const Cuts &c, int tile) {
+    return c.size > 0 ? c.first + (tile - c.first) / c.size * c.size : slk_few_split_begin(tile);
 }
 
 /* First tile of share b: the first split that begins in its part of the tiles. */
@@ -153,67 +208,12 @@ __device__ __forceinline__ float score(const slk_attend_few_params &p, float pro
     return __fmul_rn(p.softcap, __fsub_rn(1.f, __fdiv_rn(2.f, __fadd_rn(e, 1.f))));
 }
 
-/* ---- rows in any form, as bf16 ---------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
-    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<uint32_t *>(&v);
-}
-
 /* Channels [8 c, 8 c + 8) of a row as bf16. dim: channels of a head. */
 __device__ __forceinline__ uint4 load8(const slk_side_device &s, int page, int row, int head, int dim, int c) {
     const char *at = s.pool + page * s.page_stride + row * s.row_stride + head * s.head_stride;
-    float x[8];
-    if (s.kind == SLK_SIDE_BF16)
-        return *reinterpret_cast<const uint4 *>(at + 16 * c);
-    if (s.kind == SLK_SIDE_F16) {
-        const uint4 raw = *reinterpret_cast<const uint4 *>(at + 16 * c);
-        const __half2 *h = reinterpret_cast<const __half2 *>(&raw);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 f = __half22float2(h[i]);
-            x[2 * i] = f.x;
-            x[2 * i + 1] = f.y;
-        }
-    } else if (s.kind == SLK_SIDE_F32) {
-        const float4 a = *reinterpret_cast<const float4 *>(at + 32 * c);
-        const float4 b = *reinterpret_cast<const float4 *>(at + 32 * c + 16);
-        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-    } else {
-        uint64_t codes; /* `bits` bytes hold eight codes, and begin at a multiple of them */
-        if (s.bits == 8)
-            codes = *reinterpret_cast<const uint64_t *>(at + 8 * c);
-        else if (s.bits == 4)
-            codes = *reinterpret_cast<const uint32_t *>(at + 4 * c);
-        else if (s.bits == 2)
-            codes = *reinterpret_cast<const uint16_t *>(at + 2 * c);
-        else
-            codes = *reinterpret_cast<const uint8_t *>(at + c);
-        const uint32_t mask = (1u << s.bits) - 1u;
-        const int channel = head * dim + 8 * c;
-        const int64_t element = s.per_channel ? channel : channel / s.group;
-        const int64_t base =
-            page * s.scale_page_stride + (s.per_channel ? row / s.group : row) * s.scale_stride + 2 * element;
-        const __half *scale = reinterpret_cast<const __half *>(s.scale + base);
-        const __half *zero = s.zero != nullptr ? reinterpret_cast<const __half *>(s.zero + base) : nullptr;
-        float a = 0.f, z = static_cast<float>(1u << (s.bits - 1));
-        if (!s.per_channel) {
-            a = __half2float(*scale);
-            if (zero != nullptr)
-                z = __half2float(*zero);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (s.per_channel) {
-                a = __half2float(scale[i]);
-                if (zero != nullptr)
-                    z = __half2float(zero[i]);
-            }
-            const float code = static_cast<float>(static_cast<uint32_t>(codes >> (i * s.bits)) & mask);
-            x[i] = __fmul_rn(a, __fsub_rn(code, z));
-        }
-    }
-    return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+    if (s.kind != SLK_SIDE_CODES)
+        return plain8(s, at, c);
+    return codes8(s, reinterpret_cast<const unsigned char *>(at), c, scales_of(s, page, row), head * dim + 8 * c);
 }
 
 } // namespace slk

@@ -55,11 +55,17 @@ static inline sl_step_device case_step(slt_host *h, const attend_case *c, int32_
 static inline int case_visible(const attend_case *c, int32_t b, int32_t row, int32_t i, int32_t head, int32_t slot) {
     const case_seq *s = &c->seq[b];
     const int32_t index = s->past + case_depth(s, i);
+    const int32_t token = slot < s->past ? slot : s->past + case_depth(s, slot - s->past);
+    int32_t end = index;
+    if (c->window_chunk > 0 && !s->tree) {
+        end = (int32_t)case_max(s->past, index - index % c->window_chunk);
+        end = end == 0 && c->window_first ? index : end;
+    }
+    if (c->window > 0 && (!c->apart || head % 2) && token <= end - c->window && token >= c->sinks)
+        return 0;
     if (slot >= s->past)
-        return case_sees(s, i, slot - s->past) &&
-               (c->window == 0 || s->past + case_depth(s, slot - s->past) > index - c->window);
-    return (c->window == 0 || slot > index - c->window) &&
-           case_chosen(c, c->list == LIST_ROW ? row : b, c->list == LIST_LAYER ? 0 : head, slot);
+        return case_sees(s, i, slot - s->past);
+    return case_chosen(c, c->list == LIST_ROW ? row : b, c->list == LIST_LAYER ? 0 : head, slot);
 }
 
 /* Compares with the sums in double. */
@@ -169,6 +175,33 @@ static inline void case_lists(slt_host *h, const attend_case *c, sl_view_device 
     free(list), free(n);
 }
 
+/* Heads in places of their own: strides that are none, and for windowed heads a second table that has no pages where no
+ * row looks. */
+static inline void case_heads(slt_host *h, const attend_case *c, sl_view_device *view, int32_t *pages, int64_t n,
+                              int32_t spare) {
+    int64_t heads[64][SL_HEAD_FIELDS];
+    memcpy(pages + n, pages, sizeof *pages * (size_t)n);
+    for (int32_t b = 0; b < c->n_seqs; b++)
+        for (int32_t slot = 0, row = 0, seen = 0; slot < c->seq[b].past + c->seq[b].rows; slot++) {
+            for (int32_t i = 0; i < c->seq[b].rows; i++)
+                seen |= case_visible(c, b, row + i, i, 1, slot);
+            if ((slot + 1) % c->page_rows != 0)
+                continue;
+            if (!seen)
+                pages[n + (2 * b + 1) * view->pages_stride + slot / c->page_rows] = spare;
+            seen = 0;
+        }
+    for (int32_t i = 0; i < c->kv_heads; i++) {
+        heads[i][SL_HEAD_K] = i * view->k_head_stride;
+        heads[i][SL_HEAD_V] = i * view->v_head_stride;
+        heads[i][SL_HEAD_PAGES] = i % 2 * n;
+        heads[i][SL_HEAD_WINDOWED] = i % 2;
+    }
+    view->heads = slt_upload(h, heads, (int64_t)sizeof heads[0] * c->kv_heads);
+    view->k_head_stride = view->v_head_stride = (int64_t)1 << 40;
+    view->pages_head_stride = (int64_t)1 << 40;
+}
+
 /* Runs the case; checks it against the sums in double when `what` names it. */
 static inline case_result case_run(slt_host *h, const attend_case *c, const char *what) {
     int32_t n_rows = 0, longest = 0, most = 0;
@@ -187,7 +220,7 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     case_side_make(c, &k, c->k_bits, c->k_axis, n_pages + 2, slots);
     case_side_make(c, &v, c->v_bits, c->v_axis, n_pages + 2, slots);
     int32_t *order = malloc(sizeof *order * (size_t)n_pages),
-            *pages = malloc(sizeof *pages * (size_t)(2 * CASE_SEQS * table));
+            *pages = malloc(sizeof *pages * (size_t)(4 * CASE_SEQS * table));
     for (int32_t i = 0; i < n_pages; i++)
         order[i] = i;
     for (int32_t i = (int32_t)n_pages - 1; i > 0; i--) {
@@ -222,7 +255,6 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     sl_view_device view = {.struct_size = SL_SIZE(sl_view_device),
                            .k_pool = slt_upload(h, k.pool, k.page_bytes * (n_pages + 2)),
                            .v_pool = slt_upload(h, v.pool, v.page_bytes * (n_pages + 2)),
-                           .pages = slt_upload(h, pages, 4 * 2 * CASE_SEQS * table),
                            .pages_stride = table,
                            .k_page_stride = k.page_bytes,
                            .k_row_stride = k.row_bytes,
@@ -254,6 +286,9 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         view.v_scale = slt_upload(h, v.scale, v.scale_page * (n_pages + 2));
         view.v_zero = c->zeros ? slt_upload(h, v.zero, v.scale_page * (n_pages + 2)) : NULL;
     }
+    if (c->apart)
+        case_heads(h, c, &view, pages, 2 * CASE_SEQS * table, spare);
+    view.pages = slt_upload(h, pages, (c->apart ? 4 : 2) * 4 * CASE_SEQS * (int64_t)table);
     if (c->list != LIST_NONE)
         case_lists(h, c, &view, n_rows, c->list == LIST_ROW ? step.max_rows : step.max_seqs, longest);
 
@@ -273,7 +308,12 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
             }
     case_result r = {.n_rows = n_rows, .heads = heads, .dim = c->dim, .stride = longest + 3};
     const int64_t score_count = (int64_t)step.max_rows * heads * r.stride;
-    const sl_mask mask = {.struct_size = SL_SIZE(sl_mask), .window = c->window, .base = SL_MASK_CAUSAL};
+    const sl_mask mask = {.struct_size = SL_SIZE(sl_mask),
+                          .window = c->window,
+                          .base = SL_MASK_CAUSAL,
+                          .sinks = c->sinks,
+                          .window_chunk = c->window_chunk,
+                          .window_first = (uint32_t)c->window_first};
     const sl_view seen = {.struct_size = SL_SIZE(sl_view), .device = &view};
     sl_attend a = {.struct_size = SL_SIZE(sl_attend),
                    .lane = h->lane,

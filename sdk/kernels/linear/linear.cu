@@ -8,7 +8,9 @@ namespace slk {
  */
 template <int BYTES> struct plain_rows {
     static constexpr int pieces = BYTES / 2; /* for 8 inputs */
-    static constexpr int w16 = 4 * pieces, x16 = 2, x_bytes = 2, scales = 0;
+    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 4 * pieces, x16 = 2, x_bytes = 2, x_rows = 8, scales = 0,
+                         scale_bytes = 0;
+    static constexpr bool zeros = false;
 
     template <int MT> using walk = typename row_walk<BYTES, 2, pieces>::template of<MT>;
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }

@@ -51,6 +51,11 @@ __device__ __forceinline__ uint4 load16(uint32_t from) {
                  : "memory");
     return v;
 }
+__device__ __forceinline__ uint32_t load4(uint32_t from) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+    return v;
+}
 __device__ __forceinline__ uint2 load8(uint32_t from) {
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
@@ -81,48 +86,55 @@ __device__ __forceinline__ void mma_rows(float (&c)[4], uint2 low, uint2 high, u
     mma_bf16(c, low.x, high.x, low.y, high.y, x.x, x.y);
 }
 
-/* W: how weights are stored. W::w16, W::x16: 16-byte pieces a lane has of a chunk, for 16 rows of w, for 8 rows of x;
- * W::scales: bytes of scales for a row g and g + 8. W::walk<MT> goes along the weights of a tile: set, ask, advance by
- * eight chunks; W::add multiplies. Addresses are made once a tile; a copy of no bytes may have any. */
+/* W: how weights are stored. W::chunk: inputs of a chunk; W::w16, W::x16: 16-byte pieces a lane has of it, for 16 rows
+ * of w, for 8 rows of x; W::x_rows: 1 or 8, rows of x there is room for; W::scales: bytes of scales for 16 rows of w.
+ * W::walk<MT> goes along the weights of a tile: set, ask, advance by eight chunks; W::add multiplies. Addresses are
+ * made once a tile; a copy of no bytes may have any. */
 template <class W, int MT, int NT> struct ring {
-    static constexpr int x_at = MT * W::w16 * 512, scales_at = x_at + NT * W::x16 * 512,
-                         bytes = scales_at + MT * W::scales * 8;
-    static constexpr int fit = SLK_LINEAR_RING / bytes, stages = fit < 2 ? 2 : fit > 8 ? 8 : fit;
+    static constexpr int x_piece = W::x_rows * 64; /* bytes of one piece of all lanes */
+    static constexpr int x_at = MT * W::w16 * 512, scales_at = x_at + NT * W::x16 * x_piece,
+                         bytes = scales_at + MT * W::scales;
+    static constexpr int stages = SLK_LINEAR_STAGES(bytes, MT, W::x_rows);
     static constexpr int all = SLK_LINEAR_WARPS * stages * bytes; /* then the sums */
     static_assert(all + MT * NT * 4096 <= SLK_LINEAR_SHARED, "shared memory");
 };
 
-enum { ROUND = SLK_LINEAR_CHUNK * SLK_LINEAR_WARPS }; /* inputs from a chunk of a warp to its next */
-
 /* Along rows of x. */
 template <class W, int NT> struct x_walk {
     const char *row[NT];
-    bool there[NT]; /* rows that are not are never read either */
+    bool there[NT]; /* rows that are not are never read either, or read as zeros */
     int k;
 
     __device__ __forceinline__ void set(const slk_linear_params &p, int tile, int warp, int lane) {
-        const int row0 = p.blocks == 1 ? 0 : tile % p.blocks * SLK_LINEAR_ROWS;
-        k = warp * SLK_LINEAR_CHUNK + lane % 4 * (16 / W::x_bytes);
+        const int row0 = p.blocks == 1 ? 0 : tile % p.blocks * (NT * 8);
+        k = warp * W::chunk + (W::x_rows == 1 ? lane : lane % 4) * (16 / W::x_bytes);
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            const int r = row0 + n * 8 + lane / 4;
-            there[n] = r < p.t;
+            const int r = W::x_rows == 1 ? 0 : row0 + n * 8 + lane / 4;
+            there[n] = W::x_rows == 1 ? lane < 4 * W::x16 : r < p.t;
             row[n] = static_cast<const char *>(p.x) + (r * p.ldx + k) * W::x_bytes;
         }
     }
     __device__ __forceinline__ void ask(const slk_linear_params &p, uint32_t to) const {
+        if constexpr (W::x_rows == 1) { /* a piece a lane */
+            if (there[0])
+                copy16(to, row[0], k < p.k ? 16 : 0);
+        } else {
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+            for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int i = 0; i < W::x16; i++)
-                if (there[n])
-                    copy16(to + (n * W::x16 + i) * 512, row[n] + i * 32 * W::x_bytes, k + i * 32 < p.k ? 16 : 0);
+                for (int i = 0; i < W::x16; i++)
+                    if (W::zeros || there[n])
+                        copy16(to + (n * W::x16 + i) * 512, row[n] + i * 32 * W::x_bytes,
+                               k + i * 32 < p.k && there[n] ? 16 : 0);
+        }
     }
     __device__ __forceinline__ void advance() {
-        k += ROUND;
+        constexpr int round = W::chunk * SLK_LINEAR_WARPS;
+        k += round;
 #pragma unroll
         for (int n = 0; n < NT; n++)
-            row[n] += ROUND * W::x_bytes;
+            row[n] += round * W::x_bytes;
     }
 };
 
@@ -155,17 +167,18 @@ template <int BYTES, int HALVES, int PIECES> struct row_walk {
                 }
         }
         __device__ __forceinline__ void advance() {
-            k += ROUND;
+            constexpr int round = SLK_LINEAR_CHUNK * SLK_LINEAR_WARPS;
+            k += round;
 #pragma unroll
             for (int i = 0; i < MT * 2; i++)
-                row[i / 2][i % 2] += ROUND * BYTES;
+                row[i / 2][i % 2] += round * BYTES;
         }
     };
 };
 
 /* Rows of x in a tile, less this lane's first. */
-__device__ __forceinline__ int rows_from(const slk_linear_params &p, int tile, int lane) {
-    return p.t - (p.blocks == 1 ? 0 : tile % p.blocks * SLK_LINEAR_ROWS) - lane / 4;
+template <int NT> __device__ __forceinline__ int rows_from(const slk_linear_params &p, int tile, int lane) {
+    return p.t - (p.blocks == 1 ? 0 : tile % p.blocks * (NT * 8)) - lane / 4;
 }
 __device__ __forceinline__ uint4 load_x(uint32_t from, bool there) {
     uint4 v = {0, 0, 0, 0};
@@ -183,7 +196,7 @@ template <int MT> __device__ __forceinline__ int first_row(const slk_linear_para
 template <class W, int MT, int NT>
 __device__ __forceinline__ void write_tile(const slk_linear_params &p, int tile, const float *sums) {
     const int n0 = first_row<MT>(p, tile);
-    const int row0 = tile % p.blocks * SLK_LINEAR_ROWS;
+    const int row0 = tile % p.blocks * (NT * 8);
     const int count = (p.act_mul ? 1 : MT) * NT * 128;
     for (int i = threadIdx.x; i < count; i += SLK_LINEAR_WARPS * 32) {
         const int j = i % 16, column = i / 16 % 8, nt = i / 128 % NT, m = i / (128 * NT);
@@ -223,7 +236,9 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
     float *sums = reinterpret_cast<float *>(shared + R::all);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t mine = shared_address(shared) + warp * (R::stages * R::bytes) + lane * 16;
-    const uint32_t mine_scales = mine - lane * 16 + R::scales_at + lane / 4 * W::scales;
+    const uint32_t mine_scales = mine - lane * 16 + R::scales_at + lane / 4 * W::scale_bytes;
+    /* Where there is room for one row, all columns are that row; the first is kept. */
+    const uint32_t mine_x = mine + R::x_at - (W::x_rows == 1 ? lane / 4 * 64 : 0);
     uint64_t policy;
     if (p.blocks == 1)
         asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -268,13 +283,13 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
 
     float acc[MT][NT][4] = {};
     int slot = 0, tile = blockIdx.x, step = 0;
-    int rows = rows_from(p, tile, lane);
+    int rows = rows_from<NT>(p, tile, lane);
     while (tile < p.tiles) {
         const uint32_t here = slot * R::bytes;
         wait_copies<R::stages - 1>();
         if (W::scales > 0)
             __syncwarp(); /* four lanes share a scale */
-        W::template add<MT, NT>(p, acc, mine + here, mine + here + R::x_at, mine_scales + here, rows);
+        W::template add<MT, NT>(p, acc, mine + here, mine_x + here, mine_scales + here, rows);
         /* The fragments are in registers by now, so that the slot can be written. */
         if (asked < p.tiles) {
             weights.ask(p, mine + here, mine_scales + here, policy);
@@ -303,7 +318,7 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
             write_tile<W, MT, NT>(p, tile, sums);
             __syncthreads();
             tile += stride;
-            rows = rows_from(p, tile, lane);
+            rows = rows_from<NT>(p, tile, lane);
         }
     }
 }

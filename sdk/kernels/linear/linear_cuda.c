@@ -1,37 +1,37 @@
 /* See linear_cuda.h. */
 #include "slk_cuda.h"
 
-/* Kernels of a kind by tile: 16 or 32 rows of w, 8 or 16 rows of x; ring: 16-byte pieces a lane and 16 rows of w, 8
- * rows of x; bytes of scales for two rows. -1: there is none. */
+/* Integers without zeros, whose groups and K are whole chunks, have kernels of their own, with smaller entries of
+ * scales.
+ */
+enum { INT8_PLAIN = SLK_LINEAR_E4M3 + 1, INT4_PLAIN };
+
+/* Kernels of a kind by tile: 16 or 32 rows of w; one, 8 or 16 rows of x. Bytes of a stage: for 16 rows of w, 8 of x,
+ * scales. 0: there is none. */
+#define KERNEL(name) SLK_CUDA_linear_##name + 1
 static const struct {
-    int kernel[2][2];
-    int w16, x16, scales;
+    int kernel[2][3];
+    int w, x, scales;
 } kinds[] = {
-    [SLK_LINEAR_BF16] = {{{SLK_CUDA_linear_bf16_1x8, -1}, {SLK_CUDA_linear_bf16_2x8, SLK_CUDA_linear_bf16_2x16}},
-                         4,
-                         2,
-                         0},
-    [SLK_LINEAR_F16] = {{{-1, -1}, {SLK_CUDA_linear_f16_2x8, SLK_CUDA_linear_f16_2x16}}, 4, 2, 0},
-    [SLK_LINEAR_F32] = {{{SLK_CUDA_linear_f32_1x8, SLK_CUDA_linear_f32_1x16}, {-1, -1}}, 8, 2, 0},
-    [SLK_LINEAR_INT8] = {{{SLK_CUDA_linear_int8_1x8, -1}, {SLK_CUDA_linear_int8_2x8, SLK_CUDA_linear_int8_2x16}},
-                         2,
-                         2,
-                         16},
-    [SLK_LINEAR_INT4] = {{{SLK_CUDA_linear_int4_1x8, -1}, {SLK_CUDA_linear_int4_2x8, SLK_CUDA_linear_int4_2x16}},
-                         1,
-                         2,
-                         16},
-    [SLK_LINEAR_E4M3] = {{{SLK_CUDA_linear_e4m3_1x8, -1}, {SLK_CUDA_linear_e4m3_2x8, SLK_CUDA_linear_e4m3_2x16}},
-                         2,
-                         1,
-                         0},
+    [SLK_LINEAR_BF16] = {{{0, KERNEL(bf16_1x8), 0}, {0, KERNEL(bf16_2x8), KERNEL(bf16_2x16)}}, 2048, 1024, 0},
+    [SLK_LINEAR_F16] = {{{0}, {0, KERNEL(f16_2x8), KERNEL(f16_2x16)}}, 2048, 1024, 0},
+    [SLK_LINEAR_F32] = {{{0, KERNEL(f32_1x8), KERNEL(f32_1x16)}, {0}}, 4096, 1024, 0},
+    [SLK_LINEAR_E4M3] = {{{0, KERNEL(e4m3_1x8), 0}, {0, KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}}, 1024, 512, 0},
+#define INTEGERS(name, w, scales)                                                                                      \
+    { {{KERNEL(name##_1x1), KERNEL(name##_1x8), 0}, {KERNEL(name##_2x1), KERNEL(name##_2x8), 0}}, w, 2048, scales }
+    [SLK_LINEAR_INT8] = INTEGERS(int8, 2048, 256),
+    [SLK_LINEAR_INT4] = INTEGERS(int4, 1024, 256),
+    [INT8_PLAIN] = INTEGERS(int8_plain, 2048, 32),
+    [INT4_PLAIN] = INTEGERS(int4_plain, 1024, 32),
 };
 
+enum { ONE, EIGHT, SIXTEEN };
+
 /* As struct ring of linear_body.cuh has it. */
-static uint32_t shared_bytes(int kind, int wide, int many) {
-    const int mt = 1 + wide, nt = 1 + many;
-    const int stage = mt * kinds[kind].w16 * 512 + nt * kinds[kind].x16 * 512 + mt * kinds[kind].scales * 8;
-    const int fit = SLK_LINEAR_RING / stage, stages = fit < 2 ? 2 : fit > 8 ? 8 : fit;
+static uint32_t shared_bytes(int kind, int wide, int rows) {
+    const int mt = 1 + wide, nt = rows == SIXTEEN ? 2 : 1, x = rows == ONE ? kinds[kind].x / 8 : nt * kinds[kind].x;
+    const int stage = mt * (kinds[kind].w + kinds[kind].scales) + x;
+    const int stages = SLK_LINEAR_STAGES(stage, mt, rows == ONE ? 1 : 8);
     return (uint32_t)(SLK_LINEAR_WARPS * stages * stage + mt * nt * 4096);
 }
 
@@ -59,31 +59,34 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
         return SL_E_UNIMPLEMENTED;
     if (p.t == 0)
         return SL_OK;
-    /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. Packed
-     * integers cost instructions, of which wide tiles need fewer. */
-    const int many = p.t > 8, narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
+    /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. */
     const int integers = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4;
-    int wide = p.act_mul || many || narrow > (integers ? 2 : 8) * k->info.n_processors;
-    if (kinds[kind].kernel[wide][many] < 0)
+    const int narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
+    const int rows = p.t == 1 && integers ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
+    int wide = p.act_mul || rows == SIXTEEN || narrow > 8 * k->info.n_processors;
+    if (kinds[kind].kernel[wide][rows] == 0)
         wide = !wide;
     p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
-    p.blocks = (p.t + SLK_LINEAR_ROWS - 1) / SLK_LINEAR_ROWS;
+    p.blocks = rows == SIXTEEN ? (p.t + 15) / 16 : (p.t + 7) / 8;
     p.tiles = (p.act_mul || !wide ? narrow : (narrow + 1) / 2) * p.blocks;
-    p.steps = ((p.k + SLK_LINEAR_CHUNK - 1) / SLK_LINEAR_CHUNK + SLK_LINEAR_WARPS - 1) / SLK_LINEAR_WARPS;
+    const int round = (integers ? SLK_LINEAR_CHUNK_PACKED : SLK_LINEAR_CHUNK) * SLK_LINEAR_WARPS;
+    p.steps = (p.k + round - 1) / round;
     if (integers) {
         const uint32_t units = (uint32_t)p.group / 32;
         p.groups = (p.k + p.group - 1) / p.group;
-        p.fine = p.group % SLK_LINEAR_CHUNK != 0;
+        p.fine = p.groups > 1 && p.group % SLK_LINEAR_CHUNK_PACKED != 0;
         p.magic = ((1u << 31) + units - 1) / units;
+        if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
+            kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     }
-    const int resident = 2 * k->info.n_processors;
+    const int resident = (rows == ONE && !wide ? 4 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
                                 .y = 1,
                                 .z = 1,
                                 .threads = SLK_LINEAR_WARPS * 32,
-                                .shared = shared_bytes(kind, wide, many),
+                                .shared = shared_bytes(kind, wide, rows),
                                 .dependent = 1};
-    return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][many], &p, sizeof p, grid);
+    return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
 sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16, const slk_finish_params *p) {
@@ -120,9 +123,9 @@ sl_status slk_cuda_widen(const slk_cuda *k, const sl_lane *lane, const slk_widen
 sl_status slk_cuda_e4m3_rows(const slk_cuda *k, const sl_lane *lane, const slk_e4m3_rows_params *p) {
     if (k->info.arch < 890)
         return SL_E_UNIMPLEMENTED;
-    if (p->ldy % 16 != 0)
+    if (p->ldy % 16 != 0 || p->k % 8 != 0 || p->ldx % 8 != 0 || !is_aligned(p->x, 16) || !is_aligned(p->y, 8))
         return SL_E_INVALID;
-    const slk_cuda_grid grid = {.x = (uint32_t)p->t, .y = 1, .z = 1, .threads = 256, .dependent = 1};
+    const slk_cuda_grid grid = {.x = (uint32_t)p->t, .y = 1, .z = 1, .threads = 512, .dependent = 1};
     return slk_cuda_launch(k, lane, SLK_CUDA_e4m3_rows, p, sizeof *p, grid);
 }
 

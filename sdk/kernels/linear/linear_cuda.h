@@ -1,15 +1,16 @@
 /* Linear layers on a device: products with few rows at the speed of memory, and what products with many rows need
  * around a matrix library.
  *
- * A row's sums are in one order whatever T is: chunks of 64 inputs go round eight warps, a warp adds its chunks in
- * ascending order, the eight sums are added in ascending order. Tile shapes change with T and N, the order does not.
+ * A row's sums are in one order whatever T is: chunks of 64 inputs (packed integers: 128) go round eight warps, a warp
+ * adds its chunks in ascending order, the eight sums are added in ascending order. Tile shapes change with T and N, the
+ * order does not.
  */
 #ifndef SLUICE_KERNELS_LINEAR_CUDA_H
 #define SLUICE_KERNELS_LINEAR_CUDA_H
 
 #include <stdint.h>
 
-enum { SLK_LINEAR_CHUNK = 64, SLK_LINEAR_WARPS = 8, SLK_LINEAR_TILE = 16, SLK_LINEAR_ROWS = 16 };
+enum { SLK_LINEAR_CHUNK = 64, SLK_LINEAR_CHUNK_PACKED = 128, SLK_LINEAR_WARPS = 8, SLK_LINEAR_TILE = 16 };
 
 /* How weights are stored. The first three are plain rows; the others blobs of linear_pack.h. */
 enum {
@@ -39,11 +40,11 @@ typedef struct slk_linear_params {
     uint32_t asym; /* likewise: entries of scales carry zeros */
 
     int32_t pair;   /* rows of w between the two tiles of 16 that a warp multiplies */
-    int32_t tiles;  /* tiles of outputs, times blocks of 16 rows */
-    int32_t blocks; /* of 16 rows */
+    int32_t tiles;  /* tiles of outputs, times blocks */
+    int32_t blocks; /* of 8 or 16 rows */
     int32_t steps;  /* chunks a warp has in a tile */
     int32_t groups; /* scales of a row */
-    uint32_t fine;  /* a chunk has two scales */
+    uint32_t fine;  /* a chunk has several scales */
     uint32_t magic; /* ceil(2^31 / (group / 32)) */
     uint32_t pad;
 } slk_linear_params;
@@ -71,8 +72,8 @@ typedef struct slk_widen_params {
 
 /* Rows of x rounded to e4m3 with an f32 scale each: max |x| / 448; 1 for a row of zeros. */
 typedef struct slk_e4m3_rows_params {
-    const void *x; /* bf16 [T, K] */
-    void *y;       /* [T, ldy], zero from K on */
+    const void *x; /* bf16 [T, K], 16-byte aligned; K and ldx multiples of 8 */
+    void *y;       /* [T, ldy], zero from K on; ldy a multiple of 16 */
     float *scale;  /* [T] */
     int64_t ldx, ldy;
     int32_t t, k;
@@ -86,8 +87,15 @@ typedef struct slk_stream_params {
     uint32_t never, pad;
 } slk_stream_params;
 
-/* Bytes of dynamic shared memory at most: a ring of 12 KiB a warp, and the sums of the warps. */
+/* Bytes of dynamic shared memory at most: a ring of 12 KiB a warp, and the sums of the warps. Rings of one row are
+ * shorter, so that blocks of the next kernel come in beside this one's and ask for their weights. */
 enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384 };
+/* Stages of a ring, of so many bytes, for tiles of 16 mt rows of w and room for so many rows of x. */
+#define SLK_LINEAR_FIT_(bytes, mt, rows) (((rows) > 1 ? SLK_LINEAR_RING : (mt) == 1 ? 6144 : 8448) / (bytes))
+#define SLK_LINEAR_STAGES(bytes, mt, rows)                                                                             \
+    (SLK_LINEAR_FIT_(bytes, mt, rows) < 2   ? 2                                                                        \
+     : SLK_LINEAR_FIT_(bytes, mt, rows) > 8 ? 8                                                                        \
+                                            : SLK_LINEAR_FIT_(bytes, mt, rows))
 
 #define SLK_LINEAR_KERNELS(X)                                                                                          \
     X(linear_bf16_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
@@ -97,12 +105,22 @@ enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEA
     X(linear_f16_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_f32_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                 \
     X(linear_f32_1x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
+    X(linear_int8_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
+    X(linear_int8_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int8_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int8_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int8_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
-    X(linear_int8_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
+    X(linear_int8_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
+    X(linear_int4_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
+    X(linear_int4_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
-    X(linear_int4_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
+    X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \

@@ -67,16 +67,18 @@ template <int BITS> __device__ __forceinline__ void widen_blob(const slk_widen_p
             if (p.asym)
                 zero = __bfloat162float(__ushort_as_bfloat16(scales[2 + high]));
             const float less = BITS == 8 ? zero : zero - 128.0f;
-            const uint32_t word[2] = {BITS == 8 ? (high ? c.z : c.x)
-                                      : half    ? (high ? c.w : c.z)
-                                      : high    ? c.y
-                                                : c.x,
-                                      high ? c.w : c.y};
+            uint32_t word[2] = {BITS == 8 ? (high ? c.z : c.x)
+                                : half    ? (high ? c.w : c.z)
+                                : high    ? c.y
+                                          : c.x,
+                                high ? c.w : c.y};
+            if (BITS == 4)
+                word[0] = __funnelshift_r(word[0], word[0], 3);
             __align__(16) bf16 v[8];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const uint32_t code =
-                    BITS == 8 ? word[i / 4] >> (i % 4 * 8) & 255 : word[0] >> (i / 2 * 4 + i % 2 * 16) & 15;
+                const uint32_t code = BITS == 8 ? word[i / 4] >> (i % 2 * 16 + i / 2 % 2 * 8) & 255
+                                                : word[0] >> (i / 2 * 4 + i % 2 * 16) & 15;
                 v[i] = __float2bfloat16_rn((static_cast<float>(code) - less) * s);
             }
             *reinterpret_cast<uint4 *>(static_cast<bf16 *>(p.out) + static_cast<int64_t>(row) * p.k + k) =
@@ -96,6 +98,26 @@ __device__ __forceinline__ uint32_t e4m3_pair(float low, float high) {
     return v;
 }
 
+/* Of eight bf16 values: the largest size, or `most`; e4m3 of them over scale. */
+__device__ __forceinline__ float most_of(uint4 v, float most) {
+    const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        most =
+            fmaxf(most, fmaxf(fabsf(__uint_as_float(pairs[i] << 16)), fabsf(__uint_as_float(pairs[i] & 0xffff0000u))));
+    return most;
+}
+__device__ __forceinline__ uint32_t e4m3_four(uint32_t a, uint32_t b, float scale) {
+    const uint32_t low =
+        e4m3_pair(__fdiv_rn(__uint_as_float(a << 16), scale), __fdiv_rn(__uint_as_float(a & 0xffff0000u), scale));
+    return low |
+           e4m3_pair(__fdiv_rn(__uint_as_float(b << 16), scale), __fdiv_rn(__uint_as_float(b & 0xffff0000u), scale))
+               << 16;
+}
+__device__ __forceinline__ uint2 e4m3_of(uint4 v, float scale) {
+    return make_uint2(e4m3_four(v.x, v.y, scale), e4m3_four(v.z, v.w, scale));
+}
+
 } // namespace slk
 
 SLK_KERNEL slk_finish_bf16_bf16(const __grid_constant__ slk_finish_params p) { slk::finish<slk::bf16, slk::bf16>(p); }
@@ -106,30 +128,44 @@ SLK_KERNEL slk_widen_f32(const __grid_constant__ slk_widen_params p) { slk::wide
 SLK_KERNEL slk_widen_int8(const __grid_constant__ slk_widen_params p) { slk::widen_blob<8>(p); }
 SLK_KERNEL slk_widen_int4(const __grid_constant__ slk_widen_params p) { slk::widen_blob<4>(p); }
 
-/* One block of 256 a row. */
-SLK_KERNEL slk_e4m3_rows(const __grid_constant__ slk_e4m3_rows_params p) {
-    __shared__ float largest[8];
-    slk::wait_for_predecessor();
+/* One block of 512 a row, which it keeps in registers up to 16384 values; few rows are bound by the way to memory and
+ * back, which is gone once. */
+SLK_KERNEL __launch_bounds__(512) slk_e4m3_rows(const __grid_constant__ slk_e4m3_rows_params p) {
+    constexpr int kept = 4;
+    __shared__ float largest[16];
     slk::let_successor_start();
-    const slk::bf16 *x = static_cast<const slk::bf16 *>(p.x) + blockIdx.x * p.ldx;
+    slk::wait_for_predecessor();
+    const uint4 *x = reinterpret_cast<const uint4 *>(static_cast<const slk::bf16 *>(p.x) + blockIdx.x * p.ldx);
+    const int pieces = p.k / 8, all = static_cast<int>(p.ldy / 8);
+    uint4 mine[kept];
     float most = 0;
-    for (int k = threadIdx.x; k < p.k; k += 256)
-        most = fmaxf(most, fabsf(__bfloat162float(x[k])));
+#pragma unroll
+    for (int j = 0; j < kept; j++) {
+        const int i = threadIdx.x + j * 512;
+        mine[j] = i < pieces ? x[i] : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int j = 0; j < kept; j++)
+        most = slk::most_of(mine[j], most);
+    for (int i = threadIdx.x + kept * 512; i < pieces; i += 512)
+        most = slk::most_of(x[i], most);
     most = slk::warp_max(most);
     if (threadIdx.x % 32 == 0)
         largest[threadIdx.x / 32] = most;
     __syncthreads();
-    for (int i = 0; i < 8; i++)
+#pragma unroll
+    for (int i = 0; i < 16; i++)
         most = fmaxf(most, largest[i]);
     const float scale = most > 0 ? __fdiv_rn(most, 448.0f) : 1.0f;
     if (threadIdx.x == 0)
         p.scale[blockIdx.x] = scale;
-    uint16_t *y = reinterpret_cast<uint16_t *>(static_cast<uint8_t *>(p.y) + blockIdx.x * p.ldy);
-    for (int k = threadIdx.x * 2; k < p.ldy; k += 512) {
-        const float low = k < p.k ? __fdiv_rn(__bfloat162float(x[k]), scale) : 0.0f;
-        const float high = k + 1 < p.k ? __fdiv_rn(__bfloat162float(x[k + 1]), scale) : 0.0f;
-        y[k / 2] = static_cast<uint16_t>(slk::e4m3_pair(low, high));
-    }
+    uint2 *y = reinterpret_cast<uint2 *>(static_cast<uint8_t *>(p.y) + blockIdx.x * p.ldy);
+#pragma unroll
+    for (int j = 0; j < kept; j++)
+        if (threadIdx.x + j * 512 < all)
+            y[threadIdx.x + j * 512] = slk::e4m3_of(mine[j], scale);
+    for (int i = threadIdx.x + kept * 512; i < all; i += 512)
+        y[i] = slk::e4m3_of(i < pieces ? x[i] : make_uint4(0, 0, 0, 0), scale);
 }
 
 SLK_KERNEL __launch_bounds__(512, 2) slk_stream_read(const __grid_constant__ slk_stream_params p) {

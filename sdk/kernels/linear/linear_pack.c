@@ -2,6 +2,7 @@
 #include "linear_pack.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,30 +53,59 @@ static sl_status check(const sl_q_format *f, sl_error *err) {
                    f->bits, (long long)f->group, (long long)f->n, (long long)f->k);
 }
 
-/* Byte of code (row, k) behind the blob's begin; of 4 bits *shift says which half of it. */
+/* Byte of 8 bits (row, k), or first byte of the word of 4 bits that holds it; then *shift says where in the word. */
 static int64_t code_at(const sl_q_format *f, int64_t row, int64_t k, int *shift) {
+    static const uint8_t place[8] = {0, 2, 1, 3, 4, 6, 5, 7};
     const int64_t unit = row / SLK_LINEAR_TILE * chunks_of(f) + k / SLK_LINEAR_CHUNK;
     const int64_t g = row % 8, high = row % 16 / 8, half = k % 64 / 32, lane = g * 4 + k % 32 / 8, j = k % 8;
     *shift = 0;
     if (f->kind == SL_Q_E4M3)
         return row * slk_linear_e4m3_stride(f) + k;
     if (f->bits == 8)
-        return unit * 1024 + half * 512 + lane * 16 + high * 8 + j;
-    const int64_t nibble = j / 2 + j % 2 * 4;
-    *shift = (int)(nibble % 2 * 4);
-    return unit * 512 + lane * 16 + (half * 2 + high) * 4 + nibble / 2;
+        return unit * 1024 + half * 512 + lane * 16 + high * 8 + place[j];
+    *shift = (int)((j / 2 + j % 2 * 4) * 4 + 3) % 32;
+    return unit * 512 + lane * 16 + (half * 2 + high) * 4;
 }
+
+static uint32_t turned_left(uint32_t x, int by) { return by == 0 ? x : x << by | x >> (32 - by); }
 
 static void put_code(const sl_q_format *f, uint8_t *blob, int64_t row, int64_t k, uint8_t code) {
     int shift;
     uint8_t *at = blob + code_at(f, row, k, &shift);
-    *at = f->bits == 8 ? code : (uint8_t)((*at & ~(15 << shift)) | code << shift);
+    if (f->bits == 8) {
+        *at = code;
+        return;
+    }
+    uint32_t word = at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
+    word = (word & ~turned_left(15, shift)) | turned_left(code, shift);
+    for (int i = 0; i < 4; i++)
+        at[i] = (uint8_t)(word >> 8 * i);
+}
+
+/* Codes of inputs k .. k + 7, k a multiple of 8: one word of 4 bits. */
+static void put_eight(const sl_q_format *f, uint8_t *blob, int64_t row, int64_t k, const uint8_t *codes) {
+    int shift;
+    uint8_t *at = blob + code_at(f, row, k, &shift);
+    uint32_t word = 0;
+    if (f->bits == 8) {
+        const uint8_t eight[8] = {codes[0], codes[2], codes[1], codes[3], codes[4], codes[6], codes[5], codes[7]};
+        memcpy(at, eight, 8);
+        return;
+    }
+    for (int j = 0; j < 8; j++)
+        word |= (uint32_t)codes[j] << (j / 2 * 4 + j % 2 * 16);
+    word = turned_left(word, 3);
+    for (int i = 0; i < 4; i++)
+        at[i] = (uint8_t)(word >> 8 * i);
 }
 
 static uint8_t get_code(const sl_q_format *f, const uint8_t *blob, int64_t row, int64_t k) {
     int shift;
-    const uint8_t byte = blob[code_at(f, row, k, &shift)];
-    return f->bits == 8 ? byte : byte >> shift & 15;
+    const uint8_t *at = blob + code_at(f, row, k, &shift);
+    if (f->bits == 8)
+        return *at;
+    const uint32_t word = at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
+    return turned_left(word, (32 - shift) % 32) & 15;
 }
 
 static int64_t scale_at(const sl_q_format *f, int64_t row, int64_t group) {
@@ -92,9 +122,9 @@ static void put_scale(const sl_q_format *f, uint8_t *blob, int64_t row, int64_t 
         memcpy(at + 4, &z, 2);
 }
 
-/* Rows and inputs that are not there have codes that stand for zero. */
+/* Rows and inputs that are not there have codes that stand for zero; 0x44: eights, turned. */
 static void clear(const sl_q_format *f, uint8_t *blob) {
-    memset(blob, f->kind == SL_Q_E4M3 ? 0 : f->bits == 8 ? 128 : 0x88, (size_t)slk_linear_scales_at(f));
+    memset(blob, f->kind == SL_Q_E4M3 ? 0 : f->bits == 8 ? 128 : 0x44, (size_t)slk_linear_scales_at(f));
     memset(blob + slk_linear_scales_at(f), 0, (size_t)(slk_linear_pack_bytes(f) - slk_linear_scales_at(f)));
 }
 
@@ -107,9 +137,12 @@ static sl_status pack_integers(const sl_q_format *f, const float *row, int64_t n
     for (int64_t k0 = 0; k0 < f->k; k0 += g, block += slk_q_block_bytes(&q, f->k)) {
         put_scale(f, blob, n, k0 / g, (uint16_t)(block[0] | block[1] << 8), f->asymmetric ? block[2] : 0);
         const uint8_t *codes = block + slk_q_header_bytes(&q);
-        for (int64_t i = 0; i < g && k0 + i < f->k; i++)
-            put_code(f, blob, n, k0 + i,
-                     f->bits == 8 ? codes[i] : codes[i / 32 * 16 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15);
+        for (int64_t i = 0; i < g && k0 + i < f->k; i += 8) {
+            uint8_t four[8] = {0};
+            for (int64_t j = 0; f->bits == 4 && j < 8; j++)
+                four[j] = codes[i / 32 * 16 + i % 16 + j] >> (i % 32 < 16 ? 0 : 4) & 15;
+            put_eight(f, blob, n, k0 + i, f->bits == 8 ? codes + i : four);
+        }
     }
     return SL_OK;
 }
@@ -138,30 +171,63 @@ static void widen(float *dst, const void *src, sl_dtype dtype, int64_t n) {
             dst[i] = dtype == SL_F16 ? slk_f32_of_f16(half[i]) : slk_f32_of_bf16(half[i]);
 }
 
-sl_status slk_linear_pack(const sl_q_format *f, const sl_tensor *w, void *blob, sl_error *err) {
-    SL_TRY(check(f, err));
-    if (w->ndim != 2 || w->shape[0] != f->n || w->shape[1] != f->k || w->stride[1] != 1 ||
-        (w->dtype != SL_F32 && w->dtype != SL_F16 && w->dtype != SL_BF16))
-        return sl_fail(err, SL_E_INVALID, "the matrix to be packed must be [%lld, %lld] of f32, f16 or bf16",
-                       (long long)f->n, (long long)f->k);
+typedef struct pack_job {
+    const sl_q_format *f;
+    const sl_tensor *w;
+    uint8_t *blob;
+    _Atomic int64_t failed; /* the first row that was not packed; n: none */
+} pack_job;
+
+/* Rows [begin, end): whole tiles, whose bytes nobody else writes. */
+static sl_status pack_rows(const pack_job *job, int64_t begin, int64_t end, int64_t *failed, sl_error *err) {
+    const sl_q_format *f = job->f;
+    const sl_tensor *w = job->w;
+    const int64_t bytes = w->dtype == SL_F32 ? 4 : 2;
     float *row = malloc((size_t)f->k * sizeof *row);
     uint8_t *packed =
         malloc((size_t)(f->k * 2 + 64)); /* a row in the CPU's form: 8 bits, 4 bytes for 32 codes at most */
     sl_status s = row != NULL && packed != NULL
                       ? SL_OK
                       : sl_fail(err, SL_E_NO_MEMORY, "no memory to pack a row of %lld weights", (long long)f->k);
-    if (s >= 0)
-        clear(f, blob);
-    const int64_t bytes = w->dtype == SL_F32 ? 4 : 2;
-    for (int64_t n = 0; s >= 0 && n < f->n; n++) {
+    int64_t n = begin;
+    for (; s >= 0 && n < end; n += s >= 0) {
         widen(row, (const char *)w->data + n * w->stride[0] * bytes, w->dtype, f->k);
-        s = f->kind == SL_Q_E4M3 ? pack_e4m3(f, row, n, blob, err) : pack_integers(f, row, n, blob, packed, err);
+        s = f->kind == SL_Q_E4M3 ? pack_e4m3(f, row, n, job->blob, err)
+                                 : pack_integers(f, row, n, job->blob, packed, err);
         if (s < 0)
             sl_fail_within(err, s, "row %lld", (long long)n);
     }
+    *failed = n;
     free(row);
     free(packed);
     return s;
+}
+
+static void pack_range(void *user, int64_t begin, int64_t end, int32_t worker) {
+    pack_job *job = user;
+    int64_t failed, first = atomic_load(&job->failed);
+    (void)worker;
+    if (pack_rows(job, begin, end, &failed, NULL) < 0)
+        while (failed < first && !atomic_compare_exchange_weak(&job->failed, &first, failed)) {
+        }
+}
+
+sl_status slk_linear_pack(const sl_host *host, const sl_q_format *f, const sl_tensor *w, void *blob, sl_error *err) {
+    SL_TRY(check(f, err));
+    if (w->ndim != 2 || w->shape[0] != f->n || w->shape[1] != f->k || w->stride[1] != 1 ||
+        (w->dtype != SL_F32 && w->dtype != SL_F16 && w->dtype != SL_BF16))
+        return sl_fail(err, SL_E_INVALID, "the matrix to be packed must be [%lld, %lld] of f32, f16 or bf16",
+                       (long long)f->n, (long long)f->k);
+    clear(f, blob);
+    pack_job job = {.f = f, .w = w, .blob = blob, .failed = 0};
+    const sl_threads *threads = host != NULL ? host->query(host, SL_THREADS_ID) : NULL;
+    if (threads != NULL) {
+        atomic_store(&job.failed, f->n);
+        threads->parallel_for(host, f->n, SLK_LINEAR_TILE, pack_range, &job);
+    }
+    /* Alone; or again from the row that failed, for its message. */
+    int64_t failed;
+    return pack_rows(&job, atomic_load(&job.failed), f->n, &failed, err);
 }
 
 sl_status slk_linear_unpack(const sl_q_format *f, const void *data, float *w) {

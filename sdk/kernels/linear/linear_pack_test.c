@@ -57,7 +57,7 @@ static void values_are_the_cpus(void **state) {
         const slk_q_format q = {f->bits, (uint32_t)group_of(f), f->asymmetric};
         void *blob = malloc((size_t)slk_linear_pack_bytes(f)),
              *cpu = malloc((size_t)(f->n * slk_q_row_bytes(&q, f->k)));
-        assert_int_equal(slk_linear_pack(f, &t, blob, NULL), SL_OK);
+        assert_int_equal(slk_linear_pack(NULL, f, &t, blob, NULL), SL_OK);
         assert_int_equal(slk_linear_unpack(f, blob, got), SL_OK);
         assert_int_equal(slk_q_pack(&q, w, f->k, f->n, f->k, cpu, NULL), SL_OK);
         slk_q_unpack(&q, cpu, f->n, f->k, want, f->k);
@@ -105,11 +105,16 @@ static float value_of_lane(const sl_q_format *f, const uint8_t *blob, int64_t ti
     if (f->kind == SL_Q_E4M3)
         return slk_f32_of_e4m3(
             blob[(tile * 16 + high * 8 + lane / 4) * 144 + chunk * 64 + lane % 4 * 16 + half * 8 + i]);
-    if (f->bits == 8)
-        return (float)blob[unit * 1024 + half * 512 + lane * 16 + high * 8 + i] - 128;
-    uint32_t word[4];
-    memcpy(word, blob + unit * 512 + lane * 16, 16);
-    return (float)(word[half * 2 + high] >> (i / 2 * 4 + i % 2 * 16) & 15) - 8;
+    uint32_t words[4];
+    memcpy(words, blob + unit * (f->bits == 8 ? 1024 : 512) + (f->bits == 8 ? half * 512 : 0) + lane * 16, 16);
+    if (f->bits == 8) {
+        const uint32_t four = words[high * 2 + i / 4], two = i % 4 < 2 ? four : four >> 8;
+        const uint32_t a = (two & 0x007f007f) | 0x43004300, b = (~two & 0x00800080) | 0xc300c300;
+        return slk_f32_of_bf16((uint16_t)(a >> i % 2 * 16)) + slk_f32_of_bf16((uint16_t)(b >> i % 2 * 16));
+    }
+    const uint32_t word = words[half * 2 + high], turn = (uint32_t)i / 2 * 4;
+    const uint32_t pair = ((turn == 0 ? word : word >> turn | word << (32 - turn)) & 0x00780078) | 0x41804180;
+    return slk_f32_of_bf16((uint16_t)(pair >> i % 2 * 16)) - 24;
 }
 
 static void lanes_find_their_values(void **state) {
@@ -124,7 +129,7 @@ static void lanes_find_their_values(void **state) {
         float *w = random_matrix(f, 5), *values = malloc((size_t)(f->n * f->k) * 4);
         const sl_tensor t = tensor_of(f, w);
         uint8_t *blob = malloc((size_t)slk_linear_pack_bytes(f));
-        assert_int_equal(slk_linear_pack(f, &t, blob, NULL), SL_OK);
+        assert_int_equal(slk_linear_pack(NULL, f, &t, blob, NULL), SL_OK);
         assert_int_equal(slk_linear_unpack(f, blob, values), SL_OK);
         for (int64_t tile = 0; tile < 2; tile++)
             for (int at = 0; at < 3 * 32 * 2 * 2 * 8; at++) {
@@ -173,7 +178,7 @@ static void rows_of_e4m3_are_near(void **state) {
     float *w = random_matrix(&f, 9), *got = malloc((size_t)(f.n * f.k) * 4);
     const sl_tensor t = tensor_of(&f, w);
     void *blob = malloc((size_t)slk_linear_pack_bytes(&f));
-    assert_int_equal(slk_linear_pack(&f, &t, blob, NULL), SL_OK);
+    assert_int_equal(slk_linear_pack(NULL, &f, &t, blob, NULL), SL_OK);
     assert_int_equal(slk_linear_unpack(&f, blob, got), SL_OK);
     for (int64_t n = 0; n < f.n; n++) {
         float most = 0;
@@ -200,14 +205,14 @@ static void wrong_formats_are_refused(void **state) {
         float w[1024] = {0};
         const sl_tensor t = tensor_of(&wrong[i], w);
         assert_int_equal(slk_linear_pack_bytes(&wrong[i]), 0);
-        assert_int_equal(slk_linear_pack(&wrong[i], &t, NULL, &err), SL_E_UNIMPLEMENTED);
+        assert_int_equal(slk_linear_pack(NULL, &wrong[i], &t, NULL, &err), SL_E_UNIMPLEMENTED);
         assert_non_null(strstr(err.text, "no packed format"));
     }
     float w[64] = {[7] = NAN};
     const sl_q_format f = {SL_SIZE(sl_q_format), 1, 64, 64, 8, 0, SL_Q_CUDA, SL_Q_E4M3};
     const sl_tensor t = tensor_of(&f, w);
     void *blob = malloc((size_t)slk_linear_pack_bytes(&f));
-    assert_int_equal(slk_linear_pack(&f, &t, blob, NULL), SL_E_DATA);
+    assert_int_equal(slk_linear_pack(NULL, &f, &t, blob, NULL), SL_E_DATA);
     free(blob);
 }
 

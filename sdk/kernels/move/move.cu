@@ -39,7 +39,10 @@ SLK_KERNEL __launch_bounds__(32 * WARPS) slk_move_rows(const __grid_constant__ s
     const int head = blockIdx.x;
     const bool is_v = blockIdx.y;
     const slk_move_layer &layer = p.layer[blockIdx.z];
-    char *pool = is_v ? layer.v_pool + head * p.v_head_stride : layer.k_pool + head * p.k_head_stride;
+    const int64_t *place = layer.head_places != nullptr ? layer.head_places + 4 * head : nullptr; /* SL_HEAD_FIELDS */
+    char *pool = is_v ? layer.v_pool : layer.k_pool;
+    pool += place != nullptr ? place[is_v] : head * (is_v ? p.v_head_stride : p.k_head_stride);
+    const int32_t *table = layer.pages + (place != nullptr ? place[2] : head * p.pages_head_stride);
     const int64_t page_stride = is_v ? p.v_page_stride : p.k_page_stride;
     const int64_t row_stride = is_v ? p.v_row_stride : p.k_row_stride;
     const int bytes = is_v ? p.v_bytes : p.k_bytes;
@@ -66,7 +69,7 @@ SLK_KERNEL __launch_bounds__(32 * WARPS) slk_move_rows(const __grid_constant__ s
                     reads_written |= written_seq[e] == s && written[e] == f;
                 if (reads_written)
                     continue;
-                const int32_t *pages = layer.pages + s * p.pages_stride + head * p.pages_head_stride;
+                const int32_t *pages = table + s * p.pages_stride;
                 source[g] = row_of(pool, pages, f, p.page_shift, page_stride, row_stride);
                 target[g] = row_of(pool, pages, t, p.page_shift, page_stride, row_stride);
                 written_seq[g] = s, written[g] = t;

@@ -9,6 +9,7 @@ enum { SLK_MOVE_LAYERS = 64 }; /* of one launch */
 typedef struct slk_move_layer {
     char *k_pool, *v_pool;
     const int32_t *pages;
+    const int64_t *head_places; /* heads of sl_view_device; NULL: by the strides */
 } slk_move_layer;
 
 typedef struct slk_move_params {

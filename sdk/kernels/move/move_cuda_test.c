@@ -32,7 +32,7 @@ static void try_move(slt_host *h, setup s, const int32_t (*moves)[3], int32_t n_
             k[l][i] = (char)((i * 2654435761u + (uint32_t)l * 77) >> 13);
         for (int64_t i = 0; i < v_pool; i++)
             v[l][i] = (char)((i * 2246822519u + (uint32_t)l * 55) >> 11);
-        layers[l] = (slk_move_layer){slt_upload(h, k[l], k_pool), slt_upload(h, v[l], v_pool), d_pages};
+        layers[l] = (slk_move_layer){slt_upload(h, k[l], k_pool), slt_upload(h, v[l], v_pool), d_pages, NULL};
         for (int32_t m = 0; m < n_moves; m++)
             for (int32_t head = 0; head < s.heads; head++) {
                 const int32_t *t = pages + (s.head_tables ? moves[m][0] * s.heads + head : moves[m][0]) * s.pages;
@@ -102,7 +102,7 @@ static void test_refusals(void **state) {
     void *m = slt_device(h, 256);
     slk_move_params p = {
         .n_moves = m, .seq = m, .from = m, .to = m, .heads = 1, .k_bytes = 6, .v_bytes = 8, .page_rows = 16};
-    const slk_move_layer layer = {m, m, m};
+    const slk_move_layer layer = {m, m, m, NULL};
     assert_int_equal(slk_cuda_move(&h->k, h->lane, &p, &layer, 1), SL_E_INVALID);
     p.k_bytes = 8, p.page_rows = 12;
     assert_int_equal(slk_cuda_move(&h->k, h->lane, &p, &layer, 1), SL_E_INVALID);

@@ -53,7 +53,7 @@ template <int D> __device__ __forceinline__ void attend_prefill(const slk_attend
         return;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t q_shared = shared_address(shared), k_shared = q_shared + QUERIES * SLK_PREFILL_PITCH(D);
-    const char *const k_pool = p.k_pool + w.kv_head * p.k_head, *const v_pool = p.v_pool + w.kv_head * p.v_head;
+    const char *const k_pool = p.k_pool + w.k_at, *const v_pool = p.v_pool + w.v_at;
 
     for (int i = threadIdx.x; i < QUERIES * (D / 8); i += THREADS) {
         const int r = i / (D / 8), c = i % (D / 8);
@@ -72,9 +72,9 @@ template <int D> __device__ __forceinline__ void attend_prefill(const slk_attend
                     [=](int r, int c) { return k_to + TILE + place_of<D>(r, c); });
         copies_commit();
     };
-    loader.look_up(w.begin, w.n_slots);
-    bring(0, w.begin);
-    loader.look_up(w.begin + KEYS, w.n_slots);
+    loader.look_up(w.tile<KEYS>(0), w.n_slots);
+    bring(0, w.tile<KEYS>(0));
+    loader.look_up(w.tile<KEYS>(1), w.n_slots);
 
     float o[M][D / 8][4], top[M][2], sum[M][2];
 #pragma unroll
@@ -91,20 +91,21 @@ template <int D> __device__ __forceinline__ void attend_prefill(const slk_attend
     const int b_row = (lane & 7) + ((lane >> 4) & 1) * 8, b_chunk = (lane >> 3) & 1; /* K */
     const float to_log2 = p.softcap > 0.0f ? 1.44269504f : p.scale * 1.44269504f;
 
-    const int tiles = (w.end - w.begin + KEYS - 1) / KEYS;
+    const int tiles = w.tiles<KEYS>(w.end);
+    const int mine = w.slot + q0; /* slot of the warp's first query; it has 16 M */
+    const int first_low = w.low(p, mine), last_low = w.low(p, mine + 16 * M - 1);
     for (int t = 0; t < tiles; t++) {
-        const int slot = w.begin + t * KEYS;
+        const int slot = w.tile<KEYS>(t);
         if (t + 1 < tiles) {
-            bring(t + 1, slot + KEYS);
-            loader.look_up(slot + 2 * KEYS, w.n_slots);
+            bring(t + 1, w.tile<KEYS>(t + 1));
+            loader.look_up(w.tile<KEYS>(t + 2), w.n_slots);
             copies_wait<1>();
         } else {
             copies_wait<0>();
         }
         __syncthreads();
         const uint32_t k_at = k_shared + (t & 1) * 2 * TILE, v_at = k_at + TILE;
-        const int mine = w.slot + q0; /* slot of the warp's first query; it has 16 M */
-        const bool seen = slot < mine + 16 * M && (p.window == 0 || slot + KEYS > mine - p.window + 1);
+        const bool seen = slot < mine + 16 * M && (slot < w.sinks || slot + KEYS > first_low);
         if (!seen) { /* a tile that is hidden from all of them would change nothing */
             __syncthreads();
             continue;
@@ -144,18 +145,20 @@ template <int D> __device__ __forceinline__ void attend_prefill(const slk_attend
                         s[m][i][j] = soft_cap(s[m][i][j] * p.scale, p.softcap);
         }
         /* is any score of this tile hidden from one of the warp's queries? */
-        if (slot + KEYS - 1 > mine || (p.window > 0 && slot < mine + 16 * M - p.window)) {
+        if (slot + KEYS - 1 > mine || (slot + KEYS > w.sinks && slot < last_low)) {
 #pragma unroll
-            for (int m = 0; m < M; m++)
+            for (int m = 0; m < M; m++) {
+                const int first = mine + m * 16 + lane / 4;
+                const int low[2] = {w.low(p, first), w.low(p, first + 8)};
 #pragma unroll
                 for (int i = 0; i < KEYS / 8; i++)
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
-                        const int query = mine + m * 16 + lane / 4 + (j >> 1) * 8;
-                        const int key = slot + i * 8 + (lane & 3) * 2 + (j & 1);
-                        if (key > query || (p.window > 0 && key <= query - p.window))
+                        const int query = first + (j >> 1) * 8, key = slot + i * 8 + (lane & 3) * 2 + (j & 1);
+                        if (key > query || (key >= w.sinks && key < low[j >> 1]))
                             s[m][i][j] = -INFINITY;
                     }
+            }
         }
 
 #pragma unroll

@@ -2,6 +2,8 @@
 #ifndef SLUICE_KERNELS_ATTEND_PREFILL_CUH
 #define SLUICE_KERNELS_ATTEND_PREFILL_CUH
 
+#include <limits.h>
+
 #include "attend_prefill_cuda.h"
 #include "device.cuh"
 
@@ -31,12 +33,33 @@ __device__ __forceinline__ float soft_cap(float s, float c) {
 /* The part of a block: queries [row0, row0 + rows) of a sequence for one head. */
 struct prefill_place {
     int head, kv_head, place, sequence;
-    int first;      /* the tile's first row, counted from the sequence's first */
-    int row;        /* the same in the step */
-    int rows;       /* rows of the tile that exist; 0: nothing to do */
-    int slot;       /* slot of the tile's first row */
-    int n_slots;    /* rows in the cache, staged ones included */
-    int begin, end; /* slots that some row of the tile sees; begin is rounded down to a tile of keys */
+    int first;           /* the tile's first row, counted from the sequence's first */
+    int row;             /* the same in the step */
+    int rows;            /* rows of the tile that exist; 0: nothing to do */
+    int slot;            /* slot of the tile's first row */
+    int n_slots;         /* rows in the cache, staged ones included */
+    int begin, end;      /* slots that some row of the tile sees; begin is rounded down to a tile of keys */
+    int sinks, sink_end; /* slots [0, sinks) are seen besides; all of them on a head without a window. sink_end: rounded
+                            up to a tile of keys, at most begin */
+    int64_t k_at, v_at, pages_at; /* of the head: bytes, bytes, elements */
+
+    /* Slot of tile t: those of the sinks, then those from begin on. */
+    template <int KEYS> __device__ __forceinline__ int tile(int t) const {
+        return t * KEYS < sink_end ? t * KEYS : begin + t * KEYS - sink_end;
+    }
+    template <int KEYS> __device__ __forceinline__ int tiles(int last) const {
+        return (sink_end + last - begin + KEYS - 1) / KEYS;
+    }
+    /* First slot that the window of the row in this slot has. Looks the step up rather than keep registers. */
+    __device__ __forceinline__ int low(const slk_attend_prefill_params &p, int query) const {
+        int at = query;
+        if (p.window_chunk > 0) {
+            at = max(p.n_past[place], query - query % p.window_chunk);
+            if (at == 0 && p.window_first)
+                at = query;
+        }
+        return at - p.window + 1;
+    }
 };
 
 /* Blocks start in the order of their number: within a round of heads, tiles with the most keys first. */
@@ -61,7 +84,20 @@ __device__ __forceinline__ prefill_place prefill_where(const slk_attend_prefill_
                                          : p.n_rows[w.sequence * p.n_rows_stride + w.kv_head * p.n_rows_head_stride];
     w.slot = past + w.first;
     w.n_slots = past + n;
-    w.begin = p.window > 0 ? max(0, w.slot - p.window + 1) / KEYS * KEYS : 0;
+    bool windowed = p.window > 0;
+    w.k_at = w.kv_head * p.k_head;
+    w.v_at = w.kv_head * p.v_head;
+    w.pages_at = w.kv_head * p.pages_head_stride;
+    if (p.head_places != nullptr) {
+        const int64_t *place = p.head_places + 4 * w.kv_head; /* SL_HEAD_FIELDS */
+        w.k_at = place[0];
+        w.v_at = place[1];
+        w.pages_at = place[2];
+        windowed = windowed && place[3] != 0;
+    }
+    w.sinks = windowed ? p.sinks : INT_MAX;
+    w.begin = windowed ? max(0, w.low(p, w.slot)) / KEYS * KEYS : 0;
+    w.sink_end = windowed ? min((p.sinks + KEYS - 1) / KEYS * KEYS, w.begin) : 0;
     w.end = w.slot + w.rows;
     return w;
 }
@@ -81,7 +117,7 @@ template <int D, int KEYS, int THREADS> struct prefill_loader {
     int page_shift, page_mask, row, chunk;
 
     __device__ __forceinline__ void init(const slk_attend_prefill_params &p, const prefill_place &w, int thread) {
-        pages = p.pages + w.sequence * p.pages_stride + w.kv_head * p.pages_head_stride;
+        pages = p.pages + w.sequence * p.pages_stride + w.pages_at;
         page_shift = p.page_shift;
         page_mask = (1 << p.page_shift) - 1;
         row = thread / lanes;

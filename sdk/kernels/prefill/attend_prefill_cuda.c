@@ -9,6 +9,11 @@ static int pieces(const sl_tensor *t, int64_t dim) {
            t->stride[1] % 8 == 0 && (uintptr_t)t->data % 16 == 0;
 }
 
+/* Sinks, or windows of chunks? */
+static int streams(const sl_mask *m) {
+    return SL_HAS(m, sl_mask, window_first) && (m->sinks > 0 || m->window_chunk > 0);
+}
+
 static int serves(const sl_attend *a, const sl_step_device *step, const sl_view_device *v) {
     if (a->rows->index != NULL || (a->rows->device_n != NULL && a->rows->device_n != step->n_rows) ||
         (step->stages & SL_STAGE_VERIFY))
@@ -16,6 +21,8 @@ static int serves(const sl_attend *a, const sl_step_device *step, const sl_view_
     if ((a->want & ~(uint32_t)SL_WANT_LSE) || a->row_scale != NULL || a->head_masks != NULL)
         return 0;
     if (a->mask->interval != NULL || a->mask->n_spans > 0 || a->mask->base != SL_MASK_CAUSAL)
+        return 0;
+    if ((v->heads != NULL || streams(a->mask)) && v->n_rows != NULL)
         return 0;
     if (v->list != NULL || v->k_bits > 0 || v->v_bits > 0 || v->k_dtype != SL_BF16 || v->v_dtype != SL_BF16)
         return 0;
@@ -78,6 +85,12 @@ sl_status slk_cuda_attend_prefill(const slk_cuda *k, const sl_attend *a, int por
         .window = (int32_t)a->mask->window,
         .heads = (int32_t)a->q.shape[1],
     };
+    p.head_places = v->heads;
+    if (SL_HAS(a->mask, sl_mask, window_first)) {
+        p.sinks = (int32_t)a->mask->sinks;
+        p.window_chunk = (int32_t)a->mask->window_chunk;
+        p.window_first = (int32_t)a->mask->window_first;
+    }
     p.group = p.heads / v->n_heads;
     while (1 << p.page_shift < v->page_rows)
         p.page_shift++;

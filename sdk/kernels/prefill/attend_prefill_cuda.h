@@ -1,8 +1,8 @@
 /* Causal attention of many new rows over paged rows: prompts. Tensor cores, f32 sums; q, k, v and o are bf16.
  *
- * Row i of a sequence sits in slot n + i (n: committed rows) and sees slots [max(0, n + i - window + 1), n + i]. Its
- * sums run over tiles of 64 (portable) or 128 (Hopper) slots counted from slot 0, so a row's result depends on its keys
- * alone.
+ * Row i of a sequence sits in slot n + i (n: committed rows) and sees slots [max(0, n + i - window + 1), n + i], or
+ * where sl_mask says a window begins, and sinks. Tiles between those are passed over, pages and all. Its sums run over
+ * tiles of 64 (portable) or 128 (Hopper) slots counted from slot 0, so a row's result depends on its keys alone.
  */
 #ifndef SLUICE_KERNELS_ATTEND_PREFILL_CUDA_H
 #define SLUICE_KERNELS_ATTEND_PREFILL_CUDA_H
@@ -26,6 +26,8 @@ typedef struct slk_attend_prefill_params {
     int32_t page_shift;
     int32_t tiles;       /* bound: tiles of query rows of one sequence */
     int32_t heads_round; /* heads that run beside one another, so that their keys stay in the L2 */
+    int32_t sinks, window_chunk, window_first; /* of sl_mask */
+    const int64_t *head_places;                /* heads of sl_view_device */
 } slk_attend_prefill_params;
 
 /* Dynamic shared bytes. Portable: 128 query rows (64 for D 256), two stages of 64 keys and values. Hopper: 128 query

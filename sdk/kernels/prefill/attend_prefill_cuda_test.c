@@ -15,6 +15,24 @@ typedef struct shape {
     int32_t n_seqs, past[MAX_SEQS], rows[MAX_SEQS];
 } shape;
 
+/* What shapes say besides: zeros, unless a test sets it. */
+static struct {
+    int32_t sinks, chunk, first; /* of sl_mask */
+    int32_t apart;               /* 1: heads in places of their own, every second one windowed, the others not */
+} rule;
+
+/* First slot that the window of a row has. */
+static int32_t window_of(const shape *s, int seq, int32_t slot, int32_t kv) {
+    int32_t end = slot;
+    if (s->window == 0 || (rule.apart && kv % 2 == 0))
+        return 0;
+    if (rule.chunk > 0) {
+        end = slot - slot % rule.chunk > s->past[seq] ? slot - slot % rule.chunk : s->past[seq];
+        end = end == 0 && rule.first ? slot : end;
+    }
+    return end - s->window + 1 > 0 ? end - s->window + 1 : 0;
+}
+
 /* A batch in host and device memory. */
 typedef struct rig {
     slt_host *h;
@@ -81,8 +99,9 @@ static void rig_open(rig *r, slt_host *h, const shape *s, uint64_t seed) {
     uint16_t *k_pool = need((size_t)pool * 2), *v_pool = need((size_t)pool * 2);
     memset(k_pool, 0xff, (size_t)pool * 2);
     memset(v_pool, 0xff, (size_t)pool * 2);
-    int32_t *pages = need(7 * (size_t)r->pages_stride * sizeof *pages);
-    for (int i = 0; i < 7 * r->pages_stride; i++)
+    const int32_t table = 7 * r->pages_stride;
+    int32_t *pages = need(2 * (size_t)table * sizeof *pages);
+    for (int i = 0; i < 2 * table; i++)
         pages[i] = INT32_MAX / 2; /* far outside of the pool */
     int32_t next = 0;
     for (int i = 0; i < s->n_seqs; i++) {
@@ -91,8 +110,11 @@ static void rig_open(rig *r, slt_host *h, const shape *s, uint64_t seed) {
         r->v[i] = noise(slots * width, 1, seed + 20 + (uint64_t)i);
         for (int32_t at = 0; at < slots; at++) {
             int32_t *number = &pages[r->id[i] * r->pages_stride + at / s->page_rows];
-            if (at % s->page_rows == 0)
+            if (at % s->page_rows == 0) {
                 *number = n_pages - next++; /* backwards, page 0 holds nothing */
+                const int32_t last = at + s->page_rows - 1, low = window_of(s, i, s->past[i], 1);
+                number[table] = last < low && at >= rule.sinks ? n_pages : *number; /* another's rows */
+            }
             const int64_t to = *number * page + at % s->page_rows * width;
             memcpy(k_pool + to, r->k[i] + at * width, (size_t)width * 2);
             memcpy(v_pool + to, r->v[i] + at * width, (size_t)width * 2);
@@ -120,11 +142,21 @@ static void rig_open(rig *r, slt_host *h, const shape *s, uint64_t seed) {
                                .stages = SL_STAGE_PREFILL | SL_STAGE_DECODE};
     r->batch = (sl_batch){.struct_size = SL_SIZE(sl_batch), .device = &r->step};
     r->rows = (sl_rows){.struct_size = SL_SIZE(sl_rows), .batch = &r->batch, .device_n = c, .n = r->step.max_rows};
-    r->mask = (sl_mask){.struct_size = SL_SIZE(sl_mask), .window = s->window};
+    r->mask = (sl_mask){.struct_size = SL_SIZE(sl_mask),
+                        .window = s->window,
+                        .sinks = rule.sinks,
+                        .window_chunk = rule.chunk,
+                        .window_first = (uint32_t)rule.first};
+    int64_t places[16][SL_HEAD_FIELDS];
+    for (int i = 0; i < s->kv_heads; i++) {
+        places[i][SL_HEAD_K] = places[i][SL_HEAD_V] = i * (int64_t)s->d * 2;
+        places[i][SL_HEAD_PAGES] = i % 2 * table;
+        places[i][SL_HEAD_WINDOWED] = i % 2;
+    }
     r->device = (sl_view_device){.struct_size = SL_SIZE(sl_view_device),
                                  .k_pool = slt_upload(h, k_pool, pool * 2),
                                  .v_pool = slt_upload(h, v_pool, pool * 2),
-                                 .pages = slt_upload(h, pages, 7 * r->pages_stride * 4),
+                                 .pages = slt_upload(h, pages, 2 * table * 4),
                                  .pages_stride = r->pages_stride,
                                  .k_page_stride = page * 2,
                                  .k_row_stride = width * 2,
@@ -132,6 +164,7 @@ static void rig_open(rig *r, slt_host *h, const shape *s, uint64_t seed) {
                                  .v_page_stride = page * 2,
                                  .v_row_stride = width * 2,
                                  .v_head_stride = s->d * 2,
+                                 .heads = rule.apart ? slt_upload(h, places, sizeof places) : NULL,
                                  .page_rows = s->page_rows,
                                  .n_heads = s->kv_heads,
                                  .k_dim = s->d,
@@ -164,10 +197,16 @@ static void rig_close(rig *r) {
 static double reference(const rig *r, int seq, int32_t row, int32_t head, double *o) {
     const shape *s = &r->s;
     const int32_t slot = s->past[seq] + row, kv = head / (s->heads / s->kv_heads);
-    const int32_t begin = s->window > 0 && slot - s->window + 1 > 0 ? slot - s->window + 1 : 0;
+    const int32_t low = window_of(s, seq, slot, kv);
+    int32_t begin = low;
+    if (low > 0 && rule.sinks > 0)
+        begin = 0;
     const uint16_t *q = r->q + (r->row_begin[seq] + row) * r->q_stride + (int64_t)head * s->d;
     double *score = need((size_t)(slot + 1) * sizeof *score), top = -INFINITY, sum = 0;
     for (int32_t j = begin; j <= slot; j++) {
+        score[j] = -INFINITY;
+        if (j < low && j >= rule.sinks)
+            continue;
         const uint16_t *k = r->k[seq] + ((int64_t)j * s->kv_heads + kv) * s->d;
         double dot = 0;
         for (int32_t d = 0; d < s->d; d++)
@@ -263,6 +302,34 @@ static void test_shapes(void **state) {
             compare(&r, portable);
             rig_close(&r);
         }
+}
+
+/* Sinks beside windows, windows of chunks, heads in places of their own. */
+static void test_sinks(void **state) {
+    slt_host *h = slt_get(state);
+    static const shape some[] = {
+        {128, 8, 4, 16, 60, 0, 4, {0, 400, 1000, 129}, {300, 130, 70, 257}},
+        {128, 4, 2, 64, 300, 0, 3, {0, 900, 64}, {600, 129, 200}},
+        {64, 8, 2, 32, 60, 0, 4, {0, 400, 1000, 129}, {300, 130, 70, 257}},
+        {96, 4, 4, 16, 33, 0, 2, {0, 500}, {200, 127}},
+        {256, 4, 2, 16, 100, 0, 3, {0, 10, 700}, {150, 65, 33}},
+    };
+    static const int32_t sinks[] = {4, 64, 0, 130, 1}, chunks[] = {0, INT32_MAX, 48};
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++)
+        for (int n = 0; n < 12; n++) {
+            const int portable = n % 2;
+            rig r;
+            rule.sinks = sinks[(i + (size_t)n) % 5];
+            rule.chunk = chunks[n / 2 % 3];
+            rule.first = n == 10;
+            rule.apart = n >= 4;
+            rig_open(&r, h, &some[i], 700 + 10 * i);
+            assert_int_equal(slk_cuda_attend_prefill(&h->k, &r.attend, portable), SL_OK);
+            print_message("sinks %d, chunk %d, apart %d, ", rule.sinks, rule.chunk, rule.apart);
+            compare(&r, portable);
+            rig_close(&r);
+        }
+    memset(&rule, 0, sizeof rule);
 }
 
 /* Committed rows may be fewer than tokens went by: the store says how many. */
@@ -374,6 +441,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes),
-                                       cmocka_unit_test(test_own_counts), cmocka_unit_test(test_chunks)};
+                                       cmocka_unit_test(test_sinks), cmocka_unit_test(test_own_counts),
+                                       cmocka_unit_test(test_chunks)};
     return cmocka_run_group_tests_name("attend_prefill_cuda", tests, slt_setup, slt_teardown);
 }

@@ -131,16 +131,16 @@ __device__ __forceinline__ void bring(const slk_attend_prefill_params &p, const 
                                       int tiles) {
     prefill_loader<D, KEYS, 64> loader;
     loader.init(p, w, threadIdx.x % 64);
-    loader.look_up(w.begin, w.n_slots);
+    loader.look_up(w.tile<KEYS>(0), w.n_slots);
 #pragma unroll 1
     for (int t = 0; t < tiles; t++) {
-        const int stage = t & 1, slot = w.begin + t * KEYS;
+        const int stage = t & 1, slot = w.tile<KEYS>(t);
         if (t >= 2)
             barrier_wait(empty + stage * 8, (t / 2 - 1) & 1);
         const uint32_t to = at + stage * TILE;
         loader.load(pool, page, row, slot, w.n_slots, [=](int r, int c) { return to + place_of(r, c, KEY_PANEL); });
         copies_commit();
-        loader.look_up(slot + KEYS, w.n_slots);
+        loader.look_up(w.tile<KEYS>(t + 1), w.n_slots);
         copies_wait<0>();
         fence_async();
         barrier_arrive(full + stage * 8);
@@ -153,8 +153,8 @@ struct softmax {
 };
 
 /* Scores become weights; shrink is what earlier sums must be multiplied with. */
-__device__ __forceinline__ void weigh(const slk_attend_prefill_params &p, softmax &m, float (&s)[64], int slot,
-                                      int query, float to_log2) {
+__device__ __forceinline__ void weigh(const slk_attend_prefill_params &p, const prefill_place &w, softmax &m,
+                                      float (&s)[64], int slot, int query, int last_low, float to_log2) {
     const int lane = threadIdx.x & 31;
     if (p.softcap > 0.0f) {
 #pragma unroll
@@ -162,12 +162,13 @@ __device__ __forceinline__ void weigh(const slk_attend_prefill_params &p, softma
             s[i] = soft_cap(s[i] * p.scale, p.softcap);
     }
     /* query: slot of the warpgroup's first row. Is a score of this tile hidden from any of its 64? */
-    if (slot + KEYS - 1 > query || (p.window > 0 && slot < query + ROWS - p.window)) {
+    if (slot + KEYS - 1 > query || (slot + KEYS > w.sinks && slot < last_low)) {
         const int mine = query + (threadIdx.x % 128) / 32 * 16 + lane / 4;
+        const int low[2] = {w.low(p, mine), w.low(p, mine + 8)};
 #pragma unroll
         for (int i = 0; i < 64; i++) {
             const int q = mine + ((i >> 1) & 1) * 8, key = slot + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1);
-            if (key > q || (p.window > 0 && key <= q - p.window))
+            if (key > q || (key >= w.sinks && key < low[(i >> 1) & 1]))
                 s[i] = -INFINITY;
         }
     }
@@ -215,7 +216,7 @@ __device__ __forceinline__ void attend(const slk_attend_prefill_params &p, const
 
     const int query = w.slot + first;
     const int end = min(w.end, query + ROWS); /* at most one tile less than the block has: nobody waits for that one */
-    const int tiles = (end - w.begin + KEYS - 1) / KEYS;
+    const int tiles = w.tiles<KEYS>(end), last_low = w.low(p, query + ROWS - 1);
     const float to_log2 = p.softcap > 0.0f ? 1.44269504f : p.scale * 1.44269504f;
     float s[64], o[64];
     uint32_t share[32];
@@ -260,7 +261,7 @@ __device__ __forceinline__ void attend(const slk_attend_prefill_params &p, const
     products_wait<0>();
     pin(s);
     release(KEYS_EMPTY, 0);
-    weigh(p, m, s, w.begin, query, to_log2);
+    weigh(p, w, m, s, w.tile<KEYS>(0), query, last_low, to_log2);
     round_shares();
     await_values(0);
     for (int t = 1; t < tiles; t++) {
@@ -269,7 +270,7 @@ __device__ __forceinline__ void attend(const slk_attend_prefill_params &p, const
         products_wait<1>(); /* the scores */
         pin(s);
         release(KEYS_EMPTY, t);
-        weigh(p, m, s, w.begin + t * KEYS, query, to_log2);
+        weigh(p, w, m, s, w.tile<KEYS>(t), query, last_low, to_log2);
         await_values(
             t); /* here, since the assembler takes the exponentials in front of this loop, not behind the wait */
         products_wait<0>(); /* the values */
@@ -335,13 +336,13 @@ SLK_KERNEL __launch_bounds__(THREADS, 1)
     const int group = threadIdx.x / 128;
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-        const int tiles = (w.end - w.begin + KEYS - 1) / KEYS;
+        const int tiles = w.tiles<KEYS>(w.end);
         if (threadIdx.x % 128 < 64)
-            bring(p, w, base + KEYS_AT, barriers + KEYS_FULL * 8, barriers + KEYS_EMPTY * 8,
-                  p.k_pool + w.kv_head * p.k_head, p.k_page, p.k_row, tiles);
+            bring(p, w, base + KEYS_AT, barriers + KEYS_FULL * 8, barriers + KEYS_EMPTY * 8, p.k_pool + w.k_at,
+                  p.k_page, p.k_row, tiles);
         else
-            bring(p, w, base + VALUES_AT, barriers + VALUES_FULL * 8, barriers + VALUES_EMPTY * 8,
-                  p.v_pool + w.kv_head * p.v_head, p.v_page, p.v_row, tiles);
+            bring(p, w, base + VALUES_AT, barriers + VALUES_FULL * 8, barriers + VALUES_EMPTY * 8, p.v_pool + w.v_at,
+                  p.v_page, p.v_row, tiles);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
         attend(p, w, shared, base, group);

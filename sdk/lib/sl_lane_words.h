@@ -1,0 +1,34 @@
+/* What stores on a device do alike: small tables that travel through pinned memory in the order of the lane, and the
+ * rows of accepted paths that close ranks. */
+#ifndef SLUICE_LIB_LANE_WORDS_H
+#define SLUICE_LIB_LANE_WORDS_H
+
+#include "sluice/ops.h"
+
+/* Words on their way: a ring of pinned memory, large, so that it rarely comes round, which is when the lane must have
+ * caught up. */
+typedef struct sl_lane_words {
+    const sl_host *host;
+    const sl_mem *mem;
+    const sl_exec *exec;
+    const sl_lane *lane;
+    int32_t *ring;
+    int64_t n, at;
+} sl_lane_words;
+
+/* most: words of the largest piece. SL_E_NO_MEMORY. [setup, in activate] */
+sl_status sl_lane_words_make(sl_lane_words *w, const sl_host *host, const sl_mem *mem, const sl_exec *exec,
+                             const sl_lane *lane, int64_t most);
+void sl_lane_words_free(sl_lane_words *w);
+
+/* Room for n words, to be filled and copied by the caller. [step] */
+sl_status sl_lane_words_take(sl_lane_words *w, int64_t n, int32_t **out, sl_error *err);
+/* Copies words of the host to the device; they may change as soon as this returns. [step] */
+sl_status sl_lane_words_send(sl_lane_words *w, int32_t *dst, const int32_t *src, int64_t n, sl_error *err);
+
+/* Rows of accepted paths move down to the front of the staged ones, in stores where slot = token index. moves: device
+ * [1 + 3 max_moves]. [step] */
+sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view_device *const *layers,
+                              int32_t n_layers, int32_t *moves, int64_t max_moves, const sl_commit *c, sl_error *err);
+
+#endif
