@@ -29,7 +29,9 @@ static const sl_ops *of_format(const sl_q_format *format) {
     X(append, sl_op_append)                                                                                            \
     X(move, sl_op_move)                                                                                                \
     X(gather, sl_op_gather)                                                                                            \
-    X(pick, sl_op_pick)
+    X(pick, sl_op_pick)                                                                                                \
+    X(quantise, sl_op_quantise)                                                                                        \
+    X(keep, sl_op_keep)
 
 #define DISPATCH(op, type)                                                                                             \
     static sl_status any_##op(const sl_host *host, const type *args) {                                                 \

@@ -340,6 +340,8 @@ sl_status sli_network_build(sli_network *net, const sli_network_plan *plan, int3
     SL_TRY(sli_followers_layout(net, err));
     SL_TRY(net->device != NULL ? sli_device_network_ready(net, err) : take_buffers(net, err));
     SL_TRY(sli_sums_create(net, max_seqs, err));
+    if (net->device != NULL && net->sums != NULL)
+        SL_TRY(sli_device_sums_create(net, err));
     for (int32_t l = 0; net->n_policies > 0 && l < n; l++)
         SL_TRY(check_policies(&net->layers[l], l, err));
     return SL_OK;

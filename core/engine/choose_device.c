@@ -14,7 +14,6 @@ static const sl_params *section(const sli_config *config, sli_core_id id) { retu
 static const struct {
     const char *role, *what;
 } host_roles[] = {
-    {"kvcache.policy", "policies that drop rows run on the CPU only"},
     {"kvcache.prompt", "prompt transformers run on the CPU only"},
     {"quant.rewrite", "models in another basis run on the CPU only"},
 };

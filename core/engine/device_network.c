@@ -27,6 +27,8 @@ sl_status sli_device_layer_check(const sli_network *net, int32_t l, sl_error *er
         return refuse(l, "a KV store that selects tokens is", err);
     if ((kinds & SL_SEGMENT_OPAQUE) && kinds != SL_SEGMENT_OPAQUE)
         return refuse(l, "a KV store with rows of its own form beside plain ones is", err);
+    if (net->n_policies > 0 && layer->info->window > 0) /* behind an edit slots are no token indices */
+        return refuse(l, "a policy that drops rows of a layer with a window is", err);
     for (int s = 0; s < SLI_STAGES; s++) {
         const sl_attn_caps *caps = &layer->caps[s];
         if (caps->row_block > 0)
@@ -37,6 +39,8 @@ sl_status sli_device_layer_check(const sli_network *net, int32_t l, sl_error *er
             return refuse(l, "attention that wants rows before RoPE is", err);
         if (caps->rope != NULL)
             return refuse(l, "attention with a rotary table of its own is", err);
+        if (net->n_policies > 0 && layer->attender[s]->api->attend != NULL && !(caps->flags & SL_ATTN_COLSUM))
+            return refuse(l, "a policy that drops rows under attention with kernels of its own is", err);
         if (layer->attender[s]->api->finish != NULL)
             return refuse(l, "attention that answers later is", err);
     }
@@ -60,7 +64,7 @@ static widths widest(const sl_model_info *info) {
         int64_t o = (int64_t)i->n_heads * i->v_head_dim;
         w.qkv = qkv > w.qkv ? qkv : w.qkv;
         w.o = o > w.o ? o : w.o;
-        w.ffn = i->ffn > w.ffn ? i->ffn : w.ffn;
+        w.ffn = i->ffn > w.ffn ? sli_device_width(i->ffn) : w.ffn;
         larger(&w.heads, i->n_heads);
         larger(&w.kv_heads, i->n_kv_heads);
         larger(&w.head_dim, i->head_dim > i->v_head_dim ? i->head_dim : i->v_head_dim);
@@ -92,9 +96,6 @@ sl_status sli_device_network_create(sli_network *net, const sli_device *device, 
     if (net->rewriter != NULL)
         return sl_fail(err, SL_E_UNIMPLEMENTED,
                        "[quant.rewrite]: rewritten models are not served on the device yet: set engine.device = cpu");
-    if (net->n_policies > 0)
-        return sl_fail(err, SL_E_UNIMPLEMENTED,
-                       "[kvcache.policy]: policies are not served on the device yet: set engine.device = cpu");
     sli_device_network *d = sli_alloc(SLI_TAG_MISC, sizeof *d);
     if (d == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a network on the device");
@@ -119,6 +120,7 @@ void sli_device_network_destroy(sli_network *net) {
     if (d->ring.slot[0] != NULL)
         sli_device_send_end(d, &ignored);
     sli_device_step_destroy(&d->step);
+    sli_device_sums_destroy(d);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_logits);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_best);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_token);

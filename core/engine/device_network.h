@@ -8,6 +8,7 @@
 #define SLUICE_CORE_DEVICE_NETWORK_H
 
 #include "device_step.h"
+#include "device_sums.h"
 #include "network.h"
 
 /* Which steps one graph serves. */
@@ -17,6 +18,8 @@ typedef struct sli_graph_key {
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
     uint32_t fed;      /* 1: tokens are the answers of the step in front */
+    uint32_t edited;   /* 1: policies have dropped rows: views are others since then */
+    uint32_t reserved0;
 } sli_graph_key;
 
 enum { SLI_MAX_GRAPHS = 48 };
@@ -64,6 +67,9 @@ typedef struct sli_device_network {
     void *host_x;  /* bf16 [max_logits, hidden] rows of the host on their way to the head; NULL: nobody brings any */
     int32_t *rows; /* [max_logits] rows of logits, as the engine wants them */
     sli_cuda_draw *draw; /* [max_logits] how their tokens are drawn */
+
+    sli_device_sums sums; /* column sums for policies */
+    int edited;           /* 1: a store has dropped rows */
 
     sli_graph graphs[SLI_MAX_GRAPHS];
     uint64_t launches; /* of graphs, for the least recently used */
@@ -115,6 +121,10 @@ sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, floa
 /* Room for the n_best best ids of each row of logits, and for their logits. [setup] */
 sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err);
 /* Logits of the n_best best ids, [max_logits, n_best] behind the ids. */
+/* Inputs of a linear in device memory: products there read eight at a time, weights and inputs have zeros behind them.
+ */
+static inline int64_t sli_device_width(int64_t in) { return (in + 7) / 8 * 8; }
+
 static inline const float *sli_device_best_logits(const sli_device_network *d) {
     return (const float *)(const void *)(d->host_best + (int64_t)d->step.max_logits * d->n_best);
 }

@@ -65,9 +65,11 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     SL_TRY(check_pass(net, pass, 0, err));
     sli_step_bounds_of(pass->batch, &bounds);
     SL_TRY(sli_device_step_send(step, pass->batch, &bounds, NULL, NULL, 0, err));
+    SL_TRY(sli_device_sums_begin(net, pass, &bounds, err));
     bring(net, pass, &d);
     SL_TRY(sli_device_queue_layers(net, &d.pass, err));
-    return sli_device_step_end(step, err);
+    SL_TRY(sli_device_step_end(step, err));
+    return sli_device_sums_end(net, err);
 }
 
 /* Is the answer a token a row? Such answers stay in best, where the next step can take them from, and leave for the
@@ -246,8 +248,8 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
 }
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
-    if (net->device->eager || (bounds->stages & SL_STAGE_PREFILL) || pass->attn_layers != NULL ||
-        pass->ffn_layers != NULL)
+    if (net->device->eager || net->device->sums.counting || (bounds->stages & SL_STAGE_PREFILL) ||
+        pass->attn_layers != NULL || pass->ffn_layers != NULL)
         return 0;
     for (int32_t l = 0; l < net->info->n_layers; l++)
         for (int s = 0; s < SLI_STAGES; s++)
@@ -321,6 +323,7 @@ static void key_of(const sli_network *net, const sli_pass *pass, int32_t n, sli_
     key->identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
     key->variant = net->plan_variant;
     key->fed = (uint32_t)fed;
+    key->edited = (uint32_t)d->edited;
 }
 
 sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
@@ -331,6 +334,7 @@ sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, s
     assert(n <= d->step.max_logits);
     SL_TRY(check_pass(net, pass, fed, err));
     key_of(net, pass, n, answer, fed, &key);
+    SL_TRY(sli_device_sums_begin(net, pass, &key.bounds, err));
     int captured = can_capture(net, pass, &key.bounds);
     if (captured)
         sli_step_bounds_widen(&key.bounds, &d->step, &net->limits);
@@ -359,5 +363,7 @@ sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, s
 }
 
 sl_status sli_device_land(sli_network *net, const sli_flight *flight, sl_error *err) {
-    return flight->n > 0 ? sli_device_step_land(&net->device->step, flight->turn, err) : SL_OK;
+    if (flight->n > 0)
+        SL_TRY(sli_device_step_land(&net->device->step, flight->turn, err));
+    return sli_device_sums_end(net, err);
 }

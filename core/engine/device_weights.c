@@ -96,6 +96,20 @@ sl_status sli_device_vector(sli_network *net, sl_tensor *t, sl_error *err) {
     return status;
 }
 
+/* Rows of w with zeros behind them, `in` elements each. */
+static sl_status place_widened(sli_network *net, const sl_tensor *w, int64_t in, void *dst, const char *name,
+                               sl_error *err) {
+    int64_t element = sl_dtype_bits(w->dtype) / 8, row = w->shape[1] * element, bytes = w->shape[0] * in * element;
+    char *wide = sli_alloc(SLI_TAG_SCRATCH, (size_t)bytes);
+    if (wide == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory to widen its rows", name);
+    for (int64_t i = 0; i < w->shape[0]; i++)
+        memcpy(wide + i * in * element, (const char *)w->data + i * row, (size_t)row);
+    sl_status status = sent(sli_device_send(net->device, dst, wide, bytes), name, err);
+    sli_free(wide);
+    return status;
+}
+
 /* The matrix to device memory, by copying or by making it up. */
 static sl_status place_matrix(sli_network *net, const sl_tensor *w, void *dst, const char *name, sl_error *err) {
     const sli_device *device = net->device->device;
@@ -171,25 +185,32 @@ static sl_status join_biases(sli_network *net, sli_group *g, sl_error *err) {
 
 /* The weights stay as they are: one matrix [sum of out, in] where their dtypes agree. A tied head is the embedding. */
 static sl_status place_group(sli_network *net, sli_group *g, sl_error *err) {
+    uint64_t seed;
+    float amplitude;
     const sl_tensor *embed = sli_model_weight(net->model, -1, SLI_ROLE_EMBED);
     if (strcmp(g->desc.name, "head") == 0 && g->source[0].data == embed->data && net->info->tied) {
         g->linear[0].weight = net->embed;
         return SL_OK;
     }
-    int64_t total = 0, bytes;
-    for (int32_t i = 0; i < g->desc.n; i++) {
-        SL_TRY(sl_tensor_bytes(&g->source[i], &bytes));
-        total += bytes;
-    }
+    int64_t total = 0, in = sli_device_width(g->desc.in);
+    for (int32_t i = 0; i < g->desc.n; i++)
+        total += g->source[i].shape[0] * in * (sl_dtype_bits(g->source[i].dtype) / 8);
     char *p = sli_device_take(net->device, total, SL_MEM_WEIGHTS);
     if (p == NULL)
         return no_room(g->linear[0].name, total, err);
     for (int32_t i = 0; i < g->desc.n; i++) {
         sl_tensor *w = &g->linear[i].weight;
-        SL_TRY(place_matrix(net, &g->source[i], p, g->linear[i].name, err));
-        SL_TRY(sl_tensor_make(w, p, w->dtype, SL_DEVICE_CUDA, 2, (int64_t[]){w->shape[0], w->shape[1]}));
-        SL_TRY(sl_tensor_bytes(w, &bytes));
-        p += bytes;
+        if (in != g->desc.in && g->source[i].data != NULL &&
+            !sli_model_random(net->model, &g->source[i], &seed, &amplitude))
+            SL_TRY(place_widened(net, &g->source[i], in, p, g->linear[i].name, err));
+        else if (in == g->desc.in)
+            SL_TRY(place_matrix(net, &g->source[i], p, g->linear[i].name, err));
+        else
+            return sl_fail(err, SL_E_UNIMPLEMENTED,
+                           "%s: %" PRId64 " inputs are no multiple of 8, as random weights on a device need",
+                           g->linear[i].name, g->desc.in);
+        SL_TRY(sl_tensor_make(w, p, w->dtype, SL_DEVICE_CUDA, 2, (int64_t[]){w->shape[0], in}));
+        p += w->shape[0] * in * (sl_dtype_bits(w->dtype) / 8);
     }
     return SL_OK;
 }

@@ -180,12 +180,16 @@ static sl_status attend(sli_network *net, int32_t l, int stage, const sl_rows *r
                       .softcap = layer->info->attn_softcap,
                       .layer = l};
     SL_TRY(store->api->view(store->self, lane, l, rows, NULL, &args.view));
+    if (layer->sum_heads > 0)
+        sli_device_sums_ask(net, &args);
     if (args.view->kinds == SL_SEGMENT_OPAQUE)
         SL_TRY(store->api->attend(store->self, &args));
     else if (attender->api->attend != NULL)
         SL_TRY(attender->api->attend(attender->self, &args));
     else
         SL_TRY(net->device->ops->attend(net->host, &args));
+    if (args.want & SL_WANT_COLSUM)
+        SL_TRY(sli_device_sums_fetch(net, l));
     if (store->api->settle == NULL)
         return SL_OK;
     sl_kv_side side = {.struct_size = SL_SIZE(sl_kv_side), .rows = rows, .q = &h.q, .layer = l, .view = args.view};
@@ -250,7 +254,8 @@ static sl_status gate_up(sli_network *net, sli_net_layer *layer, int64_t n) {
     sli_device_network *d = net->device;
     int64_t E = net->info->hidden, F = layer->info->ffn;
     const sli_slot *slots = &layer->linear[SLI_ROLE_GATE];
-    product p = {.x = view2(d->xn, SL_BF16, n, E, E), .y = d->h, .dtype = SL_BF16, .stride = F, .act_mul = 1};
+    product p = {
+        .x = view2(d->xn, SL_BF16, n, E, E), .y = d->h, .dtype = SL_BF16, .stride = sli_device_width(F), .act_mul = 1};
     if (slots[0].group == slots[1].group && slots[0].group->desc.n == 2 &&
         (slots[0].group->claim.flags & SL_QUANT_FUSES_ACT_MUL)) {
         const sl_quant_prepared *prepared;
@@ -259,7 +264,7 @@ static sl_status gate_up(sli_network *net, sli_net_layer *layer, int64_t n) {
     }
     p.y = d->gate_up, p.stride = 2 * F, p.act_mul = 0;
     SL_TRY(multiply_all(net, slots, 2, &p));
-    sl_tensor gate = view2(d->gate_up, SL_BF16, n, F, 2 * F), y = view2(d->h, SL_BF16, n, F, F);
+    sl_tensor gate = view2(d->gate_up, SL_BF16, n, F, 2 * F), y = view2(d->h, SL_BF16, n, F, sli_device_width(F));
     sl_tensor up = view2(element(d->gate_up, SL_BF16, F), SL_BF16, n, F, 2 * F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), d->lane, &gate, &up, &y, net->act, 0, NULL};
     return d->ops->act_mul(net->host, &act);
@@ -268,7 +273,7 @@ static sl_status gate_up(sli_network *net, sli_net_layer *layer, int64_t n) {
 static sl_status ffn_block(sli_network *net, int32_t l) {
     sli_device_network *d = net->device;
     sli_net_layer *layer = &net->layers[l];
-    int64_t n = d->step.view.max_rows, E = net->info->hidden, F = layer->info->ffn;
+    int64_t n = d->step.view.max_rows, E = net->info->hidden, F = sli_device_width(layer->info->ffn);
     SL_TRY(norm(net, d->x, &layer->norm_ffn, n));
     SL_TRY(gate_up(net, layer, n));
     product down = {.x = view2(d->h, SL_BF16, n, F, F), .y = d->x, .dtype = SL_F32, .stride = E, .residual = d->x};

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "device_network.h"
 #include "sl_error.h"
 #include "sums.h"
 
@@ -70,6 +71,8 @@ static sl_status choose(sluice_engine *e, int32_t p, int32_t layer, const sluice
     if (status < 0)
         return sl_fail(err, status, "policies: layer %d: the KV store cannot drop rows: %s", layer,
                        sl_status_text(status));
+    if (net->device != NULL)
+        net->device->edited = 1;
     sli_sums_edit(net, edit, n_rows);
     return SL_OK;
 }

@@ -328,6 +328,49 @@ void sli_sums_take(sli_network *net, const sli_pass *pass, int32_t row, const sl
         }
 }
 
+sl_status sli_sums_check_device(const sli_network *net, sl_error *err) {
+    const sli_sums *s = net->sums;
+    const want *first = NULL;
+    if (s->tree != NULL)
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "[kvcache.policy]: column sums over rows of draft trees are not served on the device yet: set "
+                       "engine.device = cpu");
+    for (int32_t i = 0; i < s->n_policies * s->info->n_layers; i++) {
+        const want *w = &s->wants[i];
+        if (w->last_rows == 0)
+            continue;
+        first = first != NULL ? first : w;
+        if (w->last_rows != first->last_rows || w->stages != first->stages)
+            return sl_fail(err, SL_E_UNIMPLEMENTED,
+                           "[kvcache.policy]: column sums over different rows (the last %" PRId64
+                           " and the last %" PRId64
+                           " of the prompt) are not served on the device yet: set engine.device = cpu",
+                           first->last_rows, w->last_rows);
+    }
+    return SL_OK;
+}
+
+void sli_sums_add(sli_network *net, const sli_pass *pass, int32_t at, int32_t layer, const float *colsum,
+                  int64_t stride) {
+    sli_sums *s = net->sums;
+    const sl_batch *b = pass->batch;
+    int32_t seq = b->seq[at], n_new = b->row_begin[at + 1] - b->row_begin[at], last = b->row_begin[at + 1] - 1;
+    int32_t G = s->heads[layer] / s->info->layers[layer]->n_kv_heads;
+    if (n_new == 0 || !is_open(s, seq) || rows_of(net, layer, seq) < 0)
+        return;
+    for (int32_t p = 0; p < s->n_policies; p++) {
+        if (!wants_row(s, pass, p, layer, last)) /* wanted rows are the last ones of a sequence */
+            continue;
+        float *sums = s->block[seq] + want_of(s, p, layer)->offset;
+        for (int32_t h = 0; h < s->heads[layer]; h++)
+            for (int64_t i = 0; i < s->n_rows[h / G] + n_new; i++)
+                sums[h * s->stride + i] += colsum[h * stride + i];
+        known *k = known_of(s, seq, p);
+        int64_t counted = b->token_index[last] + 1;
+        k->counted = counted > k->counted ? counted : k->counted;
+    }
+}
+
 sl_status sli_sums_commit(sli_network *net, const sl_commit *c) {
     sli_sums *s = net->sums;
     const sl_batch *b = c->batch;

@@ -16,6 +16,10 @@ enum { SLI_SUM_ROWS = 16 }; /* rows that attention is asked for at once */
 sl_status sli_sums_create(sli_network *net, int32_t max_seqs, sl_error *err);
 void sli_sums_destroy(sli_sums *sums); /* NULL is legal */
 
+/* A device is told rows by one weight each, in all layers and for all policies, and does not hold trees back.
+ * SL_E_UNIMPLEMENTED: the policies ask for more. [setup] */
+sl_status sli_sums_check_device(const sli_network *net, sl_error *err);
+
 /* ---- sequences; ids that are not counted are legal ---- [setup] */
 
 /* parent < 0: empty; else with what is known of the first n tokens of parent. */
@@ -41,6 +45,10 @@ int sli_sums_want(const sli_network *net, const sli_pass *pass, int32_t layer, i
 void sli_sums_ask(sli_network *net, sl_attend *args);
 /* Takes what was delivered; `row` is the first of the batch. */
 void sli_sums_take(sli_network *net, const sli_pass *pass, int32_t row, const sl_attend *args);
+/* Adds sums of the wanted rows of the sequence at that place of the step, [heads, stride] by slot, its own rows
+ * included. Before the step's rows are committed. */
+void sli_sums_add(sli_network *net, const sli_pass *pass, int32_t at, int32_t layer, const float *colsum,
+                  int64_t stride);
 /* The step's paths are decided; stores have not committed yet. */
 sl_status sli_sums_commit(sli_network *net, const sl_commit *commit);
 

@@ -42,6 +42,7 @@ sl_status sl_lane_words_send(sl_lane_words *w, int32_t *dst, const int32_t *src,
 
 sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view_device *const *layers,
                               int32_t n_layers, int32_t *moves, int64_t max_moves, const sl_commit *c, sl_error *err) {
+    int staged = n_layers > 0 && layers[0]->n_rows != NULL; /* then slots are not token indices */
     int64_t n = 0;
     for (int32_t i = 0; i < c->batch->n_seqs; i++)
         for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++)
@@ -56,7 +57,7 @@ sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view
     words[0] = (int32_t)n;
     for (int32_t i = 0; i < c->batch->n_seqs; i++)
         for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++) {
-            int32_t at = k - c->path_begin[i], past = (int32_t)c->batch->n_past[i];
+            int32_t at = k - c->path_begin[i], past = staged ? 0 : (int32_t)c->batch->n_past[i];
             if (c->path[k] == at)
                 continue;
             *seq++ = c->batch->seq[i];
@@ -71,7 +72,8 @@ sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view
                      .from = moves + 1 + n,
                      .to = moves + 1 + 2 * n,
                      .n_layers = n_layers,
-                     .max_moves = (int32_t)n};
+                     .max_moves = (int32_t)n,
+                     .staged = (uint32_t)staged};
     sl_status s = w->exec->copy(w->lane, moves, words, (1 + 3 * n) * (int64_t)sizeof *words);
     if (s >= 0)
         s = ops->move(w->host, &op);

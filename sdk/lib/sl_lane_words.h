@@ -26,7 +26,8 @@ sl_status sl_lane_words_take(sl_lane_words *w, int64_t n, int32_t **out, sl_erro
 /* Copies words of the host to the device; they may change as soon as this returns. [step] */
 sl_status sl_lane_words_send(sl_lane_words *w, int32_t *dst, const int32_t *src, int64_t n, sl_error *err);
 
-/* Rows of accepted paths move down to the front of the staged ones, in stores where slot = token index. moves: device
+/* Rows of accepted paths move down to the front of the staged ones, in stores where slot = token index,
+ * or whose views count rows by head (n_rows). moves: device
  * [1 + 3 max_moves]. [step] */
 sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view_device *const *layers,
                               int32_t n_layers, int32_t *moves, int64_t max_moves, const sl_commit *c, sl_error *err);

@@ -21,9 +21,9 @@ static const stored kinds[] = {
     {"bf16", SL_BF16, {0}, 16, 2e-5},
     {"f16", SL_F16, {0}, 16, 3e-3},
     {"f32", SL_F32, {0}, 16, 3e-3},
-    {"int8 row", 0, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}, 64, 3e-3},
-    {"int4 g64 asym", 0, {SL_SIZE(sl_q_format), 0, 0, 64, 4, 1, SL_Q_CUDA, SL_Q_INTEGER}, 64, 3e-3},
-    {"e4m3", 0, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}, 64, 0.07}, /* x is rounded to 3 bits */
+    {"int8 row", 0, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}, 32, 3e-3},
+    {"int4 g64 asym", 0, {SL_SIZE(sl_q_format), 0, 0, 64, 4, 1, SL_Q_CUDA, SL_Q_INTEGER}, 32, 3e-3},
+    {"e4m3", 0, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}, 16, 0.07}, /* x is rounded to 3 bits */
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 

@@ -111,7 +111,7 @@ compare_texts() {
 # What a plugin computes on both devices: name | what is compared | most difference of perplexity | options | of the GPU alone.
 # draw: on the GPU without and with the last options; a penalty too small for any logit makes the host draw.
 variants() {
-    cat <<'VARIANTS'
+    cat <<VARIANTS
 int8                | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=8 |
 int4 group 128      | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128 |
 e4m3                | ppl  | 0.05 | | --set quant.plugin=rtn --set quant.format=e4m3
@@ -120,6 +120,7 @@ fast                | both | 0.01 | | --set engine.deterministic=no
 tidaldecode         | text |      | --set attention.plugin=tidaldecode --set attention.token_budget=32 --set attention.select_heads=kv_group | --set engine.deterministic=no
 token_recycling     | text |      | --set speculation.plugin=token_recycling |
 kivi                | both | 0.02 | --set kvcache.plugin=kivi |
+duoattention        | both | 0.02 | --set attention.plugin=duoattention --set kvcache.plugin=duoattention --set attention.pattern_file=$tmp/gates-tiny --set attention.sink_size=4 --set attention.recent_size=32 --set attention.window=exact |
 sampled             | text |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.seed=5 --set engine.compute=bf16 |
 drawn on the device | draw |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.top_k=100 --set sampling.seed=5 | --set sampling.presence_penalty=1e-30 --set sampling.penalty_last_n=8
 drawn, min-p        | draw |      | --set sampling.temperature=1.2 --set sampling.min_p=0.05 --set sampling.top_p=1 --set sampling.seed=9 | --set sampling.presence_penalty=1e-30 --set sampling.penalty_last_n=8
@@ -128,6 +129,7 @@ VARIANTS
 
 run_variants() {
     local name what most both only cpu gpu status=0 n=3
+    write_gates 6 2 >"$tmp/gates-tiny"
     prompts=("${prompts[@]:0:$n}")
     while IFS='|' read -r name what most both only; do
         name=$(trim "$name") what=$(trim "$what") most=$(trim "$most")
@@ -198,6 +200,8 @@ tidal8   | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8 $tidal
 dense8   | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8
 int4head | llama-3.1-8b | 20  | $fast -c 8192 --set engine.max_seqs=2 --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128 --set quant.head=yes
 verify-d | llama-3.1-8b | 25  | -c 8192 --set engine.max_seqs=1 $tree
+duo8     | llama-3.1-8b | 130 | $fast -c 103424 --set engine.max_seqs=8 $duo
+duo      | llama-3.1-8b | 45  | $fast -c 131072 --set engine.max_seqs=1 $duo
 LOADS
 }
 # Tests of a load, in this order: load | test of sluice bench | name | work a step in GB, or of a token in GFLOP | must | peers
@@ -232,6 +236,8 @@ tidal8   | tg64@102400x8  | tidaldecode 8B b8 100K        | 29.1 GB         |   
 dense8   | tg64@102400x8  | dense 8B b8 100K              | 122.4 GB        |       |
 int4head | tg128@512      | int4 decode b1 512, head too  | 3.94 GB         | 500   | llama.cpp Q4_0 344
 verify-d | tg64@4096      | verify 64 nodes ctx 4K        | 15.55 GB ms     | 5.3   |
+duo8     | tg64@102400x8  | duoattention 8B b8 100K       | 68.8 GB         |       | paper: 1.77 times dense (roofline)
+duo      | tg64@130048    | duoattention 8B b1 128K       | 23.5 GB         |       |
 ROWS
 }
 # Quotients of two rows' values: name | above | below | must | least or most | what would be ideal | peers
@@ -249,6 +255,9 @@ tidaldecode over dense, 7B b1 100K         | tidaldecode 7B b1 100K       | dens
 tidaldecode over dense, 8B b8 100K         | tidaldecode 8B b8 100K       | dense 8B b8 100K         | 3.0 | least | 4.2  |
 QUOTIENTS
 }
+
+# Gates of layers x KV heads in which every second head streams, not the same ones in neighbouring layers.
+write_gates() { awk -v L="$1" -v K="$2" 'BEGIN { for (l = 0; l < L; l++) for (h = 0; h < K; h++) printf "%g%s", (l + h) % 2 + (l * K + h) / 1e4, h + 1 < K ? "\t" : "\n" }'; }
 
 # A matrix for token_recycling in which eight tokens follow every token: a whole tree can be drafted at once.
 write_successors() { # file, vocabulary
@@ -333,9 +342,11 @@ run_model() {
     local long_chunks='--set engine.prefill_chunk=16384 --set engine.max_rows=16384'
     local tidal='--set attention.plugin=tidaldecode --set attention.token_budget=256 --set attention.select_heads=kv_group'
     local tree="--set speculation.plugin=token_recycling --set speculation.cut=64 --set speculation.init=$tmp/successors"
+    local duo="--set attention.plugin=duoattention --set kvcache.plugin=duoattention --set attention.pattern_file=$tmp/gates"
     local draw='--set sampling.temperature=0.8 --set sampling.top_k=40 --set sampling.top_p=0.95'
     total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | awk 'NR == 1 { print int($1 * 1.048576 / 1000) }')
     write_successors "$tmp/successors" 128256
+    write_gates 32 8 >"$tmp/gates"
     : >"$tmp/rows"; : >"$tmp/values"; : >"$out/model.jsonl"
     say "$device, bf16 unless said; ceilings: $gbs GB/s, $tflops TFLOP/s"
     while IFS='|' read -r load shape memory args; do

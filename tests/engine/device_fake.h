@@ -27,6 +27,8 @@ extern const sl_ops fake_ops;
 sl_status fake_append(const sl_host *host, const sl_op_append *op);
 sl_status fake_attend(const sl_host *host, const sl_attend *op);
 sl_status fake_move(const sl_host *host, const sl_op_move *op);
+sl_status fake_keep(const sl_host *host, const sl_op_keep *op);
+sl_status fake_quantise(const sl_host *host, const sl_op_quantise *op);
 sl_status fake_random(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
 sl_status fake_sample(sli_cuda *cuda, const float *logits, const sli_cuda_draw *how, int32_t *token, int64_t rows,
                       int32_t n);

@@ -357,4 +357,6 @@ const sl_ops fake_ops = {.struct_size = SL_SIZE(sl_ops),
                          .embed = embed,
                          .append = fake_append,
                          .move = fake_move,
+                         .keep = fake_keep,
+                         .quantise = fake_quantise,
                          .gather = gather};

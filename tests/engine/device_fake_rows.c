@@ -1,11 +1,13 @@
-/* See device_fake.h: operations on rows of sequences - append, attend, move - with true counts read from the step in
- * device memory, as kernels on a GPU read them. */
+/* See device_fake.h: operations on rows of sequences - append, attend, move, keep - with true counts read from the step
+ * in device memory, as kernels on a GPU read them. */
 #include "device_fake_values.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "sl_error.h"
+
+#include "../support/coded_rows.h"
 
 /* ---- append ------------------------------------------------------------------------------------------------------ */
 
@@ -117,9 +119,12 @@ typedef struct attend_args {
     const int32_t *device_n;
     int32_t n;
     sl_tensor q, o;
-    sl_view_device view;
+    sl_view_device view, plain; /* plain: of the view's rows that are no codes */
     sl_mask mask;
     double scale, softcap;
+    float *colsum; /* NULL: not wanted */
+    const float *colsum_weight;
+    int64_t score_stride, colsum_heads;
 } attend_args;
 
 /* First token that a row sees of a windowed head, sinks aside. */
@@ -147,20 +152,47 @@ typedef struct softmax {
     float most, sum, *o;
 } softmax;
 
-static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
+static void *at_view(const void *address, int64_t bytes) { return fake_at(address, bytes, "view"); }
+
+static float score_of(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot) {
     const sl_view_device *v = &a->view;
-    const void *k = slot_at(v, seq, h, slot, 0), *value = slot_at(v, seq, h, slot, 1);
-    float score = 0;
+    float k[1024], score = 0;
+    coded_read(v, seq, h, slot, 0, at_view, k);
     for (int64_t d = 0; d < v->k_dim; d++)
-        score += q[d] * load(k, v->k_dtype, d);
+        score += q[d] * k[d];
     score *= (float)a->scale;
     if (a->softcap > 0)
         score = (float)a->softcap * tanhf(score / (float)a->softcap);
-    float most = fmaxf(score, m->most), keep = expf(m->most - most), w = expf(score - most);
+    return score;
+}
+
+static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
+    const sl_view_device *v = &a->view;
+    float value[1024];
+    coded_read(v, seq, h, slot, 1, at_view, value);
+    float score = score_of(a, q, seq, h, slot), most = fmaxf(score, m->most), keep = expf(m->most - most),
+          w = expf(score - most);
     m->sum = m->sum * keep + w;
     for (int64_t d = 0; d < v->v_dim; d++)
-        m->o[d] = m->o[d] * keep + w * load(value, v->v_dtype, d);
+        m->o[d] = m->o[d] * keep + w * value[d];
     m->most = most;
+}
+
+/* Adds what row r gave each key, in a chain. */
+static void count(const attend_args *a, const float *q, int32_t r, int32_t place, int64_t h, int64_t n,
+                  const softmax *m) {
+    const sl_step_device *s = &a->step;
+    int64_t group = a->q.shape[1] / a->view.n_heads, kept = a->colsum_heads == a->q.shape[1] ? h : h / group;
+    int32_t seq = *ints(s->seq + place, 1, "colsum"), begin = *ints(s->row_begin + place, 1, "colsum");
+    float weight = *(const float *)fake_at(a->colsum_weight + r, 4, "colsum");
+    float *sums =
+        fake_at(a->colsum + (place * a->colsum_heads + kept) * a->score_stride, 4 * a->score_stride, "colsum");
+    if (weight == 0)
+        return;
+    if (*ints(s->is_tree + place, 1, "colsum") || a->mask.window > 0 || n + r - begin >= a->score_stride)
+        abort();
+    for (int64_t slot = 0; slot <= n + r - begin; slot++)
+        sums[slot] += weight * expf(score_of(a, q, seq, h / group, slot) - m->most) / m->sum;
 }
 
 static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) {
@@ -191,15 +223,23 @@ static void attend_row(const attend_args *a, int32_t r, const int32_t *row_seq) 
                 meet(a, q, seq, h / group, n + j, &m);
         for (int64_t d = 0; d < Dv; d++)
             store(to + h * Dv, SL_BF16, d, o[d] / m.sum);
+        if (a->colsum != NULL)
+            count(a, q, r, place, h, n, &m);
     }
 }
 
 static void run_attend(const void *p) {
-    const attend_args *a = p;
+    attend_args *a = (attend_args *)(uintptr_t)p;
+    if (a->view.plain != NULL)
+        a->view.plain = &a->plain;
     int32_t n = a->device_n != NULL ? *ints(a->device_n, 1, "attend") : a->n;
     const int32_t *row_seq = ints(a->step.row_seq, a->step.max_rows, "attend");
     if (n > a->n)
         abort(); /* the bound does not hold */
+    if (a->colsum != NULL) {
+        int64_t bytes = 4 * a->step.max_seqs * a->colsum_heads * a->score_stride;
+        memset(fake_at(a->colsum, bytes, "colsum"), 0, (size_t)bytes);
+    }
     for (int32_t i = 0; i < n; i++)
         attend_row(a, i, row_seq);
 }
@@ -208,8 +248,8 @@ sl_status fake_attend(const sl_host *host, const sl_attend *op) {
     (void)host;
     const sl_step_device *step = op->rows->batch->device;
     if (step == NULL || op->view->device == NULL || op->view->device->list != NULL || op->rows->index != NULL ||
-        op->want != 0 || op->q.dtype != SL_BF16 || op->o.dtype != SL_BF16 || op->q.shape[2] > 1024 ||
-        op->mask->base != SL_MASK_CAUSAL)
+        (op->want & ~(uint32_t)SL_WANT_COLSUM) || op->colsum_per_row || op->q.dtype != SL_BF16 ||
+        op->o.dtype != SL_BF16 || op->q.shape[2] > 1024 || op->mask->base != SL_MASK_CAUSAL)
         return SL_E_UNIMPLEMENTED;
     attend_args a = {.step = *step,
                      .device_n = op->rows->device_n,
@@ -220,16 +260,22 @@ sl_status fake_attend(const sl_host *host, const sl_attend *op) {
                      .mask = *op->mask,
                      .scale = op->scale,
                      .softcap = op->softcap};
+    if (op->want & SL_WANT_COLSUM) {
+        a.colsum = op->colsum, a.colsum_weight = op->colsum_weight, a.score_stride = op->score_stride;
+        a.colsum_heads = op->colsum_heads > 0 ? op->colsum_heads : op->view->device->n_heads;
+    }
+    if (a.view.plain != NULL)
+        a.plain = *a.view.plain;
     return fake_launch(op->lane, run_attend, &a, sizeof a);
 }
 
-/* ---- move -----------------------------------------------------------------------------------------------------------
- */
+/* ---- move, keep -------------------------------------------------------------------------------------------------- */
 
 typedef struct move_args {
     sl_view_device layer;
     const int32_t *n_moves, *seq, *from, *to;
     int32_t max_moves;
+    uint32_t staged;
 } move_args;
 
 static void run_move(const void *p) {
@@ -240,8 +286,9 @@ static void run_move(const void *p) {
         for (int64_t h = 0; h < v->n_heads; h++)
             for (int values = 0; values < 2; values++) {
                 int32_t seq = *ints(a->seq + m, 1, "move");
-                void *to = slot_at(v, seq, h, *ints(a->to + m, 1, "move"), values);
-                const void *from = slot_at(v, seq, h, *ints(a->from + m, 1, "move"), values);
+                int64_t first = a->staged ? committed(NULL, v, 0, seq, h) : 0;
+                void *to = slot_at(v, seq, h, first + *ints(a->to + m, 1, "move"), values);
+                const void *from = slot_at(v, seq, h, first + *ints(a->from + m, 1, "move"), values);
                 memcpy(to, from, (size_t)(values ? v->v_dim * size_of(v->v_dtype) : v->k_dim * size_of(v->k_dtype)));
             }
 }
@@ -249,8 +296,70 @@ static void run_move(const void *p) {
 sl_status fake_move(const sl_host *host, const sl_op_move *op) {
     (void)host;
     for (int32_t l = 0; l < op->n_layers; l++) {
-        move_args a = {*op->layers[l], op->n_moves, op->seq, op->from, op->to, op->max_moves};
+        move_args a = {*op->layers[l], op->n_moves, op->seq, op->from, op->to, op->max_moves, op->staged};
+        if (op->staged && a.layer.n_rows == NULL)
+            return SL_E_INVALID;
         SL_TRY(fake_launch(op->lane, run_move, &a, sizeof a));
+    }
+    return SL_OK;
+}
+
+typedef struct keep_args {
+    sl_view_device layer;
+    const int32_t *begin, *keep;
+    int32_t seq;
+} keep_args;
+
+static void run_keep(const void *p) {
+    const keep_args *a = p;
+    const sl_view_device *v = &a->layer;
+    const int32_t *begin = ints(a->begin, v->n_heads + 1, "keep");
+    for (int64_t h = 0; h < v->n_heads; h++)
+        for (int32_t i = begin[h]; i < begin[h + 1]; i++) {
+            int32_t from = *ints(a->keep + i, 1, "keep");
+            if (from < i - begin[h])
+                abort(); /* slots do not ascend */
+            for (int values = 0; values < 2; values++)
+                memmove(slot_at(v, a->seq, h, i - begin[h], values), slot_at(v, a->seq, h, from, values),
+                        (size_t)(values ? v->v_dim * size_of(v->v_dtype) : v->k_dim * size_of(v->k_dtype)));
+        }
+}
+
+sl_status fake_keep(const sl_host *host, const sl_op_keep *op) {
+    (void)host;
+    keep_args a = {*op->layer, op->keep_begin, op->keep, op->seq};
+    return fake_launch(op->lane, run_keep, &a, sizeof a);
+}
+
+/* ---- quantise ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct quantise_args {
+    sl_view_device layer, plain;
+    const int32_t *seq, *begin, *end, *side;
+    int32_t n_jobs;
+} quantise_args;
+
+static void *at_quantise(const void *address, int64_t bytes) { return fake_at(address, bytes, "quantise"); }
+
+static void run_quantise(const void *p) {
+    const quantise_args *a = p;
+    sl_view_device v = a->layer;
+    v.plain = &a->plain;
+    const int32_t *seq = ints(a->seq, a->n_jobs, "quantise"), *begin = ints(a->begin, a->n_jobs, "quantise"),
+                  *end = ints(a->end, a->n_jobs, "quantise"), *side = ints(a->side, a->n_jobs, "quantise");
+    for (int32_t j = 0; j < a->n_jobs; j++)
+        coded_write(&v, seq[j], begin[j], end[j], side[j], at_quantise);
+}
+
+sl_status fake_quantise(const sl_host *host, const sl_op_quantise *op) {
+    (void)host;
+    for (int32_t l = 0; l < op->n_layers; l++) {
+        const sl_view_device *v = op->layers[l];
+        if (v->plain == NULL || op->lane->capturing)
+            return SL_E_INVALID;
+        quantise_args a = {*v, *v->plain, op->seq, op->begin, op->end, op->side, op->n_jobs};
+        SL_TRY(fake_launch(op->lane, run_quantise, &a, sizeof a));
     }
     return SL_OK;
 }

@@ -282,13 +282,110 @@ static void test_forks(void **state) {
     sluice_close(e);
 }
 
+/* ---- a store that codes its rows --------------------------------------------------------------------------------- */
+
+#define KIVI ON_DEVICE, "kvcache.plugin=kivi", "kvcache.bits=4", "kvcache.residual=32"
+
+static void score_steps(const char *const *sets, double *out) {
+    sluice_error err = {0};
+    sluice_engine *e = e2e_open("models/tiny", sets);
+    if (sluice_score_steps(e2e_session(e, ids, N), TAIL, out, NULL, &err) < 0)
+        fail_msg("%s", err.text);
+    sluice_close(e);
+}
+
+/* Codes are a function of the rows held: steps, company, chunks and graphs change no token; and rows of codes are read
+ * where the CPU's store reads them. */
+static void test_kivi(void **state) {
+    (void)state;
+    e2e_output one_by_one[SESSIONS];
+    sluice_engine *e = e2e_open("models/tiny", SETS(KIVI));
+    continue_all(e, 1, one_by_one);
+    sluice_close(e);
+    one_variant("kivi, together", one_by_one, SETS(KIVI), SESSIONS);
+    one_variant("kivi, two together, chunks of 16", one_by_one, SETS(KIVI, "engine.prefill_chunk=16"), 2);
+    one_variant("kivi, prompts in their turn", one_by_one, SETS(KIVI, "kvcache.prompt_rows=512"), 2);
+    setenv("FAKE_NO_GRAPHS", "1", 1);
+    one_variant("kivi, no graphs", one_by_one, SETS(KIVI), SESSIONS);
+    unsetenv("FAKE_NO_GRAPHS");
+    e2e_outputs_free(one_by_one, SESSIONS);
+
+    double device[TAIL], two_bits[TAIL], dense[TAIL], cpu[TAIL], far = 0, worst = 0, lost = 0;
+    score_steps(SETS(KIVI), device);
+    score_steps(SETS(KIVI, "kvcache.bits=2"), two_bits);
+    score_steps(SETS(ON_DEVICE), dense);
+    score_steps(SETS("engine.device=cpu", "engine.compute=bf16", "engine.max_context=512", "kvcache.plugin=kivi",
+                     "kvcache.bits=4", "kvcache.residual=32"),
+                cpu);
+    for (int i = 0; i < TAIL; i++) {
+        far += fabs(device[i] - cpu[i]);
+        worst = fmax(worst, fabs(device[i] - cpu[i]));
+        lost += fabs(two_bits[i] - dense[i]);
+    }
+    printf("kivi: scores of steps differ from the CPU's by %.4f on average, %.4f at most; 2 bits from plain rows by "
+           "%.4f\n",
+           far / TAIL, worst, lost / TAIL);
+    assert_true(far / TAIL < 0.1 && worst < 0.5);
+    assert_true(lost > 0); /* what is attended to is coded */
+}
+
+/* Drafts may be accepted beside codes where nobody asks for the same tokens. */
+static void test_kivi_drafts(void **state) {
+    (void)state;
+    sluice_engine *e =
+        e2e_open("models/tiny", SETS(KIVI, "speculation.plugin=token_recycling", "engine.deterministic=no"));
+    e2e_output got[SESSIONS];
+    sluice_stats stats;
+    continue_all(e, 2, got);
+    sluice_get_stats(e, &stats);
+    assert_true(stats.accepted > 0);
+    assert_int_equal(stats.allocs_in_steps, 0);
+    e2e_outputs_free(got, SESSIONS);
+    sluice_close(e);
+}
+
+/* A saved cache holds the values of codes; a fork and a cut end where no group is torn. */
+static void test_kivi_sequences(void **state) {
+    (void)state;
+    sluice_error err = {0};
+    sluice_engine *e = e2e_open("models/tiny", SETS(KIVI));
+    sluice_info info;
+    sluice_get_info(e, &info);
+    sluice_session *s = e2e_session(e, ids, 90), *child, *loaded;
+    assert_true(sluice_prefill(s, 0, &err) >= 0); /* 64 keys and 58 values are coded */
+    assert_true(sluice_session_fork(s, 80, &child, &err) >= 0);
+    assert_true(sluice_session_append(child, ids + 80, 5, &err) >= 0);
+    if (sluice_session_save(s, e2e_temp("kivi.cache"), &err) < 0)
+        fail_msg("save: %s", err.text);
+    assert_true(sluice_session_open(e, &loaded, &err) >= 0);
+    if (sluice_session_load(loaded, e2e_temp("kivi.cache"), &err) < 0)
+        fail_msg("load: %s", err.text);
+    assert_true(sluice_session_truncate(s, 50, &err) < 0);
+    assert_non_null(strstr(err.text, "shortest: 64"));
+    assert_true(sluice_session_truncate(s, 80, &err) >= 0);
+    assert_true(sluice_session_append(s, ids + 80, 5, &err) >= 0);
+    assert_true(sluice_session_truncate(loaded, 80, &err) >= 0);
+    assert_true(sluice_session_append(loaded, ids + 80, 5, &err) >= 0);
+    float *a = e2e_logits(e, s, 5), *b = e2e_logits(e, child, 5), *c = e2e_logits(e, loaded, 5);
+    assert_memory_equal(a, b, sizeof *a * 5 * (size_t)info.vocab);
+    double worst = 0;
+    for (int64_t i = 0; i < 5 * (int64_t)info.vocab; i++)
+        worst = fmax(worst, fabs((double)a[i] - c[i]));
+    printf("kivi: logits over a cache that was saved differ by %.4f\n", worst);
+    assert_true(worst < 0.5); /* plain rows of bf16 in the place of codes */
+    free(a);
+    free(b);
+    free(c);
+    sluice_close(e);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     static const struct {
         const char *set, *says;
     } cases[] = {
         {"quant.rewrite.plugin=hadamard", "hadamard"},
-        {"kvcache.policy.plugin=h2o", "h2o"},
+        {"kvcache.prompt.plugin=gemfilter", "gemfilter"},
         {"engine.compute=f32", "bf16"},
         {"kvcache.plugin=streaming", "streaming"},
         {"engine.gpu_memory=1", "device memory"},  /* the embedding alone is larger */
@@ -312,9 +409,10 @@ int main(void) {
         if (prompts.prompt[i].n_ids >= N)
             memcpy(ids, prompts.prompt[i].ids, sizeof ids);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_tokens),   cmocka_unit_test(test_sampled),
-        cmocka_unit_test(test_ahead),  cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),
-        cmocka_unit_test(test_files),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_logits),         cmocka_unit_test(test_tokens),   cmocka_unit_test(test_sampled),
+        cmocka_unit_test(test_ahead),          cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),
+        cmocka_unit_test(test_files),          cmocka_unit_test(test_kivi),     cmocka_unit_test(test_kivi_drafts),
+        cmocka_unit_test(test_kivi_sequences), cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     e2e_prompts_free(&prompts);

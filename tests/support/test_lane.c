@@ -1,6 +1,8 @@
 /* See test_lane.h. */
 #include "test_lane.h"
 
+#include "coded_rows.h"
+
 static test_lane *of(const sl_lane *lane) { return (test_lane *)(void *)lane->impl; }
 
 void test_lane_queue(const sl_lane *on, void (*run)(const void *args), const void *args, size_t bytes) {
@@ -86,24 +88,36 @@ static const void *more(test_host *host, const char *id) {
 
 /* ---- operations on rows ------------------------------------------------------------------------------------------ */
 
-static char *row_at(const sl_view_device *v, int is_value, int32_t seq, int64_t slot) {
-    int64_t page = v->pages[seq * v->pages_stride + slot / v->page_rows];
+static char *row_at(const sl_view_device *v, int is_value, int32_t seq, int32_t head, int64_t slot) {
+    const int64_t *place = v->heads != NULL ? v->heads + head * SL_HEAD_FIELDS : NULL;
+    int64_t table = place != NULL ? place[SL_HEAD_PAGES] : head * v->pages_head_stride;
+    int64_t page = v->pages[seq * v->pages_stride + table + slot / v->page_rows];
     char *pool = is_value ? v->v_pool : v->k_pool;
+    pool += place != NULL ? place[is_value] : head * (is_value ? v->v_head_stride : v->k_head_stride);
     return pool + page * (is_value ? v->v_page_stride : v->k_page_stride) +
            slot % v->page_rows * (is_value ? v->v_row_stride : v->k_row_stride);
+}
+
+static size_t head_bytes(const sl_view_device *v, int is_value) { return 2 * (size_t)(is_value ? v->v_dim : v->k_dim); }
+
+/* Committed rows of a head, where the view counts them; else `past`. */
+static int64_t committed(const sl_view_device *v, int32_t seq, int32_t head, int64_t past) {
+    return v->n_rows != NULL ? v->n_rows[seq * v->n_rows_stride + head * v->n_rows_head_stride] : past;
 }
 
 typedef struct row_args {
     sl_view_device into;
     int32_t seq, is_value;
-    int64_t slot;
-    size_t bytes;
+    int64_t past, row;
     char data[512];
 } row_args;
 
 static void run_row(const void *args) {
     const row_args *r = args;
-    memcpy(row_at(&r->into, r->is_value, r->seq, r->slot), r->data, r->bytes);
+    size_t bytes = head_bytes(&r->into, r->is_value);
+    for (int32_t h = 0; h < r->into.n_heads; h++)
+        memcpy(row_at(&r->into, r->is_value, r->seq, h, committed(&r->into, r->seq, h, r->past) + r->row),
+               r->data + (size_t)h * bytes, bytes);
 }
 
 /* Rows of k and v are taken when they are queued, places when the work is done. */
@@ -117,11 +131,12 @@ static sl_status append(const sl_host *host, const sl_op_append *a) {
             row_args args = {.into = *a->into,
                              .seq = b->seq[at],
                              .is_value = side,
-                             .slot = b->n_past[at] + row - b->row_begin[at],
-                             .bytes = 2 * (size_t)(a->into->n_heads * (side == 0 ? a->into->k_dim : a->into->v_dim))};
-            if (from->dtype != SL_BF16 || args.bytes > sizeof args.data)
+                             .past = b->n_past[at],
+                             .row = row - b->row_begin[at]};
+            size_t bytes = (size_t)a->into->n_heads * head_bytes(a->into, side);
+            if (from->dtype != SL_BF16 || bytes > sizeof args.data)
                 return SL_E_INVALID;
-            memcpy(args.data, (const uint16_t *)from->data + i * from->stride[0], args.bytes);
+            memcpy(args.data, (const uint16_t *)from->data + i * from->stride[0], bytes);
             test_lane_queue(a->lane, run_row, &args, sizeof args);
         }
     }
@@ -131,6 +146,7 @@ static sl_status append(const sl_host *host, const sl_op_append *a) {
 typedef struct move_args {
     const sl_view_device *layers[16];
     int32_t n_layers, max_moves;
+    uint32_t staged;
     const int32_t *n_moves, *seq, *from, *to;
 } move_args;
 
@@ -142,8 +158,12 @@ static void run_move(const void *args) {
             for (int side = 0; side < 2; side++) {
                 const sl_view_device *v = m->layers[l];
                 assert_true(m->to[i] < m->from[i]);
-                memmove(row_at(v, side, m->seq[i], m->to[i]), row_at(v, side, m->seq[i], m->from[i]),
-                        2 * (size_t)(v->n_heads * (side == 0 ? v->k_dim : v->v_dim)));
+                assert_true(!m->staged || v->n_rows != NULL);
+                for (int32_t h = 0; h < v->n_heads; h++) {
+                    int64_t first = m->staged ? committed(v, m->seq[i], h, 0) : 0;
+                    memmove(row_at(v, side, m->seq[i], h, first + m->to[i]),
+                            row_at(v, side, m->seq[i], h, first + m->from[i]), head_bytes(v, side));
+                }
             }
 }
 
@@ -151,6 +171,7 @@ static sl_status move(const sl_host *host, const sl_op_move *a) {
     (void)host;
     move_args args = {.n_layers = a->n_layers,
                       .max_moves = a->max_moves,
+                      .staged = a->staged,
                       .n_moves = a->n_moves,
                       .seq = a->seq,
                       .from = a->from,
@@ -160,6 +181,57 @@ static sl_status move(const sl_host *host, const sl_op_move *a) {
     for (int32_t l = 0; l < a->n_layers; l++)
         args.layers[l] = a->layers[l];
     test_lane_queue(a->lane, run_move, &args, sizeof args);
+    return SL_OK;
+}
+
+static void run_keep(const void *args) {
+    const sl_op_keep *k = args;
+    const sl_view_device *v = k->layer;
+    for (int32_t h = 0; h < v->n_heads; h++)
+        for (int32_t i = 0; i < k->keep_begin[h + 1] - k->keep_begin[h]; i++)
+            for (int side = 0; side < 2; side++) {
+                int32_t from = k->keep[k->keep_begin[h] + i];
+                assert_true(from >= i);
+                memmove(row_at(v, side, k->seq, h, i), row_at(v, side, k->seq, h, from), head_bytes(v, side));
+            }
+}
+
+static sl_status keep(const sl_host *host, const sl_op_keep *a) {
+    (void)host;
+    test_lane_queue(a->lane, run_keep, a, sizeof *a);
+    return SL_OK;
+}
+
+typedef struct quantise_args {
+    const sl_view_device *layers[16];
+    int32_t n_layers, n_jobs;
+    const int32_t *seq, *begin, *end, *side;
+} quantise_args;
+
+static void *where_it_is(const void *address, int64_t bytes) {
+    (void)bytes;
+    return (void *)(uintptr_t)address;
+}
+
+static void run_quantise(const void *args) {
+    const quantise_args *q = args;
+    for (int32_t l = 0; l < q->n_layers; l++)
+        for (int32_t j = 0; j < q->n_jobs; j++) {
+            const sl_view_device *v = q->layers[l];
+            assert_int_equal(q->begin[j] / v->page_rows, (q->end[j] - 1) / v->page_rows);
+            coded_write(v, q->seq[j], q->begin[j], q->end[j], q->side[j], where_it_is);
+        }
+}
+
+static sl_status quantise(const sl_host *host, const sl_op_quantise *a) {
+    (void)host;
+    quantise_args args = {
+        .n_layers = a->n_layers, .n_jobs = a->n_jobs, .seq = a->seq, .begin = a->begin, .end = a->end, .side = a->side};
+    if (a->n_layers > 16)
+        return SL_E_INVALID;
+    for (int32_t l = 0; l < a->n_layers; l++)
+        args.layers[l] = a->layers[l];
+    test_lane_queue(a->lane, run_quantise, &args, sizeof args);
     return SL_OK;
 }
 
@@ -178,6 +250,8 @@ void test_lane_init(test_lane *t, test_host *host) {
     host->user = t;
     host->ops.append = append;
     host->ops.move = move;
+    host->ops.keep = keep;
+    host->ops.quantise = quantise;
 }
 
 void test_lane_finish(test_lane *t) {

@@ -19,8 +19,8 @@ typedef struct test_lane {
     int64_t memory_free; /* that device_info tells */
 } test_lane;
 
-/* Gives the host a device: memory of it (sl.mem/1, within the budget), lanes, copies, events, and the operations append
- * and move on rows of bf16. The lane must outlive the host. */
+/* Gives the host a device: memory of it (sl.mem/1, within the budget), lanes, copies, events, and the operations
+ * append, move, keep and quantise on rows of bf16. The lane must outlive the host. */
 void test_lane_init(test_lane *lane, test_host *host);
 void test_lane_finish(test_lane *lane);
 

@@ -46,6 +46,8 @@ sl_status sli_cuda_op_append(const sl_host *host, const sl_op_append *args);
 sl_status sli_cuda_op_move(const sl_host *host, const sl_op_move *args);
 sl_status sli_cuda_op_gather(const sl_host *host, const sl_op_gather *args);
 sl_status sli_cuda_op_pick(const sl_host *host, const sl_op_pick *args);
+sl_status sli_cuda_op_quantise(const sl_host *host, const sl_op_quantise *args);
+sl_status sli_cuda_op_keep(const sl_host *host, const sl_op_keep *args);
 sl_status sli_cuda_random(sli_cuda *cuda, void *dst, sl_dtype dtype, int64_t n, uint64_t seed, float amplitude);
 sl_status sli_cuda_sample(sli_cuda *cuda, const float *logits, const sli_cuda_draw *how, int32_t *token, int64_t rows,
                           int32_t n);

@@ -4,9 +4,9 @@
 
 #include "cuda_impl.h"
 
-/* Products with many rows go to the matrix library; below this, and always in deterministic mode, to the kernel of few
- * rows. Packed weights would first have to be widened. */
-enum { SLI_CUDA_FEW_ROWS = 16, SLI_CUDA_FEW_ROWS_PACKED = 64 };
+/* Products with more rows go to the matrix library, others, and all in deterministic mode, to the kernel of few rows.
+ * Packed integers would first have to be widened. */
+enum { SLI_CUDA_FEW_ROWS = 16, SLI_CUDA_FEW_ROWS_PACKED = 32 };
 
 /* x, y and epilogue of an operation into p; w_rows: rows of the weight matrix. SL_E_INVALID: dtypes, shapes or strides
  * that a device does not take (sluice/ops.h). */

@@ -21,6 +21,8 @@ const sl_ops sli_cuda_ops = {
     .move = sli_cuda_op_move,
     .gather = sli_cuda_op_gather,
     .pick = sli_cuda_op_pick,
+    .quantise = sli_cuda_op_quantise,
+    .keep = sli_cuda_op_keep,
 };
 
 /* Operations of a lane run one after the other, so that they share one block as large as the greediest needs. */

@@ -14,7 +14,6 @@
 struct sl_instance {
     const sl_host *host;
     const sl_ops *ops;
-    int on_device;
 };
 
 static sl_status create(const sl_create_args *args, sl_instance **out, sl_error *err) {
@@ -26,7 +25,6 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
         return sl_fail(err, SL_E_NO_MEMORY, "dense: out of memory");
     self->host = args->host;
     self->ops = ops;
-    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
     *out = self;
     return SL_OK;
 }
@@ -41,8 +39,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 static void deactivate(sl_instance *self) { (void)self; }
 
 static sl_status caps(sl_instance *self, int32_t layer, sl_attn_caps *out) {
-    (void)layer;
-    out->flags = SL_ATTN_TREE | SL_ATTN_EXACT | (self->on_device ? 0 : SL_ATTN_COLSUM); /* which policies want */
+    (void)self, (void)layer;
+    out->flags = SL_ATTN_TREE | SL_ATTN_EXACT | SL_ATTN_COLSUM; /* which policies want */
     out->segment_kinds = SL_SEGMENT_ROWS | SL_SEGMENT_QROWS;
     out->key_states = 1u << SL_KEYS_ROTATED;
     return SL_OK;

@@ -2,6 +2,8 @@
  * the public view; scarce memory; steps that fail. */
 #include "duo_attend.c"
 #include "duo_device.c"
+#include "duo_device_pages.c"
+#include "duo_device_store.c"
 #include "duo_pattern.c"
 #include "duo_ring.c"
 #include "duo_store.c"

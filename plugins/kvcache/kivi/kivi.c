@@ -6,7 +6,7 @@
  *
  * Rows are coded in the event that follows a commit, when policies have met them plain; a store whose network gets no
  * events (a draft model's) does it before its next decoding step, which is the same. */
-#include "kivi.h"
+#include "kivi_device.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +104,11 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
         self->max_heads = info->n_kv_heads > self->max_heads ? info->n_kv_heads : self->max_heads;
     }
     self->shape_of_list = calloc((size_t)self->n_lists + 1, sizeof(kivi_shape *));
+    self->on_device = args->scope != NULL && args->scope->device == SL_DEVICE_CUDA;
+    self->prompt_rows = sl_param_int(args->params, "prompt_rows");
     sl_status status = check_heads(self, err);
+    if (status >= 0 && self->on_device)
+        status = kivi_device_check(self, err);
     if (self->mem == NULL || self->ops == NULL || self->threads == NULL)
         status = sl_fail(err, SL_E_NOT_FOUND, "kivi: the host lacks a service this store needs");
     if (self->layers == NULL || self->shapes == NULL || self->shape_of_list == NULL)
@@ -121,6 +125,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static void deactivate(sl_instance *self) {
+    kivi_device_deactivate(self);
     for (int32_t i = 0; self->seqs != NULL && i < self->limits.max_seqs; i++)
         kivi_close(self, i);
     free(self->seqs);
@@ -156,6 +161,14 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
         for (int side = 0; side < 2; side++)
             widest = self->shapes[i].d[side] > widest ? self->shapes[i].d[side] : widest;
     }
+    if (self->on_device) {
+        self->rows = calloc((size_t)widest, sizeof *self->rows);
+        sl_status status =
+            self->rows != NULL ? kivi_device_activate(self, err) : sl_fail(err, SL_E_NO_MEMORY, "kivi: out of memory");
+        if (status < 0)
+            deactivate(self);
+        return status;
+    }
     self->max_coded_parts = rows / self->R + 8;
     self->max_blocks = 2 * kivi_parts(rows, self->G) + self->max_coded_parts + 8;
     self->seqs = calloc((size_t)limits->max_seqs, sizeof *self->seqs);
@@ -173,6 +186,8 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     int is_coding = self->bits[0] < KIVI_PLAIN || self->bits[1] < KIVI_PLAIN;
     out->kinds = SL_SEGMENT_ROWS | (is_coding ? SL_SEGMENT_QROWS : 0);
     out->flags = SL_KV_FORKS | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD | (self->exact_cuts ? 0 : SL_KV_TRUNCATES);
+    if (self->on_device) /* append does what goes before; rows stay where they are put */
+        out->flags = SL_KV_FORKS | SL_KV_EXPORTS | SL_KV_FUSES_ROPE;
     out->key_state = SL_KEYS_ROTATED;
     out->dtype = is_coding ? SL_F32 : self->dtype; /* as which rows are exported: values of codes are exact in f32 */
     return SL_OK;
@@ -195,6 +210,8 @@ static void uncover(sl_instance *self, const kivi_sequence *s) {
 }
 
 static sl_status reserve(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    if (self->device != NULL)
+        return kivi_device_reserve(self, batch, err);
     for (int32_t i = 0; i < batch->n_seqs; i++) {
         kivi_sequence *s = &self->seqs[batch->seq[i]];
         int64_t n_new = batch->row_begin[i + 1] - batch->row_begin[i];
@@ -245,6 +262,8 @@ static void append_range(void *user, int64_t begin, int64_t end, int32_t worker)
 
 static sl_status append(sl_instance *self, const sl_kv_append *args) {
     append_job job = {self, args};
+    if (self->device != NULL)
+        return kivi_device_append(self, args);
     if (args->overwrite)
         return SL_E_UNIMPLEMENTED;
     if (args->rows->n < 32)
@@ -255,7 +274,9 @@ static sl_status append(sl_instance *self, const sl_kv_append *args) {
 }
 
 static sl_status commit(sl_instance *self, const sl_lane *lane, const sl_commit *c, sl_error *err) {
-    (void)lane, (void)err;
+    (void)lane;
+    if (self->device != NULL)
+        return kivi_device_commit(self, c, err);
     for (int32_t i = 0; i < c->batch->n_seqs; i++) {
         kivi_sequence *s = &self->seqs[c->batch->seq[i]];
         int64_t n_path = c->path_begin[i + 1] - c->path_begin[i];
@@ -272,7 +293,16 @@ static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
     (void)err;
     int is_prompt = what->kind == SL_EVENT_PREFILL_END, is_chunk = what->kind == SL_EVENT_CHUNK_END && self->chunked;
     if ((!is_prompt && !is_chunk && what->kind != SL_EVENT_COMMIT) || what->seq < 0 ||
-        what->seq >= self->limits.max_seqs || self->seqs[what->seq].lists == NULL)
+        what->seq >= self->limits.max_seqs)
+        return SL_OK;
+    if (self->device != NULL) {
+        kivi_device_seq *on = &self->device->seqs[what->seq];
+        on->decoding |= !is_chunk;
+        if (on->is_open)
+            kivi_device_flush(self, what->seq);
+        return SL_OK;
+    }
+    if (self->seqs[what->seq].lists == NULL)
         return SL_OK;
     kivi_sequence *s = &self->seqs[what->seq];
     int began = !is_chunk && !s->decoding;
@@ -286,22 +316,70 @@ static sl_status event(sl_instance *self, const sl_event *what, sl_error *err) {
 /* ---- the plugin ----------------------------------------------------------------------------------------------------
  */
 
+static sl_status open_seq(sl_instance *self, int32_t seq, int32_t parent, int64_t upto, sl_error *err) {
+    return (self->device != NULL ? kivi_device_open : kivi_open)(self, seq, parent, upto, err);
+}
+
+static void close_seq(sl_instance *self, int32_t seq) {
+    (self->device != NULL ? kivi_device_close : kivi_close)(self, seq);
+}
+
+static sl_status grow(sl_instance *self, int32_t seq, int64_t n_tokens, sl_error *err) {
+    return (self->device != NULL ? kivi_device_grow : kivi_grow)(self, seq, n_tokens, err);
+}
+
+static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
+                      const sl_rowset *tokens, const sl_view **out) {
+    return self->device != NULL ? kivi_device_view(self, lane, layer, tokens, out)
+                                : kivi_view(self, lane, layer, rows, tokens, out);
+}
+
+static sl_status truncate_seq(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum) {
+    return (self->device != NULL ? kivi_device_truncate : kivi_truncate)(self, seq, n, minimum);
+}
+
+static sl_status edit(sl_instance *self, const sl_kv_edit *what) {
+    return self->device != NULL ? SL_E_UNIMPLEMENTED : kivi_edit(self, what);
+}
+
+static sl_status copy_rows(sl_instance *self, const sl_kv_copy *what, sl_error *err) {
+    return (self->device != NULL ? kivi_device_copy_rows : kivi_copy_rows)(self, what, err);
+}
+
+static sl_status length(sl_instance *self, int32_t seq, int64_t *n_tokens, int64_t *bytes) {
+    return (self->device != NULL ? kivi_device_length : kivi_length)(self, seq, n_tokens, bytes);
+}
+
+static sl_status rows(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows) {
+    int64_t n = 0, bytes;
+    if (self->device == NULL)
+        return kivi_rows(self, layer, seq, n_rows);
+    SL_TRY(kivi_device_length(self, seq, &n, &bytes));
+    for (int32_t h = 0; layer >= 0 && layer < self->n_layers && h < self->layers[layer].n_heads; h++)
+        n_rows[h] = n;
+    return layer >= 0 && layer < self->n_layers ? SL_OK : SL_E_NOT_FOUND;
+}
+
+static sl_status quote(sl_instance *self, sl_kv_quote *io) {
+    return (self->device != NULL ? kivi_device_quote : kivi_quote)(self, io);
+}
+
 static const sl_kv_store store = {
     .struct_size = SL_SIZE(sl_kv_store),
     .layout = layout,
-    .quote = kivi_quote,
-    .open = kivi_open,
-    .close = kivi_close,
-    .grow = kivi_grow,
+    .quote = quote,
+    .open = open_seq,
+    .close = close_seq,
+    .grow = grow,
     .reserve = reserve,
     .append = append,
-    .view = kivi_view,
+    .view = view,
     .commit = commit,
-    .truncate = kivi_truncate,
-    .edit = kivi_edit,
-    .copy_rows = kivi_copy_rows,
-    .length = kivi_length,
-    .rows = kivi_rows,
+    .truncate = truncate_seq,
+    .edit = edit,
+    .copy_rows = copy_rows,
+    .length = length,
+    .rows = rows,
 };
 
 static const void *query(sl_instance *self, const char *id) {
@@ -354,8 +432,18 @@ static const sl_param_def truncate_how = {SL_SIZE(sl_param_def),
 static const sl_param_def dtype = {
     SL_SIZE(sl_param_def), "dtype", "how plain rows are stored; auto: as engine.compute", "auto", dtype_choices, 0, 0,
     SL_PARAM_ENUM,         0};
-static const sl_param_def *const params[] = {&bits_both, &bits_k,       &bits_v, &group_size, &residual,
-                                             &chunked,   &truncate_how, &dtype,  NULL};
+static const sl_param_def prompt_rows = {
+    SL_SIZE(sl_param_def),
+    "prompt_rows",
+    "on a GPU: plain rows of all prompts together, until they end; 0: as many as fit",
+    "0",
+    NULL,
+    0,
+    1e9,
+    SL_PARAM_INT,
+    0};
+static const sl_param_def *const params[] = {&bits_both, &bits_k,       &bits_v, &group_size,  &residual,
+                                             &chunked,   &truncate_how, &dtype,  &prompt_rows, NULL};
 static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {"sl.event.commit/1", NULL};
@@ -375,7 +463,7 @@ static const sl_plugin plugin = {
     .needs = needs,
     .wants = wants,
     .provides = provides,
-    .devices = SL_ON_CPU,
+    .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,
     .activate = activate,

@@ -11,7 +11,7 @@
  * With nothing dropped or cut: n_coded = floor(n / R) R and n_coded_v = max(0, n - R), after every event.
  *
  * kivi.c has the settings and the step, kivi_seqs.c sequences and their place, kivi_list.c what happens to one list,
- * kivi_edit.c policies' drops, kivi_view.c how others see it. */
+ * kivi_edit.c policies' drops, kivi_view.c how others see it. On a GPU all of that is kivi_device.h. */
 #ifndef KIVI_KIVI_H
 #define KIVI_KIVI_H
 
@@ -67,6 +67,8 @@ typedef struct kivi_layer {
     kivi_shape *shape;
 } kivi_layer;
 
+typedef struct kivi_device kivi_device; /* kivi_device.h */
+
 struct sl_instance {
     const sl_host *host;
     const sl_mem *mem;
@@ -86,6 +88,9 @@ struct sl_instance {
     kivi_sequence *seqs;        /* [max_seqs] */
     float *rows;                /* [2 G, widest row] rows on their way to codes */
     struct kivi_tables *tables; /* of the last view */
+    int64_t prompt_rows;        /* on a device: plain rows for prompts */
+    int on_device;              /* scope.device is one */
+    kivi_device *device;        /* while active; NULL: on the CPU */
 };
 
 static inline int64_t kivi_parts(int64_t rows, int64_t G) { return (rows + G - 1) / G; }

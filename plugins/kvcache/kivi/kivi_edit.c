@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kivi_quant.h"
+#include "sl_minmax.h"
 
 enum { MAX_HEADS = 256 };
 
@@ -47,7 +47,7 @@ static void copy_keys(sl_instance *self, const kivi_shape *sh, const source *fro
     if (to->coded && !one_group) {
         for (int64_t i = 0; i < n; i++)
             kivi_block_read(self, sh, from[i].block, KEYS, from[i].row, self->rows + i * sh->d[KEYS]);
-        kivi_quantise_channels(self->rows, n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)b,
+        sl_minmax_channels(self->rows, n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)b,
                                (uint16_t *)(void *)(b + sh->scales[KEYS]), (uint16_t *)(void *)(b + sh->minima[KEYS]));
         return;
     }

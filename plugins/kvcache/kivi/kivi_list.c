@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "kivi_quant.h"
+#include "sl_minmax.h"
 
 /* ---- blocks ---------------------------------------------------------------------------------------------------- */
 
@@ -30,7 +30,7 @@ void kivi_block_read(const sl_instance *self, const kivi_shape *sh, const kivi_b
     }
     const char *codes = kivi_at(sh, side == KEYS ? KIVI_KQ : KIVI_VQ, side == KEYS ? b->k : b->vq);
     int64_t at = side == KEYS ? 0 : r * sh->scale_row;
-    kivi_values_of_row((const uint8_t *)codes + r * sh->coded_row[side],
+    sl_minmax_values((const uint8_t *)codes + r * sh->coded_row[side],
                        (const uint16_t *)(const void *)(codes + sh->scales[side] + at),
                        (const uint16_t *)(const void *)(codes + sh->minima[side] + at), sh->d[side],
                        side == KEYS ? 1 : self->G, self->bits[side], out);
@@ -199,7 +199,7 @@ static int code_keys(sl_instance *self, kivi_shape *sh, kivi_list *l) {
     for (int64_t r = 0; r < b->n; r++)
         kivi_block_read(self, sh, b, KEYS, r, self->rows + r * sh->d[KEYS]);
     char *to = kivi_at(sh, KIVI_KQ, id);
-    kivi_quantise_channels(self->rows, b->n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)to,
+    sl_minmax_channels(self->rows, b->n, sh->d[KEYS], self->bits[KEYS], (uint8_t *)to,
                            (uint16_t *)(void *)(to + sh->scales[KEYS]), (uint16_t *)(void *)(to + sh->minima[KEYS]));
     sl_blocks_drop(&sh->pools[KIVI_K], b->k);
     b->k = id;
@@ -222,7 +222,7 @@ static int code_values(sl_instance *self, kivi_shape *sh, kivi_list *l, int64_t 
     int64_t r = b->nv;
     kivi_block_read(self, sh, b, VALUES, r, self->rows);
     char *to = pool->base[b->vq];
-    kivi_quantise_row(self->rows, sh->d[VALUES], self->G, self->bits[VALUES], (uint8_t *)to + r * sh->coded_row[VALUES],
+    sl_minmax_row(self->rows, sh->d[VALUES], self->G, self->bits[VALUES], (uint8_t *)to + r * sh->coded_row[VALUES],
                       (uint16_t *)(void *)(to + sh->scales[VALUES] + r * sh->scale_row),
                       (uint16_t *)(void *)(to + sh->minima[VALUES] + r * sh->scale_row));
     b->nv++;

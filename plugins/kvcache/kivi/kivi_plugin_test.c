@@ -1,9 +1,11 @@
 /* kivi: random steps, trees, edits, forks, cuts, copies and failures against a store that is nothing but arrays and the
  * paper's rules. Values are compared bit by bit through the public view, and the books of the pools after every act. */
 #include "kivi.c"
+#include "kivi_device.c"
+#include "kivi_device_rows.c"
+#include "kivi_device_seqs.c"
 #include "kivi_edit.c"
 #include "kivi_list.c"
-#include "kivi_quant.c"
 #include "kivi_seqs.c"
 #include "kivi_view.c"
 

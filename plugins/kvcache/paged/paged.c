@@ -113,8 +113,9 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
     lay_out(self);
     sl_blocks_init(&self->pool, self->host, self->mem, self->page_bytes);
     self->max_pages = paged_pages_for(self, limits->max_context + limits->max_tree + self->page_rows);
-    size_t n = (size_t)limits->max_seqs, heads = self->on_device ? 1 : n * (size_t)self->max_heads,
-           tables = heads * (size_t)self->max_pages; /* views of a device have tables of their own */
+    /* views of a device have tables of their own; of its rows one sequence is shown at a time */
+    size_t n = (size_t)limits->max_seqs, heads = (self->on_device ? 1 : n) * (size_t)self->max_heads,
+           tables = self->on_device ? 1 : heads * (size_t)self->max_pages;
     self->seqs = calloc(n, sizeof *self->seqs);
     self->k_pages = calloc(tables, sizeof *self->k_pages);
     self->v_pages = calloc(tables, sizeof *self->v_pages);
@@ -303,8 +304,8 @@ static sl_status layout(sl_instance *self, int32_t layer, sl_kv_layout *out) {
     (void)layer;
     out->kinds = SL_SEGMENT_ROWS;
     out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_EDITS | SL_KV_PER_HEAD | SL_KV_OVERWRITES;
-    if (self->on_device) /* rows stay where they are put, and append does what goes before */
-        out->flags = SL_KV_FORKS | SL_KV_TRUNCATES | SL_KV_EXPORTS | SL_KV_OVERWRITES | SL_KV_FUSES_ROPE;
+    if (self->on_device) /* append does what goes before */
+        out->flags |= SL_KV_FUSES_ROPE;
     out->key_state = SL_KEYS_ROTATED;
     out->dtype = self->dtype;
     return SL_OK;
@@ -379,15 +380,18 @@ static sl_status append(sl_instance *self, const sl_kv_append *args) {
 
 static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
                       const sl_rowset *tokens, const sl_view **out) {
-    (void)lane;
-    if (self->device != NULL)
-        return paged_device_view(self, layer, tokens, out);
     const sl_batch *b = rows->batch;
+    if (self->device != NULL && lane->device != SL_DEVICE_CPU)
+        return paged_device_view(self, layer, tokens, out);
+    if (self->device != NULL && (b->n_seqs != 1 || tokens != NULL)) /* for policies: rows of heads, no pages */
+        return SL_E_UNIMPLEMENTED;
     const paged_place *p = &self->places[layer];
     for (int32_t i = 0; i < b->n_seqs; i++) {
         const paged_sequence *s = &self->seqs[b->seq[i]];
         int64_t n_staged = b->row_begin[i + 1] - b->row_begin[i], first = (int64_t)i * self->max_heads;
-        const void **k = self->k_pages + first * self->max_pages, **v = self->v_pages + first * self->max_pages;
+        const void **k = NULL, **v = NULL;
+        if (self->device == NULL)
+            k = self->k_pages + first * self->max_pages, v = self->v_pages + first * self->max_pages;
         self->seq_view_ptrs[i] = &self->seq_views[i];
         if (s->heads != NULL) {
             if (tokens != NULL) /* a token then has another slot in each head */
@@ -395,7 +399,7 @@ static sl_status view(sl_instance *self, const sl_lane *lane, int32_t layer, con
             paged_heads_view(self, s, layer, i, n_staged, b->seq[i]);
             continue;
         }
-        for (int64_t j = 0; j < s->n_pages; j++) {
+        for (int64_t j = 0; j < s->n_pages && k != NULL; j++) {
             char *base = self->pool.base[s->pages[j]];
             k[j] = base + p->k_offset;
             v[j] = base + p->v_offset;

@@ -110,6 +110,8 @@ void paged_heads_append(const sl_instance *self, const paged_sequence *s, int32_
                         const float *v);
 /* Keeps the staged rows of a path; n_tokens is still what it was before. */
 void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *path, int32_t n_path);
+/* Committed rows of every list, for a step whose rows begin at n_past. */
+void paged_heads_counts(const sl_instance *self, const paged_sequence *s, int64_t n_past, int32_t *out);
 /* Segments of place `at` of the view, one a head. */
 void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged,
                       int32_t seq);

@@ -1,15 +1,12 @@
-/* See paged_device.h. Kernels are the host's: sl_ops.append and sl_ops.move. */
+/* See paged_device.h. Kernels are the host's: sl_ops.append, move and keep. */
 #include "paged_device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "sl_host_util.h"
+#include "sl_page_tables.h"
 #include "sl_tensor.h"
-
-/* Words of pinned memory through which table entries and moves travel: large, so that it rarely comes round, which is
- * when the lane must have caught up. */
-enum { RING_WORDS = 1 << 16 };
 
 struct paged_device {
     const sl_exec *exec;
@@ -17,13 +14,15 @@ struct paged_device {
     sl_view_device *views;         /* [n_layers]; of layers that are not served: empty */
     const sl_view_device **served; /* [n_served] */
     int32_t n_served;
-    int64_t table_stride; /* entries a sequence */
-    int32_t *tables;      /* device [max_seqs, table_stride] */
-    int32_t *moves;       /* device [1 + 3 max_moves] */
+    sl_lane_words words;
+    sl_page_tables tables;
+    int32_t *moves; /* device [1 + 3 max_moves] */
     int64_t max_moves;
-    int32_t *ring; /* pinned [ring_words] */
-    int64_t ring_words, ring_at;
-    int64_t *dirty;           /* [max_seqs, 2] entries [begin, end) that changed */
+    /* With the first edit: rows by head. */
+    sl_lane_words lists;
+    int32_t *n_rows;          /* device [max_seqs, n_lists] committed rows; NULL: there was no edit yet */
+    int32_t *rows_sent;       /* the same on the host, as it was sent last */
+    int32_t *keep;            /* device [heads + 1 + rows] the lists of one edit */
     int64_t model_page_bytes; /* a page of all layers of the model, those of other stores included */
     int ready;                /* the pools are there */
     sl_view_device listed;    /* the last view through a row set */
@@ -47,8 +46,8 @@ static void describe_views(sl_instance *self, paged_device *d) {
             continue;
         self->page_bytes += k_page + v_page;
         d->views[l] = (sl_view_device){.struct_size = SL_SIZE(sl_view_device),
-                                       .pages = d->tables,
-                                       .pages_stride = d->table_stride,
+                                       .pages = d->tables.pages,
+                                       .pages_stride = d->tables.stride,
                                        .k_page_stride = k_page,
                                        .k_row_stride = p->k_row,
                                        .k_head_stride = p->k_head,
@@ -60,13 +59,14 @@ static void describe_views(sl_instance *self, paged_device *d) {
                                        .k_dim = info->head_dim,
                                        .v_dim = info->v_head_dim,
                                        .k_dtype = self->dtype,
-                                       .v_dtype = self->dtype};
+                                       .v_dtype = self->dtype,
+                                       .settled = 1};
         d->served[d->n_served++] = &d->views[l];
     }
 }
 
 sl_status paged_device_activate(sl_instance *self, sl_error *err) {
-    size_t layers = (size_t)self->model->n_layers, seqs = (size_t)self->limits.max_seqs;
+    size_t layers = (size_t)self->model->n_layers;
     paged_device *d = self->device = calloc(1, sizeof *d);
     if (d == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "paged: out of memory");
@@ -74,19 +74,15 @@ sl_status paged_device_activate(sl_instance *self, sl_error *err) {
     d->lane = d->exec != NULL ? d->exec->lane(self->host, SL_DEVICE_CUDA, 0) : NULL;
     if (d->lane == NULL || !SL_HAS_FN(self->ops, sl_ops, append) || !SL_HAS_FN(self->ops, sl_ops, move))
         return sl_fail(err, SL_E_NOT_FOUND, "paged: the host has no lane of the device, or no operations on it");
-    d->table_stride = self->max_pages;
     d->max_moves = self->limits.max_rows;
-    d->ring_words = RING_WORDS;
-    while (d->ring_words < 4 * (1 + 3 * d->max_moves) || d->ring_words < 4 * d->table_stride)
-        d->ring_words *= 2;
+    int64_t most = 1 + 3 * d->max_moves;
     d->views = calloc(layers, sizeof *d->views);
     d->served = calloc(layers, sizeof *d->served);
-    d->dirty = calloc(2 * seqs, sizeof *d->dirty);
-    d->tables = self->mem->alloc(self->host, SL_DEVICE_CUDA, (int64_t)seqs * d->table_stride * 4, 256, SL_MEM_PLUGIN);
-    d->moves = self->mem->alloc(self->host, SL_DEVICE_CUDA, (1 + 3 * d->max_moves) * 4, 256, SL_MEM_PLUGIN);
-    d->ring = self->mem->alloc(self->host, SL_DEVICE_HOST_PINNED, d->ring_words * 4, 64, SL_MEM_PLUGIN);
-    if (d->views == NULL || d->served == NULL || d->dirty == NULL || d->tables == NULL || d->moves == NULL ||
-        d->ring == NULL)
+    d->moves = self->mem->alloc(self->host, SL_DEVICE_CUDA, most * 4, 256, SL_MEM_PLUGIN);
+    if (sl_lane_words_make(&d->words, self->host, self->mem, d->exec, d->lane,
+                           most > self->max_pages ? most : self->max_pages) < 0 ||
+        sl_page_tables_open(&d->tables, &d->words, self->limits.max_seqs, self->max_pages) < 0 || d->views == NULL ||
+        d->served == NULL || d->moves == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "paged: no memory for the page tables on the device");
     describe_views(self, d);
     return SL_OK;
@@ -101,17 +97,26 @@ static void release_pools(sl_instance *self) {
     }
 }
 
+static void release_lists(sl_instance *self) {
+    paged_device *d = self->device;
+    self->mem->release(self->host, SL_DEVICE_CUDA, d->n_rows);
+    self->mem->release(self->host, SL_DEVICE_CUDA, d->keep);
+    sl_lane_words_free(&d->lists);
+    self->mem->release(self->host, SL_DEVICE_CPU, d->rows_sent);
+    d->n_rows = d->rows_sent = d->keep = NULL;
+}
+
 void paged_device_deactivate(sl_instance *self) {
     paged_device *d = self->device;
     if (d == NULL)
         return;
     release_pools(self);
-    self->mem->release(self->host, SL_DEVICE_CUDA, d->tables);
     self->mem->release(self->host, SL_DEVICE_CUDA, d->moves);
-    self->mem->release(self->host, SL_DEVICE_HOST_PINNED, d->ring);
+    release_lists(self);
+    sl_page_tables_close(&d->tables, &d->words);
+    sl_lane_words_free(&d->words);
     free(d->views);
     free(d->served);
-    free(d->dirty);
     free(d);
     self->device = NULL;
 }
@@ -172,24 +177,9 @@ sl_status paged_device_pools(sl_instance *self, sl_error *err) {
 
 /* ---- tables ------------------------------------------------------------------------------------------------------ */
 
-/* Room for n words on their way to the device; before it is used again the lane has passed. */
-static sl_status ring_take(paged_device *d, int64_t n, int32_t **out, sl_error *err) {
-    if (d->ring_at + n > d->ring_words) {
-        SL_TRY(d->exec->sync(d->lane, err));
-        d->ring_at = 0;
-    }
-    *out = d->ring + d->ring_at;
-    d->ring_at += n;
-    return SL_OK;
-}
-
 void paged_device_touch(sl_instance *self, const paged_sequence *s, int64_t begin, int64_t end) {
-    if (self->device == NULL || begin >= end)
-        return;
-    int64_t *dirty = self->device->dirty + 2 * (s - self->seqs);
-    int clean = dirty[0] >= dirty[1];
-    dirty[0] = clean || begin < dirty[0] ? begin : dirty[0];
-    dirty[1] = clean || end > dirty[1] ? end : dirty[1];
+    if (self->device != NULL)
+        sl_page_tables_touch(&self->device->tables, (int32_t)(s - self->seqs), begin, end);
 }
 
 void paged_device_copy_page(sl_instance *self, int32_t to, int32_t from) {
@@ -203,24 +193,40 @@ void paged_device_copy_page(sl_instance *self, int32_t to, int32_t from) {
     }
 }
 
-sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error *err) {
+static sl_status flush_table(sl_instance *self, int32_t seq, sl_error *err) {
     paged_device *d = self->device;
+    const paged_sequence *s = &self->seqs[seq];
+    return sl_page_tables_send(&d->tables, &d->words, seq, s->pages, s->n_pages, err);
+}
+
+/* Row counts of the step's sequences, as one copy from the first that changed to the last. */
+static sl_status flush_rows(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    paged_device *d = self->device;
+    int64_t n = self->n_lists, begin = self->limits.max_seqs, end = 0;
     for (int32_t i = 0; i < batch->n_seqs; i++) {
-        int32_t seq = batch->seq[i];
-        const paged_sequence *s = &self->seqs[seq];
-        int64_t *dirty = d->dirty + 2 * seq, end = dirty[1] < s->n_pages ? dirty[1] : s->n_pages, n = end - dirty[0];
-        int32_t *words;
-        if (n > 0) {
-            SL_TRY(ring_take(d, n, &words, err));
-            memcpy(words, s->pages + dirty[0], (size_t)n * sizeof *words);
-            sl_status status =
-                d->exec->copy(d->lane, d->tables + seq * d->table_stride + dirty[0], words, n * (int64_t)sizeof *words);
-            if (status < 0)
-                return sl_fail(err, status, "paged: the page table of sequence %d could not be copied", seq);
-        }
-        dirty[0] = dirty[1] = 0;
+        int32_t seq = batch->seq[i], *sent = d->rows_sent + seq * n, *words;
+        SL_TRY(sl_lane_words_take(&d->lists, n, &words, err));
+        paged_heads_counts(self, &self->seqs[seq], batch->n_past[i], words);
+        d->lists.at -= n; /* on trial */
+        if (memcmp(sent, words, (size_t)n * sizeof *words) == 0)
+            continue;
+        memcpy(sent, words, (size_t)n * sizeof *words);
+        begin = seq < begin ? seq : begin;
+        end = seq + 1 > end ? seq + 1 : end;
     }
-    return SL_OK;
+    if (begin >= end)
+        return SL_OK;
+    int32_t *words;
+    SL_TRY(sl_lane_words_take(&d->lists, (end - begin) * n, &words, err));
+    memcpy(words, d->rows_sent + begin * n, (size_t)((end - begin) * n) * sizeof *words);
+    sl_status s = d->exec->copy(d->lane, d->n_rows + begin * n, words, (end - begin) * n * (int64_t)sizeof *words);
+    return s < 0 ? sl_fail(err, s, "paged: the row counts of a step could not be copied") : SL_OK;
+}
+
+sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error *err) {
+    for (int32_t i = 0; i < batch->n_seqs; i++)
+        SL_TRY(flush_table(self, batch->seq[i], err));
+    return self->device->n_rows != NULL ? flush_rows(self, batch, err) : SL_OK;
 }
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
@@ -248,8 +254,8 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
     paged_device *d = self->device;
     const sl_view_device *v = &d->views[layer];
     if (tokens != NULL) { /* slot = token index: lists need no translation */
-        if (!SL_HAS(tokens, sl_rowset, device_stride) || tokens->device_token == NULL || tokens->own_rows ||
-            tokens->run > 1 || (tokens->n_groups != 1 && tokens->n_groups != v->n_heads))
+        if (d->n_rows != NULL || !SL_HAS(tokens, sl_rowset, device_stride) || tokens->device_token == NULL ||
+            tokens->own_rows || tokens->run > 1 || (tokens->n_groups != 1 && tokens->n_groups != v->n_heads))
             return SL_E_UNIMPLEMENTED;
         d->listed = *v;
         d->listed.list = tokens->device_token;
@@ -266,41 +272,54 @@ sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *t
 
 sl_status paged_device_compact(sl_instance *self, const sl_commit *c, sl_error *err) {
     paged_device *d = self->device;
-    int64_t n = 0;
-    for (int32_t i = 0; i < c->batch->n_seqs; i++)
-        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++)
-            n += c->path[k] != k - c->path_begin[i];
-    if (n == 0)
+    return sl_lane_close_ranks(&d->words, self->ops, d->served, d->n_served, d->moves, d->max_moves, c, err);
+}
+
+/* ---- rows that a policy keeps ------------------------------------------------------------------------------------ */
+
+sl_status paged_device_edit_begin(sl_instance *self) {
+    paged_device *d = self->device;
+    if (d->n_rows != NULL)
         return SL_OK;
-    if (n > d->max_moves)
-        return sl_fail(err, SL_E_RANGE, "paged: %lld rows move, at most %lld can", (long long)n,
-                       (long long)d->max_moves);
-    int32_t *words;
-    SL_TRY(ring_take(d, 1 + 3 * n, &words, err));
-    int32_t *seq = words + 1, *from = seq + n, *to = from + n;
-    words[0] = (int32_t)n;
-    for (int32_t i = 0; i < c->batch->n_seqs; i++)
-        for (int32_t k = c->path_begin[i]; k < c->path_begin[i + 1]; k++) {
-            int32_t at = k - c->path_begin[i], past = (int32_t)c->batch->n_past[i];
-            if (c->path[k] == at)
-                continue;
-            *seq++ = c->batch->seq[i];
-            *from++ = past + c->path[k];
-            *to++ = past + at;
-        }
-    sl_op_move op = {.struct_size = SL_SIZE(sl_op_move),
+    if (!SL_HAS_FN(self->ops, sl_ops, keep))
+        return SL_E_UNIMPLEMENTED;
+    int64_t counts = self->limits.max_seqs * self->n_lists;
+    int64_t keep = self->max_heads * (1 + self->max_pages * self->page_rows) + 1;
+    sl_status words = sl_lane_words_make(&d->lists, self->host, self->mem, d->exec, d->lane,
+                                         counts > keep / 4 + 1 ? counts : keep / 4 + 1);
+    d->n_rows = self->mem->alloc(self->host, SL_DEVICE_CUDA, 4 * counts, 256, SL_MEM_PLUGIN);
+    d->keep = self->mem->alloc(self->host, SL_DEVICE_CUDA, 4 * keep, 256, SL_MEM_PLUGIN);
+    d->rows_sent = self->mem->alloc(self->host, SL_DEVICE_CPU, 4 * counts, 64, SL_MEM_PLUGIN);
+    if (d->n_rows == NULL || d->keep == NULL || d->rows_sent == NULL || words < 0) {
+        release_lists(self);
+        return SL_E_NO_MEMORY;
+    }
+    memset(d->rows_sent, 0xff, 4 * (size_t)counts); /* nobody has -1 rows */
+    for (int32_t l = 0; l < self->model->n_layers; l++) {
+        d->views[l].n_rows = d->n_rows + self->places[l].first_list;
+        d->views[l].n_rows_stride = self->n_lists;
+        d->views[l].n_rows_head_stride = 1;
+    }
+    return SL_OK;
+}
+
+sl_status paged_device_edit(sl_instance *self, const sl_kv_edit *e) {
+    paged_device *d = self->device;
+    int32_t K = self->places[e->layer].n_kv_heads, *words;
+    int64_t n = e->keep_begin[K], all = K + 1 + n;
+    SL_TRY(flush_table(self, e->seq, NULL));
+    SL_TRY(sl_lane_words_take(&d->lists, all, &words, NULL));
+    for (int32_t h = 0; h <= K; h++)
+        words[h] = (int32_t)e->keep_begin[h];
+    memcpy(words + K + 1, e->keep, (size_t)n * sizeof *words);
+    SL_TRY(d->exec->copy(d->lane, d->keep, words, all * (int64_t)sizeof *words));
+    sl_op_keep op = {.struct_size = SL_SIZE(sl_op_keep),
                      .lane = d->lane,
-                     .layers = d->served,
-                     .n_moves = d->moves,
-                     .seq = d->moves + 1,
-                     .from = d->moves + 1 + n,
-                     .to = d->moves + 1 + 2 * n,
-                     .n_layers = d->n_served,
-                     .max_moves = (int32_t)n};
-    sl_status s = d->exec->copy(d->lane, d->moves, words, (1 + 3 * n) * (int64_t)sizeof *words);
-    if (s >= 0)
-        s = self->ops->move(self->host, &op);
-    return s < 0 ? sl_fail(err, s, "paged: accepted rows could not be moved") : SL_OK;
+                     .layer = &d->views[e->layer],
+                     .keep_begin = d->keep,
+                     .keep = d->keep + K + 1,
+                     .seq = e->seq};
+    return self->ops->keep(self->host, &op);
 }
 
 /* ---- export and import ------------------------------------------------------------------------------------------- */

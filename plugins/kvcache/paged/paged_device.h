@@ -21,6 +21,10 @@ void paged_device_copy_page(sl_instance *self, int32_t to, int32_t from);
 sl_status paged_device_flush(sl_instance *self, const sl_batch *batch, sl_error *err);
 sl_status paged_device_append(sl_instance *self, const sl_kv_append *args);
 sl_status paged_device_view(sl_instance *self, int32_t layer, const sl_rowset *tokens, const sl_view **out);
+/* Rows of one layer that a policy keeps move to the front of their heads; pages are the sequence's own. From the first
+ * time on, views have row counts by head. begin takes what that needs; nothing of it can fail for want of memory. */
+sl_status paged_device_edit_begin(sl_instance *self);
+sl_status paged_device_edit(sl_instance *self, const sl_kv_edit *edit);
 /* Rows of accepted paths move down to the front of the staged ones. */
 sl_status paged_device_compact(sl_instance *self, const sl_commit *c, sl_error *err);
 /* Rows [begin, begin + n) of one layer from or to a dense host buffer; the range was checked and covered. */

@@ -1,20 +1,36 @@
 /* paged on a device: random forks, appends, cuts, copies and accepted paths against a store that is nothing but arrays,
- * on a lane that does its work late. Rows are read as kernels read them: through tables in device memory. */
+ * what policies drop included, on a lane that does its work late. Rows are read as kernels read them: through tables in
+ * device memory. */
 #include "paged.c"
 #include "paged_device.c"
 #include "paged_heads.c"
 
 #include "test_lane.h"
 
-enum { LAYERS = 3, MAX_SEQS = 6, MAX_CONTEXT = 40, MAX_STAGED = 8, MAX_ROWS = 4 * MAX_STAGED, MAX_WIDTH = 24 };
+enum {
+    LAYERS = 3,
+    MAX_SEQS = 6,
+    MAX_CONTEXT = 40,
+    MAX_STAGED = 8,
+    MAX_ROWS = 4 * MAX_STAGED,
+    MAX_WIDTH = 24,
+    MAX_KV = 3
+};
 
 /* Layers of different shapes: KV heads, key size, value size. */
 static const int32_t shapes[LAYERS][3] = {{2, 4, 4}, {1, 8, 3}, {3, 2, 8}};
 
+/* Which rows a head of a layer holds; their content follows from the number. */
+typedef struct plain_head {
+    int64_t n;
+    int32_t row[MAX_CONTEXT + MAX_STAGED];
+} plain_head;
+
 typedef struct plain_seq {
     int is_open;
-    int64_t n;
-    int32_t row[MAX_CONTEXT + MAX_STAGED]; /* which row stands there; its content follows from the number */
+    int64_t n, n_edited; /* tokens, and how many there were when rows were dropped last */
+    plain_head head[LAYERS][MAX_KV];
+    int64_t token[LAYERS][MAX_KV][MAX_CONTEXT + MAX_STAGED];
 } plain_seq;
 
 typedef struct rig {
@@ -98,27 +114,65 @@ static float element_of(int32_t row, int layer, int which, int64_t e) {
     return (float)(int32_t)(h % 255) - 127.0f;
 }
 
-/* Rows [0, n) of a sequence in one layer, by the addresses that sl_view_device promises. */
-static void check_rows(const sl_view_device *v, int32_t seq, int layer, const int32_t *expected, int64_t n) {
+/* Rows of a sequence in one layer, by the addresses that sl_view_device promises. */
+static void check_rows(const sl_view_device *v, int32_t seq, int layer, const plain_seq *expected) {
     assert_int_equal(v->n_heads, shapes[layer][0]);
-    assert_null(v->n_rows);
-    for (int64_t slot = 0; slot < n; slot++) {
-        int64_t at = v->pages[seq * v->pages_stride + slot / v->page_rows], r = slot % v->page_rows;
-        for (int32_t h = 0; h < v->n_heads; h++)
+    for (int32_t h = 0; h < v->n_heads; h++)
+        for (int64_t slot = 0; slot < expected->head[layer][h].n; slot++) {
+            int64_t at = v->pages[seq * v->pages_stride + slot / v->page_rows], r = slot % v->page_rows;
             for (int which = 0; which < 2; which++) {
                 int32_t width = shapes[layer][1 + which];
                 const char *p =
                     which == 0 ? (char *)v->k_pool + at * v->k_page_stride + r * v->k_row_stride + h * v->k_head_stride
                                : (char *)v->v_pool + at * v->v_page_stride + r * v->v_row_stride + h * v->v_head_stride;
                 for (int32_t d = 0; d < width; d++) {
-                    uint16_t got, want = bf16_of(element_of(expected[slot], layer, which, h * width + d));
+                    uint16_t got,
+                        want = bf16_of(element_of(expected->head[layer][h].row[slot], layer, which, h * width + d));
                     memcpy(&got, p + 2 * d, sizeof got);
                     if (got != want)
                         fail_msg("layer %d, %s of slot %lld of sequence %d, head %d, element %d: %04x, expected %04x",
                                  layer, which == 0 ? "key" : "value", (long long)slot, seq, h, d, got, want);
                 }
             }
+        }
+}
+
+/* What the host is told: rows and token indices by head. */
+static void check_told(rig *r, int32_t seq) {
+    const plain_seq *p = &r->plain[seq];
+    const int32_t ids[] = {seq}, begin[] = {0, 0};
+    const int64_t past[] = {p->n};
+    sl_batch b = {.struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .n_seqs = 1};
+    sl_rows none = {.struct_size = SL_SIZE(sl_rows), .batch = &b};
+    sl_lane cpu = {.struct_size = SL_SIZE(sl_lane), .device = SL_DEVICE_CPU};
+    for (int l = 0; l < LAYERS; l++) {
+        int64_t n_rows[MAX_KV], seen = 0;
+        const sl_view *v;
+        assert_int_equal(store.rows(r->self, l, seq, n_rows), SL_OK);
+        assert_int_equal(store.view(r->self, &cpu, l, &none, NULL, &v), SL_OK);
+        assert_null(v->device);
+        for (int32_t i = 0; i < v->seqs[0]->n_segments; i++) {
+            const sl_segment *g = v->seqs[0]->segments[i];
+            assert_null(g->k_pages);
+            for (int32_t h = g->head_begin; h < g->head_begin + g->n_heads; h++, seen++) {
+                assert_int_equal(g->n_committed, p->head[l][h].n);
+                assert_int_equal(n_rows[h], p->head[l][h].n);
+                for (int64_t k = 0; k < g->n_committed; k++)
+                    assert_int_equal(g->token_index != NULL ? g->token_index[k] : k, p->token[l][h][k]);
+            }
+        }
+        assert_int_equal(seen, shapes[l][0]);
     }
+}
+
+static void cut(plain_seq *p, int64_t n) {
+    p->n = n;
+    for (int l = 0; l < LAYERS; l++)
+        for (int32_t h = 0; h < shapes[l][0]; h++)
+            while (p->head[l][h].n > 0 && p->token[l][h][p->head[l][h].n - 1] >= n)
+                p->head[l][h].n--;
+    if (n == 0)
+        p->n_edited = 0;
 }
 
 static int32_t pick(rig *r, int want_open) {
@@ -134,11 +188,14 @@ static void act_open(rig *r) {
     if (id < 0)
         return;
     int64_t upto = parent >= 0 ? draw(r, r->plain[parent].n + 1) : 0;
+    if (parent >= 0 && upto > 0 && upto < r->plain[parent].n_edited) {
+        assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_E_RANGE);
+        return;
+    }
     assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_OK);
-    if (parent >= 0)
-        r->plain[id] = r->plain[parent];
+    r->plain[id] = parent >= 0 ? r->plain[parent] : (plain_seq){0};
     r->plain[id].is_open = 1;
-    r->plain[id].n = upto;
+    cut(&r->plain[id], upto);
 }
 
 static void act_close_or_cut(rig *r) {
@@ -151,8 +208,52 @@ static void act_close_or_cut(rig *r) {
         return;
     }
     int64_t n = draw(r, r->plain[id].n + 1);
+    if (n > 0 && n < r->plain[id].n_edited) {
+        int64_t least = 0;
+        assert_int_equal(store.truncate(r->self, id, n, &least), SL_E_RANGE);
+        assert_int_equal(least, r->plain[id].n_edited);
+        return;
+    }
     assert_int_equal(store.truncate(r->self, id, n, NULL), SL_OK);
-    r->plain[id].n = n;
+    cut(&r->plain[id], n);
+}
+
+/* A policy drops rows of one layer: by head, or in none. */
+static void act_edit(rig *r) {
+    int32_t id = pick(r, 1), l = (int32_t)draw(r, LAYERS), keep[MAX_KV * MAX_CONTEXT], pages = 0;
+    int64_t begin[MAX_KV + 1] = {0}, longest = 0;
+    if (id < 0)
+        return;
+    plain_seq *p = &r->plain[id];
+    int drops = 0;
+    for (int32_t h = 0; h < shapes[l][0]; h++) {
+        plain_head *now = &p->head[l][h];
+        int64_t n = 0, share = draw(r, 5);
+        for (int64_t k = 0; k < now->n; k++)
+            if (draw(r, 4) < share) {
+                keep[begin[h] + n] = (int32_t)k;
+                n++;
+            }
+        begin[h + 1] = begin[h] + n;
+        drops |= n < now->n;
+        for (int64_t k = 0; k < n; k++) {
+            now->row[k] = now->row[keep[begin[h] + k]];
+            p->token[l][h][k] = p->token[l][h][keep[begin[h] + k]];
+        }
+        now->n = n;
+    }
+    sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit), .keep_begin = begin, .keep = keep, .layer = l, .seq = id};
+    assert_int_equal(store.edit(r->self, &edit), SL_OK);
+    memset(keep, 0x7f, sizeof keep); /* the store may not look at it again */
+    if (!drops)
+        return;
+    p->n_edited = p->n;
+    for (int k = 0; k < LAYERS; k++)
+        for (int32_t h = 0; h < shapes[k][0]; h++)
+            longest = p->head[k][h].n > longest ? p->head[k][h].n : longest;
+    pages = (int32_t)((longest + r->self->page_rows - 1) / r->self->page_rows);
+    assert_int_equal(r->self->seqs[id].n_pages, pages);
+    check_told(r, id);
 }
 
 /* Device copies of appended rows in bf16, [n, K, D] behind one another. */
@@ -201,6 +302,8 @@ static void act_step(rig *r, int late) {
                   .n_seqs = n_seqs,
                   .n_rows = begin[n_seqs]};
     sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .n = b.n_rows};
+    for (int i = 0; i < n_seqs; i++)
+        assert_int_equal(store.grow(r->self, ids[i], past[i] + begin[i + 1] - begin[i], NULL), SL_OK);
     int64_t before = r->host.n_allocations;
     assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
     for (int l = 0; l < LAYERS; l++) {
@@ -208,7 +311,7 @@ static void act_step(rig *r, int late) {
         append_layer(r, &rows, l, number);
         assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
         assert_null(seen->seqs);
-        assert_ptr_equal(seen->device->pages, r->self->device->tables);
+        assert_ptr_equal(seen->device->pages, r->self->device->tables.pages);
     }
     int32_t n_path = 0;
     for (int i = 0; i < n_seqs; i++) {
@@ -216,7 +319,12 @@ static void act_step(rig *r, int late) {
         int32_t n = begin[i + 1] - begin[i], kept = draw(r, 2) ? n : (int32_t)draw(r, n + 1), holes = (int)draw(r, 2);
         for (int32_t k = 0; k < kept; k++)
             if (k == 0 || !holes || draw(r, 2)) {
-                p->row[past[i] + n_path - path_begin[i]] = number[begin[i] + k];
+                for (int l = 0; l < LAYERS; l++)
+                    for (int32_t h = 0; h < shapes[l][0]; h++) {
+                        plain_head *to = &p->head[l][h];
+                        p->token[l][h][to->n] = past[i] + n_path - path_begin[i];
+                        to->row[to->n++] = number[begin[i] + k];
+                    }
                 path[n_path++] = k;
             }
         path_begin[i + 1] = n_path;
@@ -230,14 +338,14 @@ static void act_step(rig *r, int late) {
     test_lane_run(&r->lane);
     for (int i = 0; i < n_seqs; i++)
         for (int l = 0; l < LAYERS; l++)
-            check_rows(&r->self->device->views[l], ids[i], l, r->plain[ids[i]].row, r->plain[ids[i]].n);
+            check_rows(&r->self->device->views[l], ids[i], l, &r->plain[ids[i]]);
 }
 
 /* Exports a sequence and imports it into a new one. */
 static void act_copy(rig *r) {
     int32_t from = pick(r, 1), to = pick(r, 0);
     static char buffer[MAX_CONTEXT * 2 * MAX_WIDTH * 4];
-    if (from < 0 || to < 0)
+    if (from < 0 || to < 0 || r->plain[from].n_edited > 0)
         return;
     assert_int_equal(store.open(r->self, to, -1, 0, NULL), SL_OK);
     sl_dtype type = draw(r, 2) ? SL_F32 : SL_BF16;
@@ -263,13 +371,14 @@ static void rows_are_where_the_tables_say(void **state) {
     (void)state;
     static const char *const pages[] = {"page=1", "page=4", "page=16"};
     for (int p = 0; p < 3; p++)
-        for (int late = 0; late < 2; late++) {
+        for (int how = 0; how < 4; how++) {
             rig r;
+            int late = how % 2, edits = how / 2;
             const char *const sets[] = {pages[p], NULL};
             assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
             r.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->ring_words = 160;
+                r.self->device->words.n = 160;
             for (int i = 0; i < 1500; i++) {
                 int64_t what = draw(&r, 10);
                 if (what < 2)
@@ -278,6 +387,8 @@ static void rows_are_where_the_tables_say(void **state) {
                     act_close_or_cut(&r);
                 else if (what < 4)
                     act_copy(&r);
+                else if (what < 6 && edits)
+                    act_edit(&r);
                 else
                     act_step(&r, late && draw(&r, 8) > 0);
             }
@@ -409,9 +520,9 @@ static void what_it_does_not_serve(void **state) {
     assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
     sl_kv_layout layout = {.struct_size = SL_SIZE(sl_kv_layout)};
     assert_int_equal(store.layout(r.self, 0, &layout), SL_OK);
-    assert_int_equal(layout.flags & (SL_KV_EDITS | SL_KV_PER_HEAD), 0);
     assert_int_not_equal(layout.flags & SL_KV_FUSES_ROPE, 0);
-    sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit)};
+    int32_t merged = -1;
+    sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit), .merge_into = &merged};
     assert_int_equal(store.edit(r.self, &edit), SL_E_UNIMPLEMENTED);
     close_rig(&r);
 }

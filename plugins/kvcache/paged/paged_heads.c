@@ -3,7 +3,7 @@
  * Kept rows move down inside the pages, head by head, so that a head's rows fill its column from the front; pages
  * behind the longest head are given back. Memory therefore follows the longest list: policies that keep equally many
  * rows everywhere (streaming, h2o, snapkv) waste nothing but the last page. */
-#include "paged.h"
+#include "paged_device.h"
 
 #include <string.h>
 
@@ -186,6 +186,8 @@ static void move_down(sl_instance *self, paged_sequence *s, const paged_place *p
  */
 static sl_status prepare_edit(sl_instance *self, paged_sequence *s, const paged_place *p, const sl_kv_edit *e,
                               int64_t n_private, int64_t **fresh) {
+    if (self->device != NULL)
+        SL_TRY(paged_device_edit_begin(self));
     if (s->heads == NULL)
         SL_TRY(make_heads(self, s));
     sl_status status = paged_have_free(self, s, n_private, NULL);
@@ -211,7 +213,7 @@ static void relist(list *t, int64_t *fresh, const int32_t *keep, int64_t n, int6
 sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
     if (e->layer < 0 || e->layer >= self->model->n_layers || e->seq < 0 || e->seq >= self->limits.max_seqs)
         return SL_E_RANGE;
-    if (e->merge_into != NULL || self->on_device)
+    if (e->merge_into != NULL)
         return SL_E_UNIMPLEMENTED;
     paged_sequence *s = &self->seqs[e->seq];
     const paged_place *p = &self->places[e->layer];
@@ -229,17 +231,19 @@ sl_status paged_edit(sl_instance *self, const sl_kv_edit *e) {
     SL_TRY(prepare_edit(self, s, p, e, first < most ? paged_cover_cost(self, s, first, most) : 0, fresh));
     if (first < most)
         paged_cover(self, s, first, most);
+    sl_status moved = self->device != NULL ? paged_device_edit(self, e) : SL_OK;
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         const int32_t *keep = e->keep + e->keep_begin[h];
         int64_t n = e->keep_begin[h + 1] - e->keep_begin[h];
-        move_down(self, s, p, h, keep, n);
+        if (self->device == NULL)
+            move_down(self, s, p, h, keep, n);
         relist(&s->heads->lists[p->first_list + h], fresh[h], keep, n, to_come(s));
     }
     measure_lists(self, s->heads);
     s->heads->n_edited = s->n_tokens;
     paged_drop_pages(self, s, paged_pages_for(self, paged_longest(s)));
     paged_trim(self, 0);
-    return SL_OK;
+    return moved; /* a device that takes no more work is lost anyway */
 }
 
 sl_status paged_rows(sl_instance *self, int32_t layer, int32_t seq, int64_t *n_rows) {
@@ -275,7 +279,7 @@ void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *pat
         for (int32_t h = 0; h < p->n_kv_heads; h++) {
             list *t = &s->heads->lists[p->first_list + h];
             for (int32_t i = 0; i < n_path; i++) {
-                if (path[i] != i) { /* sources ascend and lie behind their destination */
+                if (path[i] != i && self->device == NULL) { /* sources ascend and lie behind their destination */
                     memcpy(paged_row(self, s, t->n + i, p->k_offset, p->k_row) + h * p->k_head,
                            paged_row(self, s, t->n + path[i], p->k_offset, p->k_row) + h * p->k_head,
                            (size_t)p->k_head);
@@ -293,6 +297,11 @@ void paged_heads_commit(sl_instance *self, paged_sequence *s, const int32_t *pat
     s->heads->shortest += n_path;
 }
 
+void paged_heads_counts(const sl_instance *self, const paged_sequence *s, int64_t n_past, int32_t *out) {
+    for (int32_t i = 0; i < self->n_lists; i++)
+        out[i] = (int32_t)(s->heads != NULL ? s->heads->lists[i].n : n_past);
+}
+
 void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer, int32_t at, int64_t n_staged,
                       int32_t seq) {
     const paged_place *p = &self->places[layer];
@@ -300,8 +309,10 @@ void paged_heads_view(sl_instance *self, const paged_sequence *s, int32_t layer,
     for (int32_t h = 0; h < p->n_kv_heads; h++) {
         const list *t = &s->heads->lists[p->first_list + h];
         int64_t place = (int64_t)at * self->max_heads + h;
-        const void **k = self->k_pages + place * self->max_pages, **v = self->v_pages + place * self->max_pages;
-        for (int64_t j = 0; j < s->n_pages; j++) {
+        const void **k = NULL, **v = NULL;
+        if (self->device == NULL)
+            k = self->k_pages + place * self->max_pages, v = self->v_pages + place * self->max_pages;
+        for (int64_t j = 0; j < s->n_pages && k != NULL; j++) {
             char *base = self->pool.base[s->pages[j]];
             k[j] = base + p->k_offset + h * p->k_head;
             v[j] = base + p->v_offset + h * p->v_head;

@@ -160,10 +160,21 @@ typedef struct sl_view_device {
     int64_t scale_page_stride_k, scale_page_stride_v, scale_stride_k, scale_stride_v; /* bytes, to the next group */
     int32_t k_bits, v_bits, k_group, v_group;
     uint32_t k_axis, v_axis;   /* SL_QUANT_PER_* */
+    /* 1: tables, counts and committed rows were written by copies, or by kernels in front of the step: attention may read
+     * them before the kernel right in front of it has ended. Staged rows and lists need not be there yet. */
+    uint32_t settled;
+    uint32_t n_windowed;       /* of heads: how many a window holds for, so that the others get the processors */
     const int64_t *heads;      /* device [n_heads, SL_HEAD_FIELDS] or NULL; plain rows only. Pages before a windowed
                                   head's window may hold other rows, finite ones */
+    /* Only the oldest rows are quantised: keys of slots [0, n_coded[2 q]) of sequence q, values of [0, n_coded[2 q + 1]).
+     * All others are rows of `plain`, whose slots, page_rows, heads and dims are this view's, and whose pools and pages
+     * are its own. NULL: everything is as said above. */
+    const struct sl_view_device *plain;
+    const int32_t *n_coded;
+    uint32_t zero_is_min;      /* 1: a value is scale code + zero; 0: scale (code - zero) */
+    uint32_t reserved0;
 } sl_view_device;
-SL_ABI_STRUCT(sl_view_device, heads);
+SL_ABI_STRUCT(sl_view_device, reserved0);
 
 /* One layer as attention sees it. `rowset` is in slots of the view (the store translated token indices). */
 typedef struct sl_view {
@@ -345,7 +356,8 @@ typedef struct sl_kv_store {
     /* Stages the rows of one layer. [step & active] [capture] */
     sl_status (*append)(sl_instance *self, const sl_kv_append *args);
     /* Everything, or the rows of a row set given in token indices (per_row lists that name staged rows included). The
-     * view lives until the next call of view. [step & active] [capture] */
+     * view lives until the next call of view. A store on a device that takes policies (SL_KV_EDITS) is also asked on a
+     * CPU lane, between steps: rows and token indices of each head, pages NULL. [step & active] [capture] */
     sl_status (*view)(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,
                       const sl_rowset *tokens, const sl_view **out);
     /* Attends for itself. Required when a layer's kinds contain OPAQUE, else optional. Must fill lse when wanted.
@@ -362,7 +374,8 @@ typedef struct sl_kv_store {
     sl_status (*truncate)(sl_instance *self, int32_t seq, int64_t n, int64_t *minimum);
     /* Keeps and merges rows of one layer. Optional (SL_KV_EDITS). Memory is really returned. SL_E_INVALID: the lists do
      * not name rows, ascending; SL_E_UNIMPLEMENTED: it does not merge. After an error nothing changed. What grow took
-     * may be used or given back: the core calls it again before the next step. [setup & active] */
+     * may be used or given back: the core calls it again before the next step. On a device views may be others from
+     * the first edit on (row counts by head): graphs captured before are not launched again. [setup & active] */
     sl_status (*edit)(sl_instance *self, const sl_kv_edit *edit);
     /* Export and import of a token range. Optional (SL_KV_EXPORTS). [setup] */
     sl_status (*copy_rows)(sl_instance *self, const sl_kv_copy *copy, sl_error *err);

@@ -199,8 +199,37 @@ typedef struct sl_op_move {
     const int32_t *n_moves;              /* device [1] */
     const int32_t *seq, *from, *to;      /* device [max_moves] */
     int32_t n_layers, max_moves;
+    uint32_t staged; /* 1: from and to count from the first staged row of each head (n_rows of its view) */
+    uint32_t reserved0;
 } sl_op_move;
-SL_ABI_STRUCT(sl_op_move, max_moves);
+SL_ABI_STRUCT(sl_op_move, reserved0);
+
+/* Rows of one layer and sequence that stay, gathered to the front of their heads: row i of head h becomes what stands in
+ * slot keep[keep_begin[h] + i], for heads [0, n_heads) of the view. Slots of a head ascend, so none lies before where it
+ * goes. Between steps: seq is no data of a graph. */
+typedef struct sl_op_keep {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_view_device *layer;
+    const int32_t *keep_begin, *keep; /* device [n_heads + 1], and as many slots as it says */
+    int32_t seq;
+    uint32_t reserved0;
+} sl_op_keep;
+SL_ABI_STRUCT(sl_op_keep, reserved0);
+
+/* Rows of all layers coded where they stand: for each job j, slots [begin[j], end[j]) of sequence seq[j] are read from
+ * the view's `plain` and written as codes with zero_is_min: minimum and (maximum - minimum) / (2^bits - 1) of a group in
+ * f16, codes rounded to even against those. side[j] 0: keys, by channel, the slots of one group of k_group; 1: values, by
+ * row. Slots of a job stand in one page; pages are those of the tables when the work is done. n_coded is the caller's to
+ * write. Not in a capture. */
+typedef struct sl_op_quantise {
+    uint64_t struct_size;
+    const sl_lane *lane;
+    const sl_view_device *const *layers;      /* [n_layers] host array */
+    const int32_t *seq, *begin, *end, *side; /* device [n_jobs] */
+    int32_t n_layers, n_jobs;
+} sl_op_quantise;
+SL_ABI_STRUCT(sl_op_quantise, n_jobs);
 
 /* y[i] = x[row[i]], f32 [n, E]; row in device memory. */
 typedef struct sl_op_gather {
@@ -305,8 +334,10 @@ typedef struct sl_ops {
     sl_status (*move)(const sl_host *host, const sl_op_move *args);
     sl_status (*gather)(const sl_host *host, const sl_op_gather *args);
     sl_status (*pick)(const sl_host *host, const sl_op_pick *args);
+    sl_status (*quantise)(const sl_host *host, const sl_op_quantise *args);
+    sl_status (*keep)(const sl_host *host, const sl_op_keep *args); /* between steps */
 } sl_ops;
-SL_ABI_STRUCT(sl_ops, pick);
+SL_ABI_STRUCT(sl_ops, keep);
 
 SL_END
 #endif

@@ -30,11 +30,16 @@ typedef struct attend_case {
     int32_t sinks, window_chunk, window_first; /* of sl_mask */
     int32_t apart; /* 1: heads in places of their own, every second one windowed, the others not */
     int32_t k_bits, v_bits, k_axis, v_axis, quant_group, zeros; /* codes */
-    sl_dtype dtype;                                             /* of plain rows */
+    int32_t mixed, zero_is_min; /* mixed: the oldest keys and fewer of the oldest values are codes, the others plain */
+    sl_dtype dtype;             /* of plain rows */
     float scale, softcap;
     int32_t fast, no_workspace, o_bf16, own_scale;
     uint32_t want; /* SL_WANT_SCORES, SL_WANT_COLSUM beside lse */
     int32_t colsum_apart, colsum_per_row;
+    int32_t weighted, sums_alone; /* rows have weights in the sums; sums are made behind the attention, of its lse */
+    int32_t by_head;              /* 1: head h holds less[h] rows fewer than the step says */
+    int32_t less[8];
+    int32_t q_ahead;     /* queries are those of so many slots further on */
     int32_t even_scales; /* 1: scales and zeros depend on the channel alone: a row means the same wherever it lies */
     /* Bounds beyond what is needed. */
     int32_t more_context, more_seqs, more_seq_rows, more_rows;
@@ -82,6 +87,8 @@ static inline void case_values(const attend_case *c, const case_seq *s, int whic
         x[d] = slt_float(slt_bf16(x[d]));
 }
 
+static inline float case_weight(const attend_case *c, int32_t row) { return c->weighted ? 0.5f * (float)(row % 3) : 1; }
+
 static inline int case_chosen(const attend_case *c, int32_t unit, int32_t head, int32_t slot) {
     return c->list == LIST_NONE ||
            case_mix(case_mix(c->seed + 77, (uint64_t)unit), case_mix((uint64_t)head, (uint64_t)slot)) % 3 == 0;
@@ -128,7 +135,8 @@ static inline void case_put(const attend_case *c, case_side *s, int32_t page, in
         const uint32_t code = (uint32_t)((x[d] * 0.5f + 0.5f) * (float)(1u << s->bits)) & ((1u << s->bits) - 1);
         row[d * s->bits / 8] |= (uint8_t)(code << (d * s->bits % 8));
         const float z = c->zeros ? sl_f32_of_f16(z16) : (float)(1u << (s->bits - 1));
-        value[d] = slt_float(slt_bf16(sl_f32_of_f16(a16) * ((float)code - z)));
+        const float a = sl_f32_of_f16(a16), product = a * (float)code;
+        value[d] = slt_float(slt_bf16(c->zero_is_min ? product + z : a * ((float)code - z)));
     }
 }
 

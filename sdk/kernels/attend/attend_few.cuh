@@ -19,7 +19,7 @@ namespace slk {
 template <int D, int MT, bool ANY> struct Few {
     static constexpr int kThreads = 128 * MT, kMinBlocks = MT == 1 && D <= 128 ? 2 : 1;
     static constexpr int kRow = 2 * D, kSide = 16 * kRow, kStage = 2 * kSide;
-    static constexpr int kStages = D == 256 && MT == 2 ? 2 : D == 64 || ANY ? 4 : 3;
+    static constexpr int kStages = D == 256 && MT == 2 ? 2 : D == 64 || (ANY && D != 256) ? 4 : 3;
     static constexpr int kColumn = ANY ? kStage : kStages * kStage; /* bf16 rows of a column */
     static constexpr int kQ = 4 * kColumn, kSums = kQ + 16 * MT * kRow;
     /* With one share, what the splits so far come to: 24 registers, or where those are short, in shared memory. */
@@ -35,16 +35,22 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
     extern __shared__ __align__(128) unsigned char shared[];
     __shared__ float2 stat[MT][4][16];  /* maximum and sum of each row of each column */
     __shared__ float2 all_stat[MT][16]; /* with one share, of all splits so far */
-    __shared__ int2
-        where[ANY ? 4 : 1][ANY ? kStages : 1][16]; /* page and row of what a stage holds; page < 0: nothing */
+    __shared__ int2 where[ANY ? 4 : 1][ANY ? kStages : 1][2]
+                         [16]; /* page and row of K and V of what a stage holds; page < 0: nothing */
     __shared__ int sinks_of[3];
 
     const int place = blockIdx.z / p.row_blocks, block = blockIdx.z % p.row_blocks, kv_head = blockIdx.y;
     const int thread = threadIdx.x, lane = thread % 32, column = thread / 32 % 4, mt = thread / 128;
     /* The kernel in front of the tails is the one of the other tiles: what that waited for is there. */
-    if (!p.tails)
-        wait_for_predecessor();
-    let_successor_start();
+    bool waited = !p.early;
+    auto wait = [&] {
+        if (!p.tails)
+            wait_for_predecessor();
+        let_successor_start();
+        waited = true;
+    };
+    if (waited)
+        wait();
     const Seat seat = seat_of(p, place);
     if (place >= p.n_seqs[0] || (p.tails && !seat.tree))
         return;
@@ -114,13 +120,20 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                                               ? slot_of(p, keys, rank, keys.first_row + r0, paths)
                                               : -1;
     };
-    auto page_of = [&](int slot) { return slot >= 0 ? keys.pages[slot >> p.page_shift] : -1; };
+    const int coded = lane < 16 ? keys.coded_k : keys.coded_v;
+    auto page_of = [&](int slot) {
+        return slot >= 0 ? (ANY && slot >= coded ? keys.plain_pages : keys.pages)[slot >> p.page_shift] : -1;
+    };
     auto fetch = [&](int item, int slot, int page) {
         const int stage = item % kStages;
-        const char *at = page >= 0 ? pool + page * page_stride + (slot & page_mask) * row_stride : nullptr;
+        const bool plain = ANY && slot >= coded;
+        const char *at = page >= 0 && !plain ? pool + page * page_stride + (slot & page_mask) * row_stride : nullptr;
         if constexpr (ANY) {
-            if (lane < 16 && mt == 0)
-                where[column][stage][lane] = make_int2(page, slot & page_mask);
+            if (mt == 0) {
+                where[column][stage][lane / 16][lane % 16] =
+                    make_int2(page, (slot & page_mask) | (plain ? kPlainRow : 0));
+                fetch_scales(side, plain ? -1 : page, slot & page_mask, kv_head * p.head_dim);
+            }
             const uint32_t to = base + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             fetch_raw(p.k, shuffle(at, lane / 2), to + lane / 2 * p.k.raw, lane % 2 + 2 * mt, 2 * MT);
             fetch_raw(p.v, shuffle(at, lane / 2 + 16), to + 16 * p.k.raw + lane / 2 * p.v.raw, lane % 2 + 2 * mt,
@@ -135,8 +148,8 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
                 for (int h = 0; h < D / 64; h++) {
                     const int c = lane % 8 + 8 * h;
                     const bool there = k != nullptr && c < chunks;
-                    copy16<D>(to + tile_at<S::kRow>(key, c), there ? k + 16 * c : p.k.pool, there);
-                    copy16<D>(to + S::kSide + tile_at<S::kRow>(key, c), there ? v + 16 * c : p.v.pool, there);
+                    copy16<D>(to + tile_at<S::kRow>(key, c), k + 16 * c, there);
+                    copy16<D>(to + S::kSide + tile_at<S::kRow>(key, c), v + 16 * c, there);
                 }
             }
         }
@@ -154,10 +167,14 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             found[i] = page_of(slots[i]);
 #pragma unroll
         for (int i = 0; i < kStages - 1; i++) {
+            if (!waited && (tile_of(i) + 1) * kTile > keys.ranked)
+                wait();
             if (i < items)
                 fetch(i, slots[i], found[i]);
             commit();
         }
+        if (!waited)
+            wait();
         slot = slots[kStages - 1], page = found[kStages - 1], next_slot = slots[kStages];
     }
 
@@ -224,6 +241,7 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
     const uint32_t k_lane = tile_at<S::kRow>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const uint32_t v_lane = tile_at<S::kRow>(lane % 16, lane / 16);
+    const bool capped = p.softcap > 0.f;
     int split = split_of(cuts, begin), next_split = split_end(cuts, begin);
     for (int item = 0; item < items; item++) {
         wait_copies<kStages - 2>();
@@ -238,12 +256,12 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         uint32_t k_at = ring + k_lane, v_at = ring + S::kSide + v_lane;
         if constexpr (ANY) {
             const int stage = item % kStages;
-            const int2 at = where[column][stage][lane / 2];
+            const int2 k_place = where[column][stage][0][lane / 2], v_place = where[column][stage][1][lane / 2];
             const unsigned char *raw = shared + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             unsigned char *to = shared + column * S::kColumn;
-            widen<D, MT>(p.k, raw + lane / 2 * p.k.raw, at, kv_head, p.head_dim, to, mt, lane);
-            widen<D, MT>(p.v, raw + 16 * p.k.raw + lane / 2 * p.v.raw, at, kv_head, p.head_dim, to + S::kSide, mt,
-                         lane);
+            widen<D, MT>(p.k, p.plain_k, raw + lane / 2 * p.k.raw, k_place, kv_head, p.head_dim, to, mt, lane);
+            widen<D, MT>(p.v, p.plain_v, raw + 16 * p.k.raw + lane / 2 * p.v.raw, v_place, kv_head, p.head_dim,
+                         to + S::kSide, mt, lane);
             column_barrier<MT>(column);
         } else {
             k_at += item % kStages * S::kStage;
@@ -273,7 +291,14 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    s[n][e] = score(p, __fadd_rn(s[n][e], odd[n][e]), scale[e / 2]);
+                    s[n][e] = __fmul_rn(__fadd_rn(s[n][e], odd[n][e]), scale[e / 2]);
+            if (capped) {
+#pragma unroll
+                for (int n = 0; n < 2; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        s[n][e] = soft_cap(p, s[n][e]);
+            }
             if (!whole) {
 #pragma unroll
                 for (int n = 0; n < 2; n++)
@@ -470,12 +495,13 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
 
 } // namespace slk
 
-/* The tails end when the kernel of the other tiles has: who waits for them waits for both. */
+/* The tails end when the kernel of the other tiles has: who waits for them waits for both. Blocks that had nothing to
+ * do may not have waited yet. */
 #define SLK_FEW_KERNEL(name, d, mt, any)                                                                               \
     extern "C" __global__ void __launch_bounds__(128 * mt, (slk::Few<d, mt, any>::kMinBlocks))                         \
         slk_##name##_##d##_##mt(const __grid_constant__ slk_attend_few_params p) {                                     \
         slk::attend_few<d, mt, any>(p);                                                                                \
-        if (p.tails)                                                                                                   \
+        if (p.tails || p.early)                                                                                        \
             slk::wait_for_predecessor();                                                                               \
     }
 

@@ -49,8 +49,10 @@ static const few_variant *variant_of(int64_t dim, int64_t matrix_rows) {
     return last;
 }
 
-static int side_of(slk_side_device *s, int32_t dim, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis) {
+static int side_of(slk_side_device *s, int32_t dim, sl_dtype dtype, int32_t bits, int32_t group, uint32_t axis,
+                   uint32_t zero_is_min) {
     s->bits = bits;
+    s->zero_is_min = zero_is_min != 0;
     s->group = group;
     s->per_channel = axis == SL_QUANT_PER_CHANNEL;
     s->group_shift = -1;
@@ -64,7 +66,7 @@ static int side_of(slk_side_device *s, int32_t dim, sl_dtype dtype, int32_t bits
         const int64_t all = (int64_t)(intptr_t)s->pool | s->page_stride | s->row_stride | s->head_stride | s->row_bytes;
         s->piece = all % 16 == 0 ? 16 : all % 8 == 0 ? 8 : all % 4 == 0 ? 4 : 1;
         return (bits == 1 || bits == 2 || bits == 4 || bits == 8) && group > 0 && (s->per_channel || group % 8 == 0) &&
-               s->scale != NULL;
+               s->scale != NULL && (!zero_is_min || s->zero != NULL);
     }
     s->kind = dtype == SL_BF16 ? SLK_SIDE_BF16 : dtype == SL_F16 ? SLK_SIDE_F16 : SLK_SIDE_F32;
     return dtype == SL_BF16 || dtype == SL_F16 || dtype == SL_F32;
@@ -119,6 +121,30 @@ static sl_status supported(const sl_attend *a) {
          v->n_rows != NULL || (a->want & (SL_WANT_SCORES | SL_WANT_COLSUM))))
         return SL_E_UNIMPLEMENTED;
     return SL_OK;
+}
+
+static sl_status fill_plain(slk_attend_few_params *p, const sl_view_device *v) {
+    const sl_view_device *r = v->plain;
+    p->plain_pages = r->pages;
+    p->plain_pages_stride = r->pages_stride;
+    p->plain_pages_head_stride = r->pages_head_stride;
+    p->n_coded = v->n_coded;
+    p->plain_k = (slk_side_device){.pool = r->k_pool,
+                                   .page_stride = r->k_page_stride,
+                                   .row_stride = r->k_row_stride,
+                                   .head_stride = r->k_head_stride};
+    p->plain_v = (slk_side_device){.pool = r->v_pool,
+                                   .page_stride = r->v_page_stride,
+                                   .row_stride = r->v_row_stride,
+                                   .head_stride = r->v_head_stride};
+    if (r->k_bits != 0 || r->v_bits != 0 || v->heads != NULL || r->heads != NULL ||
+        !side_of(&p->plain_k, r->k_dim, r->k_dtype, 0, 0, 0, 0) ||
+        !side_of(&p->plain_v, r->v_dim, r->v_dtype, 0, 0, 0, 0))
+        return SL_E_UNIMPLEMENTED;
+    return v->n_coded != NULL && r->page_rows == v->page_rows && r->n_heads == v->n_heads && r->k_dim == v->k_dim &&
+                   r->v_dim == v->v_dim && aligned(&p->plain_k) && aligned(&p->plain_v)
+               ? SL_OK
+               : SL_E_INVALID;
 }
 
 static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
@@ -186,9 +212,14 @@ static sl_status fill(slk_attend_few_params *p, const sl_attend *a) {
     }
     while ((1 << p->page_shift) < v->page_rows)
         p->page_shift++;
-    if (!side_of(&p->k, v->k_dim, v->k_dtype, v->k_bits, v->k_group, v->k_axis) ||
-        !side_of(&p->v, v->v_dim, v->v_dtype, v->v_bits, v->v_group, v->v_axis))
+    if (!side_of(&p->k, v->k_dim, v->k_dtype, v->k_bits, v->k_group, v->k_axis, v->zero_is_min) ||
+        !side_of(&p->v, v->v_dim, v->v_dtype, v->v_bits, v->v_group, v->v_axis, v->zero_is_min))
         return SL_E_UNIMPLEMENTED;
+    if (v->plain != NULL) {
+        sl_status s = fill_plain(p, v);
+        if (s != SL_OK)
+            return s;
+    }
     return aligned(&p->k) && aligned(&p->v) ? SL_OK : SL_E_INVALID;
 }
 
@@ -208,15 +239,15 @@ static sl_status colsum(const slk_cuda *k, const sl_lane *lane, const sl_attend 
 
 static sl_status launch(const slk_cuda *k, const sl_lane *lane, const few_variant *variant,
                         const slk_attend_few_params *p, int64_t blocks) {
-    const int any = p->k.kind != SLK_SIDE_BF16 || p->v.kind != SLK_SIDE_BF16;
+    const int any = p->k.kind != SLK_SIDE_BF16 || p->v.kind != SLK_SIDE_BF16 || p->n_coded != NULL;
     slk_cuda_grid grid = {.x = p->tails ? 1 : (uint32_t)p->shares,
                           .y = (uint32_t)p->kv_heads,
                           .z = (uint32_t)blocks,
                           .threads = (uint32_t)(128 * variant->tiles),
                           .shared = variant->shared,
                           .dependent = 1};
-    if (any) { /* bf16 rows of one tile, queries, sums, what splits come to; codes of four tiles, or two */
-        const int32_t d = variant->dim, tiles = variant->tiles, stages = d == 256 && tiles == 2 ? 2 : 4;
+    if (any) { /* bf16 rows of one tile, queries, sums, what splits come to; codes of some tiles */
+        const int32_t d = variant->dim, tiles = variant->tiles, stages = d < 256 ? 4 : tiles == 1 ? 3 : 2;
         grid.shared = (uint32_t)(256 * d + 32 * tiles * d + 8192 * tiles + (tiles > 1 || d > 128 ? 64 * tiles * d : 0) +
                                  stages * 4 * 16 * (p->k.raw + p->v.raw));
     }
@@ -252,7 +283,9 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     }
     p.row_block = p.per_row ? 1 : (int32_t)least(16 * variant->tiles / p.group, rows);
     p.row_blocks = (int32_t)up(step->max_seq_rows, p.row_block);
-    int64_t others = (int64_t)p.kv_heads * step->max_seqs * p.row_blocks;
+    /* Heads that see little are done at once: the others fill the device. */
+    const int64_t long_heads = v->heads != NULL && p.window > 0 ? p.kv_heads - (int64_t)v->n_windowed : p.kv_heads;
+    int64_t others = (long_heads > 0 ? long_heads : p.kv_heads) * step->max_seqs * p.row_blocks;
     int64_t splits = splits_of(bound), tiles = up(bound, SLK_FEW_TILE);
     if (splits > SLK_FEW_MAX_SPLITS || others == 0)
         return others == 0 ? SL_OK : SL_E_RANGE;
@@ -262,11 +295,11 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     p.shares = shares_of(k, others, variant->blocks, most);
     p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
     int paths = p.is_tree != NULL && !p.masked;
+    p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
+              p.v.kind == SLK_SIDE_BF16;
     if (paths && p.shares == 1 && most > 1)
         p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
-    if (p.shares == 1)
-        p.uniform = 0;
     int64_t n_ml = up((int64_t)step->max_rows * p.heads * p.max_splits * 2 * (int64_t)sizeof(float), 256) * 256;
     p.part_ml = (float *)(void *)at;
     p.part_o = (float *)(void *)(at + n_ml);
@@ -276,6 +309,7 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         slk_attend_few_params tails = p;
         const few_variant *one = variant_of(dim, 1);
         tails.tails = 1;
+        tails.early = 0;
         tails.row_block = 1;
         tails.row_blocks = (int32_t)step->max_seq_rows;
         if (p.group > 16)
@@ -288,4 +322,16 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         s = slk_cuda_launch(k, lane, SLK_CUDA_attend_few_join, &p, sizeof p, join);
     }
     return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;
+}
+
+sl_status slk_cuda_attend_colsum(const slk_cuda *k, const sl_lane *lane, const sl_attend *a) {
+    slk_attend_few_params p;
+    sl_status s = supported(a);
+    if (s == SL_OK && (a->lse == NULL || a->colsum == NULL))
+        s = SL_E_INVALID;
+    if (s == SL_OK)
+        s = fill(&p, a);
+    if (s == SL_OK && (p.head_dim > 256))
+        s = SL_E_UNIMPLEMENTED;
+    return s == SL_OK ? colsum(k, lane, a, &p) : s;
 }

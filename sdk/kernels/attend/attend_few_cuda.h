@@ -24,6 +24,7 @@ typedef struct slk_side_device {
     int32_t group_shift;    /* log2 of group; -1: no power of two */
     int32_t row_bytes, raw; /* codes of a head's row; what they take in shared memory, 0: they do not go there */
     int32_t piece;          /* bytes that rows may be copied by: 16, 8, 4 or 1 */
+    int32_t zero_is_min, pad;
 } slk_side_device;
 
 typedef struct slk_attend_few_params {
@@ -42,6 +43,10 @@ typedef struct slk_attend_few_params {
     const int32_t *pages, *n_rows, *list, *list_n;
     int64_t pages_stride, pages_head_stride, n_rows_stride, n_rows_head_stride, list_stride;
     slk_side_device k, v;
+    /* Slots that are not coded (sl_view_device.plain); n_coded NULL: k and v hold everything. */
+    const int32_t *plain_pages, *n_coded;
+    int64_t plain_pages_stride, plain_pages_head_stride;
+    slk_side_device plain_k, plain_v;
     /* Results of splits: [rows, H, max_splits, D] and [rows, H, max_splits] {maximum, sum}. */
     float *part_o, *part_ml;
     /* Column sums (a kernel of their own). */
@@ -59,6 +64,7 @@ typedef struct slk_attend_few_params {
     int32_t o_f32;
     int32_t colsum_apart, colsum_per_row;
     int32_t head_dim, window_first;
+    int32_t early; /* 1: tiles of committed keys are fetched while the kernel in front still runs */
 } slk_attend_few_params;
 
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \
@@ -72,12 +78,12 @@ typedef struct slk_attend_few_params {
     X(attend_few_any_64_4, slk_attend_few_params, 104 * 1024, 1, attend_few_any)                                       \
     X(attend_few_any_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few_any)                                      \
-    X(attend_few_any_256_1, slk_attend_few_params, 224 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_256_1, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 
-/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 16, 2 up to 128, then twice as large each time that
+/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 8, 2 up to 128, then twice as large each time that
  * the rank has doubled. */
 #ifdef __CUDACC__
 #define SLK_FEW_FN __host__ __device__ __forceinline__
@@ -85,9 +91,9 @@ typedef struct slk_attend_few_params {
 #define SLK_FEW_FN static inline
 #endif
 SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
-    int32_t split = 72, begin = 128, size = 4; /* 16 of one tile, 56 of two */
+    int32_t split = 68, begin = 128, size = 4; /* 8 of one tile, 60 of two */
     if (tile < 128)
-        return tile < 16 ? tile : 16 + (tile - 16) / 2;
+        return tile < 8 ? tile : 8 + (tile - 8) / 2;
     for (; tile >= 2 * begin; begin *= 2, size *= 2)
         split += 32;
     return split + (tile - begin) / size;
@@ -95,7 +101,7 @@ SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
 SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
     int32_t begin = 128, size = 4;
     if (tile < 128)
-        return tile < 16 ? tile : tile / 2 * 2;
+        return tile < 8 ? tile : tile / 2 * 2;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size;
@@ -104,7 +110,7 @@ SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
 SLK_FEW_FN int32_t slk_few_split_end(int32_t tile) {
     int32_t begin = 128, size = 4;
     if (tile < 128)
-        return tile < 16 ? tile + 1 : tile / 2 * 2 + 2;
+        return tile < 8 ? tile + 1 : tile / 2 * 2 + 2;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size + size;
@@ -124,6 +130,8 @@ int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int
  * column sums and lists. */
 sl_status slk_cuda_attend_few(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a, void *workspace,
                               int64_t workspace_bytes);
+/* Column sums alone (a->colsum), from a->lse that another kernel left. */
+sl_status slk_cuda_attend_colsum(const struct slk_cuda *k, const sl_lane *lane, const sl_attend *a);
 #endif
 
 #endif

@@ -176,6 +176,28 @@ static void test_codes(void **state) {
     }
 }
 
+/* The oldest rows coded, keys further than values, the others plain. */
+static void test_mixed(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t bits[][2] = {{4, 4}, {2, 2}, {8, 2}, {4, 8}};
+    for (int i = 0; i < 8; i++) {
+        attend_case c = shape(i % 4 == 3 ? 256 : i % 4 == 1 ? 64 : 128, 2, i % 3 == 2 ? 7 : 4, 650 + (uint64_t)i);
+        c.k_bits = bits[i % 4][0], c.v_bits = bits[i % 4][1];
+        c.k_axis = SL_QUANT_PER_CHANNEL, c.v_axis = SL_QUANT_PER_ROW;
+        c.mixed = c.zeros = c.zero_is_min = 1;
+        c.page_rows = i % 2 ? 32 : 64;
+        c.scale = 0.1f;
+        c.fast = i >= 4;
+        c.dtype = i == 5 ? SL_F16 : SL_BF16;
+        c.window = i == 6 ? 300 : 0;
+        c.list = i == 7 ? LIST_HEAD : LIST_NONE;
+        c.want = i % 2 ? SL_WANT_COLSUM | SL_WANT_SCORES : 0;
+        ragged(&c, i % 2 ? 9 : 1);
+        c.seq[4].tree = i == 3;
+        check(h, &c, "codes of %d and %d bits, then plain rows", c.k_bits, c.v_bits);
+    }
+}
+
 static void test_sums(void **state) {
     slt_host *h = slt_get(state);
     for (int i = 0; i < 8; i++) {
@@ -188,7 +210,17 @@ static void test_sums(void **state) {
         ragged(&c, 7);
         c.seq[4].tree = i % 2;
         check(h, &c, "sums, heads apart %d, rows apart %d", c.colsum_apart, c.colsum_per_row);
+        if (c.want & SL_WANT_SCORES)
+            continue;
+        c.weighted = c.sums_alone = 1;
+        check(h, &c, "sums of weighted rows, heads apart %d", c.colsum_apart);
     }
+    attend_case c = shape(128, 2, 4, 650); /* rows that are passed over by the warp */
+    c.want = SL_WANT_COLSUM;
+    c.weighted = 1;
+    add(&c, 300, 100, 0);
+    add(&c, 20, 33, 0);
+    check(h, &c, "sums of a prompt");
 }
 
 /* Rows [from, to) of `b` are those of `a` from row `at` on. */
@@ -202,6 +234,48 @@ static void same(const case_result *a, int32_t at, const case_result *b, int32_t
             if (j < a->heads && memcmp(&a->lse[(at + i - from) * a->heads + j], &b->lse[i * a->heads + j], 4) != 0)
                 fail_msg("%s: row %d, head %d: lse", what, i, j);
         }
+}
+
+/* Heads of lengths of their own: each is what it would be if all were as long as it. */
+static void test_heads(void **state) {
+    slt_host *h = slt_get(state);
+    for (int i = 0; i < 6; i++) {
+        attend_case c = shape(i == 2 ? 64 : 128, 3, i % 2 ? 4 : 1, 800 + (uint64_t)i);
+        const int32_t less[3] = {i == 5 ? 0 : 250, 7, 113};
+        c.page_rows = 16 << i % 3;
+        c.by_head = 1;
+        c.want = i == 4 ? 0 : SL_WANT_COLSUM;
+        c.weighted = i % 2;
+        memcpy(c.less, less, sizeof less);
+        add(&c, 250, i < 3 ? 1 : 40, 0);
+        add(&c, 2300, i < 3 ? 1 : 23, i == 4);
+        case_result all = case_run(h, &c, NULL);
+        for (int32_t head = 0; head < 3; head++) {
+            attend_case one = c;
+            one.by_head = 0;
+            one.q_ahead = less[head];
+            for (int32_t b = 0; b < 2; b++)
+                one.seq[b].past -= less[head];
+            case_result alone = case_run(h, &one, "heads as long as one of them");
+            for (int32_t row = 0; row < all.n_rows; row++)
+                for (int32_t q = head * c.group; q < (head + 1) * c.group; q++) {
+                    const int64_t at = (int64_t)row * all.heads + q;
+                    if (memcmp(all.o + at * c.dim, alone.o + at * c.dim, sizeof(float) * (size_t)c.dim) != 0 ||
+                        all.lse[at] != alone.lse[at])
+                        fail_msg("case %d: row %d, head %d differs from the one alone", i, row, q);
+                }
+            for (int32_t b = 0; b < 2 && all.colsum != NULL; b++)
+                for (int32_t slot = 0; slot < one.seq[b].past + one.seq[b].rows; slot++) {
+                    const float x = all.colsum[(b * 3 + head) * all.stride + slot],
+                                y = alone.colsum[(b * 3 + head) * alone.stride + slot];
+                    if (x != y)
+                        fail_msg("case %d: sequence %d, head %d, slot %d: mass %g and %g", i, b, head, slot, (double)x,
+                                 (double)y);
+                }
+            case_result_free(&alone);
+        }
+        case_result_free(&all);
+    }
 }
 
 /* In deterministic mode a row is the same bits whatever stands beside it. */
@@ -276,7 +350,8 @@ static void test_refusals(void **state) {
     a.rows = &rows, a.view = &seen;
     a.q = a.o = (sl_tensor){.shape = {1, 8, 84}, .stride = {672, 84, 1}, .dtype = SL_BF16, .ndim = 3};
     assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 84 */
-    view.k_dim = view.v_dim = a.q.shape[2] = a.o.shape[2] = 264;
+    view.k_dim = view.v_dim = 264;
+    a.q.shape[2] = a.o.shape[2] = a.q.stride[1] = a.o.stride[1] = 264;
     assert_int_equal(slk_cuda_attend_few(&h->k, h->lane, &a, NULL, 0), SL_E_UNIMPLEMENTED); /* a head of 264 */
     view.k_dim = 128, view.v_dim = 64;
     a.q.shape[2] = a.o.shape[2] = 128;
@@ -291,8 +366,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),  cmocka_unit_test(test_trees),
-        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks), cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_sums),   cmocka_unit_test(test_bits),  cmocka_unit_test(test_refusals)};
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),    cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks),   cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_mixed),  cmocka_unit_test(test_sums),    cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("attend_few_cuda", tests, slt_setup, slt_teardown);
 }

@@ -6,7 +6,7 @@
  * a microsecond behind a dependent one, and a trip to the L2. All but the splits is there already: the kernel in front
  * waited for it. */
 SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ slk_attend_few_params p) {
-    constexpr int kBatch = 8192; /* floats */
+    constexpr int kBatch = 4096; /* floats */
     __shared__ float weight[SLK_FEW_MAX_SPLITS], total[SLK_FEW_MAX_SPLITS], tops[8];
     __shared__ __align__(16) float4 parts[kBatch / 4];
     const int row = blockIdx.x, head = blockIdx.y, place = p.row_seq[row], thread = threadIdx.x;
@@ -31,10 +31,10 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     slk::let_successor_start();
     if (place < 0)
         return;
-    float4 next[8];
+    float4 next[4];
     auto load = [&](int batch) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 4; i++) {
             const int at = thread + 256 * i, from_at = batch * pieces + at;
             if (at < pieces && from_at < n * quads)
                 next[i] = __ldcg(from + from_at + (from_at < sink_splits * quads ? 0 : skipped * quads));
@@ -61,7 +61,7 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     for (int batch = 0; batch * a_batch < n; batch++) {
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 4; i++)
             if (thread + 256 * i < pieces)
                 parts[thread + 256 * i] = next[i];
         __syncthreads();
@@ -106,19 +106,27 @@ SLK_KERNEL slk_attend_few_colsum(const __grid_constant__ slk_attend_few_params p
     slk::Keys keys = slk::keys_of(p, seat, place, seat.first_row, kv_head);
     const int begin = p.colsum_per_row ? static_cast<int>(blockIdx.z) - keys.first_row : 0;
     const int end = p.colsum_per_row ? begin + 1 : keys.rows;
+    int first = begin; /* rows in front that do not count, 32 at a time */
+    if (p.colsum_weight != nullptr)
+        for (int at = threadIdx.x % 32; first < end; first += 32)
+            if (__any_sync(0xffffffffu, first + at < end && p.colsum_weight[keys.first_row + first + at] != 0.f))
+                break;
     const bool exists = slot < keys.n + keys.rows;
     uint4 key[8]; /* up to 64 channels a thread: chunks part, part + 4, ... */
     if (exists) {
-        const int page = keys.pages[slot >> p.page_shift], in_page = slot & ((1 << p.page_shift) - 1);
+        const bool coded = slot < keys.coded_k;
+        const int page = (coded ? keys.pages : keys.plain_pages)[slot >> p.page_shift];
+        const int in_page = slot & ((1 << p.page_shift) - 1);
+        const slk_side_device &side = coded ? p.k : p.plain_k;
 #pragma unroll
         for (int c = 0; c < 8; c++)
             if (part + 4 * c < chunks)
-                key[c] = slk::load8(p.k, page, in_page, kv_head, p.head_dim, part + 4 * c);
+                key[c] = slk::load8(side, page, in_page, kv_head, p.head_dim, part + 4 * c);
     }
     float mass = 0.f;
     for (int g = 0; g < p.group; g++) {
         const int head = kv_head * p.group + g;
-        for (int i = begin; i < end; i++) {
+        for (int i = first; i < end; i++) {
             const int row = keys.first_row + i;
             const float weight = p.colsum_weight != nullptr ? p.colsum_weight[row] : 1.f;
             if (weight == 0.f)

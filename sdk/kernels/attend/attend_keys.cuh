@@ -19,15 +19,17 @@ __device__ __forceinline__ float pow2_whole(float e) {
 
 /* Keys of one KV head of one sequence (or of one row, when lists are a row's own). */
 struct Keys {
-    const int32_t *list;  /* slots by rank, or NULL */
-    const int32_t *pages; /* of this sequence and head */
-    int n;                /* committed slots: the step's rows begin there */
-    int ranked;           /* committed keys that have a rank */
-    int past;             /* token index of the sequence's first row */
-    int first_row, rows;  /* rows of the sequence */
-    int64_t k_at, v_at;   /* bytes to the head's rows */
-    int64_t window;       /* 0: none */
-    int sinks;            /* ranks below it are seen beside the window */
+    const int32_t *list;        /* slots by rank, or NULL */
+    const int32_t *pages;       /* of this sequence and head */
+    const int32_t *plain_pages; /* likewise, of slots that are not coded */
+    int coded_k, coded_v;       /* slots in front of these are coded, where there are plain ones too */
+    int n;                      /* committed slots: the step's rows begin there */
+    int ranked;                 /* committed keys that have a rank */
+    int past;                   /* token index of the sequence's first row */
+    int first_row, rows;        /* rows of the sequence */
+    int64_t k_at, v_at;         /* bytes to the head's rows */
+    int64_t window;             /* 0: none */
+    int sinks;                  /* ranks below it are seen beside the window */
     bool tree;
 };
 
@@ -69,6 +71,13 @@ __device__ __forceinline__ Keys keys_of(const slk_attend_few_params &p, const Se
         k.pages += head[2];
         if (head[3] == 0)
             k.window = k.sinks = 0;
+    }
+    k.plain_pages = nullptr;
+    k.coded_k = k.coded_v = 1 << 30;
+    if (p.n_coded != nullptr) {
+        k.plain_pages = p.plain_pages + s.seq * p.plain_pages_stride + kv_head * p.plain_pages_head_stride;
+        k.coded_k = p.n_coded[2 * s.seq];
+        k.coded_v = p.n_coded[2 * s.seq + 1];
     }
     k.tree = s.tree;
     k.list = nullptr;
@@ -198,14 +207,16 @@ __device__ __forceinline__ int share_begin(const slk_attend_few_params &p, const
     return min(c.end, split_end(c, tile - 1));
 }
 
-/* Scaled score of a product, with the soft cap. */
-__device__ __forceinline__ float score(const slk_attend_few_params &p, float product, float scale) {
-    const float s = __fmul_rn(product, scale);
-    if (p.softcap <= 0.f)
-        return s;
+__device__ __forceinline__ float soft_cap(const slk_attend_few_params &p, float s) {
     const float e =
         exp2f(__fmul_rn(__fdiv_rn(s, p.softcap), 2.f * kLog2e)); /* tanh by hand: fast mathematics have 11 bits */
     return __fmul_rn(p.softcap, __fsub_rn(1.f, __fdiv_rn(2.f, __fadd_rn(e, 1.f))));
+}
+
+/* Scaled score of a product, with the soft cap. */
+__device__ __forceinline__ float score(const slk_attend_few_params &p, float product, float scale) {
+    const float s = __fmul_rn(product, scale);
+    return p.softcap > 0.f ? soft_cap(p, s) : s;
 }
 
 /* Channels [8 c, 8 c + 8) of a row as bf16. dim: channels of a head. */

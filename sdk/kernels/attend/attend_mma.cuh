@@ -35,6 +35,7 @@ __device__ __forceinline__ void copy_some(uint32_t to, const void *from, int byt
 __device__ __forceinline__ void store1(uint32_t to, unsigned char x) {
     asm volatile("st.shared.u8 [%0], %1;" ::"r"(to), "r"(static_cast<uint32_t>(x)) : "memory");
 }
+__device__ __forceinline__ void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 __device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");

@@ -86,7 +86,7 @@ static inline void case_check(const attend_case *c, const case_result *r, const 
                 const float scale = c->own_scale ? c->scale * (0.5f + 0.25f * (float)(row % 4)) : c->scale;
                 double top = -INFINITY, sum = 0;
                 int64_t n = 0;
-                case_values(c, s, 0, s->past + i, head, q);
+                case_values(c, s, 0, s->past + i + c->q_ahead, head, q);
                 memset(want, 0, sizeof *want * (size_t)c->dim);
                 for (int32_t slot = 0; slot < slots; slot++) {
                     score[slot] = -INFINITY;
@@ -110,7 +110,7 @@ static inline void case_check(const attend_case *c, const case_result *r, const 
                 for (int32_t slot = 0; slot < slots; slot++) {
                     const double p = score[slot] > -INFINITY ? exp(score[slot] - top) / sum : 0;
                     const int64_t unit = (c->colsum_per_row ? row : b) * (int64_t)kept + (c->colsum_apart ? head : kv);
-                    sums[unit * r->stride + slot] += p;
+                    sums[unit * r->stride + slot] += (double)case_weight(c, row) * p;
                     for (int32_t d = 0; d < c->dim && p > 0; d++) {
                         const double x = (double)v[b][((int64_t)slot * c->kv_heads + kv) * c->dim + d];
                         v_max = fmax(v_max, fabs(x));
@@ -202,6 +202,11 @@ static inline void case_heads(slt_host *h, const attend_case *c, sl_view_device 
     view->pages_head_stride = (int64_t)1 << 40;
 }
 
+/* Slots in front of this one are codes: of keys, of values. */
+static inline int32_t case_coded(const attend_case *c, const case_seq *s, int which) {
+    return !c->mixed ? 1 << 30 : which == 0 ? s->past - s->past / 4 : s->past / 3;
+}
+
 /* Runs the case; checks it against the sums in double when `what` names it. */
 static inline case_result case_run(slt_host *h, const attend_case *c, const char *what) {
     int32_t n_rows = 0, longest = 0, most = 0;
@@ -216,11 +221,15 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     }
     const int32_t heads = c->kv_heads * c->group, table = (longest + c->page_rows - 1) / c->page_rows + 1;
     const int32_t spare = (int32_t)n_pages; /* a page of poison */
-    case_side k, v;
+    case_side k, v, plain[2];
+    for (int w = 0; w < 2; w++)
+        case_side_make(c, &plain[w], 0, 0, n_pages + 2, 1);
     case_side_make(c, &k, c->k_bits, c->k_axis, n_pages + 2, slots);
     case_side_make(c, &v, c->v_bits, c->v_axis, n_pages + 2, slots);
     int32_t *order = malloc(sizeof *order * (size_t)n_pages),
-            *pages = malloc(sizeof *pages * (size_t)(4 * CASE_SEQS * table));
+            *pages = malloc(sizeof *pages * (size_t)(4 * CASE_SEQS * table)),
+            *plain_pages = malloc(sizeof *pages * (size_t)(2 * CASE_SEQS * table)), coded[4 * CASE_SEQS];
+    memset(coded, 0x7f, sizeof coded);
     for (int32_t i = 0; i < n_pages; i++)
         order[i] = i;
     for (int32_t i = (int32_t)n_pages - 1; i > 0; i--) {
@@ -228,7 +237,7 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         order[i] = order[j], order[j] = t;
     }
     for (int32_t i = 0; i < 2 * CASE_SEQS * table; i++)
-        pages[i] = spare;
+        pages[i] = plain_pages[i] = spare;
     const float *k_values[CASE_SEQS], *v_values[CASE_SEQS];
     float *x = malloc(sizeof *x * (size_t)c->dim);
     int64_t slot_at = 0, page_at = 0;
@@ -238,14 +247,18 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         v_values[b] = v.value + slot_at * c->kv_heads * c->dim;
         for (int32_t slot = 0; slot < s->past + s->rows; slot++, slot_at++) {
             int32_t *page = &pages[(2 * b + 1) * table + slot / c->page_rows];
+            int32_t *plain_page = plain_pages + (page - pages);
             if (slot % c->page_rows == 0)
-                *page = order[page_at++];
-            for (int32_t head = 0; head < c->kv_heads; head++) {
-                case_values(c, s, 1, slot, head, x);
-                case_put(c, &k, *page, slot % c->page_rows, head, x, k.value + (slot_at * c->kv_heads + head) * c->dim);
-                case_values(c, s, 2, slot, head, x);
-                case_put(c, &v, *page, slot % c->page_rows, head, x, v.value + (slot_at * c->kv_heads + head) * c->dim);
-            }
+                *page = order[page_at++], *plain_page = (int32_t)n_pages - 1 - *page;
+            for (int32_t head = 0; head < c->kv_heads; head++)
+                for (int w = 0; w < 2; w++) {
+                    const int is_coded = slot < case_coded(c, s, w);
+                    case_side *side = w == 0 ? &k : &v;
+                    coded[2 * (2 * b + 1) + w] = case_coded(c, s, w);
+                    case_values(c, s, 1 + w, slot, head, x);
+                    case_put(c, is_coded ? side : &plain[w], is_coded ? *page : *plain_page, slot % c->page_rows, head,
+                             x, side->value + (slot_at * c->kv_heads + head) * c->dim);
+                }
         }
     }
     sl_step_device step = case_step(h, c, n_rows, longest, most);
@@ -286,23 +299,59 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         view.v_scale = slt_upload(h, v.scale, v.scale_page * (n_pages + 2));
         view.v_zero = c->zeros ? slt_upload(h, v.zero, v.scale_page * (n_pages + 2)) : NULL;
     }
+    view.zero_is_min = (uint32_t)c->zero_is_min;
+    const sl_view_device rest = {.struct_size = SL_SIZE(sl_view_device),
+                                 .k_pool = slt_upload(h, plain[0].pool, plain[0].page_bytes * (n_pages + 2)),
+                                 .v_pool = slt_upload(h, plain[1].pool, plain[1].page_bytes * (n_pages + 2)),
+                                 .pages = slt_upload(h, plain_pages, 4 * 2 * CASE_SEQS * table),
+                                 .pages_stride = table,
+                                 .k_page_stride = plain[0].page_bytes,
+                                 .k_row_stride = plain[0].row_bytes,
+                                 .k_head_stride = plain[0].head_bytes,
+                                 .v_page_stride = plain[1].page_bytes,
+                                 .v_row_stride = plain[1].row_bytes,
+                                 .v_head_stride = plain[1].head_bytes,
+                                 .page_rows = c->page_rows,
+                                 .n_heads = c->kv_heads,
+                                 .k_dim = c->dim,
+                                 .v_dim = c->dim,
+                                 .k_dtype = c->dtype,
+                                 .v_dtype = c->dtype};
+    if (c->mixed) {
+        view.plain = &rest;
+        view.n_coded = slt_upload(h, coded, sizeof coded);
+    }
     if (c->apart)
         case_heads(h, c, &view, pages, 2 * CASE_SEQS * table, spare);
     view.pages = slt_upload(h, pages, (c->apart ? 4 : 2) * 4 * CASE_SEQS * (int64_t)table);
     if (c->list != LIST_NONE)
         case_lists(h, c, &view, n_rows, c->list == LIST_ROW ? step.max_rows : step.max_seqs, longest);
 
+    if (c->by_head) {
+        int32_t counts[2 * CASE_SEQS * 8];
+        memset(counts, 0x7f, sizeof counts);
+        for (int32_t b = 0; b < c->n_seqs; b++)
+            for (int32_t head = 0; head < c->kv_heads; head++)
+                counts[(2 * b + 1) * c->kv_heads + head] = c->seq[b].past - c->less[head];
+        view.n_rows = slt_upload(h, counts, (int64_t)sizeof counts);
+        view.n_rows_stride = c->kv_heads;
+        view.n_rows_head_stride = 1;
+    }
+
     /* queries, in rows with a gap; results */
     const int64_t q_row = (int64_t)heads * c->dim + 64, o_count = (int64_t)step.max_rows * heads * c->dim;
     uint16_t *q = malloc((size_t)(q_row * step.max_rows) * sizeof *q);
     memset(q, 0xff, (size_t)(q_row * step.max_rows) * sizeof *q);
     float *row_scale = malloc(sizeof *row_scale * (size_t)step.max_rows);
+    float *weight = malloc(sizeof *weight * (size_t)step.max_rows);
+    for (int32_t i = 0; i < step.max_rows; i++)
+        weight[i] = case_weight(c, i);
     for (int32_t i = 0; i < step.max_rows; i++)
         row_scale[i] = 0.5f + 0.25f * (float)(i % 4);
     for (int32_t b = 0, row = 0; b < c->n_seqs; b++)
         for (int32_t i = 0; i < c->seq[b].rows; i++, row++)
             for (int32_t head = 0; head < heads; head++) {
-                case_values(c, &c->seq[b], 0, c->seq[b].past + i, head, x);
+                case_values(c, &c->seq[b], 0, c->seq[b].past + i + c->q_ahead, head, x);
                 for (int32_t d = 0; d < c->dim; d++)
                     q[row * q_row + head * c->dim + d] = slt_bf16(x[d]);
             }
@@ -339,7 +388,8 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
                    .row_scale = c->own_scale ? slt_upload(h, row_scale, 4 * step.max_rows) : NULL,
                    .colsum_heads = c->colsum_apart ? heads : 0,
                    .colsum_per_row = (uint32_t)c->colsum_per_row,
-                   .want = SL_WANT_LSE | c->want};
+                   .colsum_weight = c->weighted ? slt_upload(h, weight, 4 * step.max_rows) : NULL,
+                   .want = SL_WANT_LSE | (c->sums_alone ? c->want & ~(uint32_t)SL_WANT_COLSUM : c->want)};
     if (c->want & SL_WANT_SCORES)
         a.scores = slt_device(h, 4 * score_count);
     if (c->want & SL_WANT_COLSUM)
@@ -350,6 +400,8 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
     const sl_status status = slk_cuda_attend_few(&h->k, h->lane, &a, slt_device(h, workspace), workspace);
     if (status != SL_OK)
         fail_msg("%s: status %d", what != NULL ? what : "a case", status);
+    if (c->sums_alone)
+        assert_int_equal(slk_cuda_attend_colsum(&h->k, h->lane, &a), SL_OK);
     r.o = malloc(sizeof(float) * (size_t)o_count);
     r.lse = malloc(sizeof(float) * (size_t)(step.max_rows * heads));
     uint16_t *half = malloc((size_t)o_count * sizeof *half);
@@ -367,8 +419,8 @@ static inline case_result case_run(slt_host *h, const attend_case *c, const char
         slt_download(h, r.colsum = malloc(sizeof(float) * (size_t)score_count), a.colsum, 4 * score_count);
     if (what != NULL)
         case_check(c, &r, k_values, v_values, what);
-    case_side_free(&k), case_side_free(&v);
-    free(order), free(pages), free(x), free(q), free(row_scale);
+    case_side_free(&k), case_side_free(&v), case_side_free(&plain[0]), case_side_free(&plain[1]);
+    free(order), free(pages), free(plain_pages), free(x), free(q), free(row_scale), free(weight);
     return r;
 }
 

@@ -216,7 +216,8 @@ static int make_views(bench *b, const work *w) {
                             .k_dim = DIM,
                             .v_dim = DIM,
                             .k_dtype = w->bits > 0 ? SL_U8 : SL_BF16,
-                            .v_dtype = w->bits > 0 ? SL_U8 : SL_BF16};
+                            .v_dtype = w->bits > 0 ? SL_U8 : SL_BF16,
+                            .settled = 1};
         if (w->bits > 0) { /* a scale for 64 channels; pages share theirs round robin */
             v.k_bits = v.v_bits = w->bits;
             v.k_group = v.v_group = 64;

@@ -30,8 +30,10 @@ typedef struct form {
     sl_q_format format; /* bits 0: plain bf16 */
 } form;
 
+enum { BATCH = 100 }; /* bf16 by the kernel of batches */
 static const form forms[] = {
     {"bf16", SLK_LINEAR_BF16, {0}},
+    {"bf16 batch", BATCH, {0}},
     {"int8 row", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int8 g128", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 128, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g128", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
@@ -110,7 +112,9 @@ static void multiply(bench *b, const layer *l) {
         p.x = b->x8;
         p.x_scale = b->x_scale;
     }
-    must(slk_cuda_linear(&b->h.k, b->h.lane, b->form->kind, &p), "a product");
+    must(b->form->kind == BATCH ? slk_cuda_linear_batch(&b->h.k, b->h.lane, &p)
+                                : slk_cuda_linear(&b->h.k, b->h.lane, b->form->kind, &p),
+         "a product");
 }
 
 static void run(void *user, int i) {
@@ -214,17 +218,20 @@ int main(int argc, char **argv) {
     printf("{\"metric\": \"stream read 8 GiB\", \"value\": %.0f, \"unit\": \"GB/s\", \"device\": \"%s\"}\n",
            b.ceiling / 1e3, b.h.k.info.name);
     for (int f = 0; f < N_FORMS; f++) {
-        if (forms[f].kind == SLK_LINEAR_E4M3 && b.h.k.info.arch < 890)
+        if ((forms[f].kind == SLK_LINEAR_E4M3 && b.h.k.info.arch < 890) ||
+            (forms[f].kind == BATCH && b.h.k.function[SLK_CUDA_linear_batch] == NULL))
             continue;
         for (const char *at = rows; *at != '\0';) {
             char *end;
             const long t = strtol(at, &end, 10);
             if (end == at || t < 1 || t > MOST_ROWS)
                 die("--rows: numbers from 1 to 256, separated by commas");
+            at = *end == ',' ? end + 1 : end;
+            if (forms[f].kind == BATCH && (t < 16 || t > SLK_LINEAR_BATCH_ROWS))
+                continue;
             for (int l = 0; l < N_LAYERS; l++)
                 measure(&b, &forms[f], &layers[l], (int32_t)t);
             measure(&b, &forms[f], NULL, (int32_t)t);
-            at = *end == ',' ? end + 1 : end;
         }
     }
     slt_close(&b.h);

@@ -8,11 +8,13 @@
 #include "attend_prefill_cuda.h"
 #include "embed_cuda.h"
 #include "gather_cuda.h"
+#include "keep_cuda.h"
 #include "linear_cuda.h"
 #include "lse_merge_cuda.h"
 #include "move_cuda.h"
 #include "norm_cuda.h"
 #include "pick_cuda.h"
+#include "quantise_cuda.h"
 #include "random_cuda.h"
 #include "rope_cuda.h"
 #include "sample_cuda.h"
@@ -24,14 +26,17 @@
     X(act, 0)                                                                                                          \
     X(append, 0)                                                                                                       \
     X(embed, 0)                                                                                                        \
+    X(keep, 0)                                                                                                         \
     X(move, 0)                                                                                                         \
     X(norm, 0)                                                                                                         \
     X(pick, 0)                                                                                                         \
+    X(quantise, 0)                                                                                                     \
     X(random, 0)                                                                                                       \
     X(rope, 0)                                                                                                         \
     X(select, 0)                                                                                                       \
     X(linear, 0)                                                                                                       \
     X(qlinear, 0)                                                                                                      \
+    X(linear_batch, 900)                                                                                               \
     X(linear_many, 0)                                                                                                  \
     X(attend_few, 0)                                                                                                   \
     X(attend_few_any, 0)                                                                                               \
@@ -46,9 +51,11 @@
     SLK_ACT_MUL_KERNELS(X)                                                                                             \
     SLK_APPEND_KERNELS(X)                                                                                              \
     SLK_EMBED_KERNELS(X)                                                                                               \
+    SLK_KEEP_KERNELS(X)                                                                                                \
     SLK_MOVE_KERNELS(X)                                                                                                \
     SLK_NORM_KERNELS(X)                                                                                                \
     SLK_PICK_KERNELS(X)                                                                                                \
+    SLK_QUANTISE_KERNELS(X)                                                                                            \
     SLK_RANDOM_KERNELS(X)                                                                                              \
     SLK_ROPE_KERNELS(X)                                                                                                \
     SLK_SELECT_KERNELS(X)                                                                                              \

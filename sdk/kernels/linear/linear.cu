@@ -6,17 +6,19 @@ namespace slk {
 
 /* Rows of 16-byte pieces: a lane has inputs 8 t .. 8 t + 7 of each half of a chunk (f32: two pieces), of rows g, g + 8.
  */
-template <int BYTES> struct plain_rows {
+template <int BYTES, int ROWS = 8> struct plain_rows {
     static constexpr int pieces = BYTES / 2; /* for 8 inputs */
-    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 4 * pieces, x16 = 2, x_bytes = 2, x_rows = 8, scales = 0,
+    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 4 * pieces, x16 = 2, x_bytes = 2, x_rows = ROWS, scales = 0,
                          scale_bytes = 0;
     static constexpr bool zeros = false;
+    static constexpr int ring(int) { return ROWS == 1 ? SLK_LINEAR_RING_ONE : SLK_LINEAR_RING; }
 
     template <int MT> using walk = typename row_walk<BYTES, 2, pieces>::template of<MT>;
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
 };
 
-struct of_bf16 : plain_rows<2> {
+/* ROWS: 1 or 8 rows of x. */
+template <int ROWS> struct of_bf16 : plain_rows<2, ROWS> {
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
                                                uint32_t x, uint32_t, int rows) {
@@ -25,7 +27,7 @@ struct of_bf16 : plain_rows<2> {
             uint4 b[NT];
 #pragma unroll
             for (int n = 0; n < NT; n++)
-                b[n] = load_x(x + (n * 2 + half) * 512, n * 8 < rows);
+                b[n] = load_x(x + (n * 2 + half) * (ROWS * 64), ROWS == 1 || n * 8 < rows);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
                 const uint4 low = load16(w + (m * 4 + half * 2) * 512), high = load16(w + (m * 4 + half * 2 + 1) * 512);
@@ -109,16 +111,18 @@ using of_f32 = in_parts<4, 3, f32_values>;
 
 } // namespace slk
 
-#define LINEAR(kind, mt, nt)                                                                                           \
-    SLK_KERNEL __launch_bounds__(256, 2)                                                                               \
-        slk_linear_##kind##_##mt##x##nt(const __grid_constant__ slk_linear_params p) {                                 \
-        slk::linear<slk::of_##kind, mt, nt / 8>(p);                                                                    \
+#define LINEAR(kind, mt, rows, blocks, ...)                                                                            \
+    SLK_KERNEL __launch_bounds__(256, blocks)                                                                          \
+        slk_linear_##kind##_##mt##x##rows(const __grid_constant__ slk_linear_params p) {                               \
+        slk::linear<slk::__VA_ARGS__, mt, (rows + 7) / 8>(p);                                                          \
     }
 
-LINEAR(bf16, 1, 8)
-LINEAR(bf16, 2, 8)
-LINEAR(bf16, 2, 16)
-LINEAR(f16, 2, 8)
-LINEAR(f16, 2, 16)
-LINEAR(f32, 1, 8)
-LINEAR(f32, 1, 16)
+LINEAR(bf16, 1, 1, 3, of_bf16<1>)
+LINEAR(bf16, 2, 1, 3, of_bf16<1>)
+LINEAR(bf16, 1, 8, 2, of_bf16<8>)
+LINEAR(bf16, 2, 8, 2, of_bf16<8>)
+LINEAR(bf16, 2, 16, 2, of_bf16<8>)
+LINEAR(f16, 2, 8, 2, of_f16)
+LINEAR(f16, 2, 16, 2, of_f16)
+LINEAR(f32, 1, 8, 2, of_f32)
+LINEAR(f32, 1, 16, 2, of_f32)

@@ -6,8 +6,8 @@
  * block, two blocks a multiprocessor, and the ring runs on over the end of a tile. Weights are asked for before the
  * kernel in front has finished.
  *
- * Predicted: 90 % of a streaming read for bf16 and e4m3. Integers have instructions to issue as well: about 150 (narrow
- * tiles) or 105 (wide) for 512 bytes of 4-bit codes, of 116 slots at that speed: 75 to 90 %; 8 bits need half of them.
+ * Predicted: 90 % of a streaming read for bf16 and e4m3. Integers have instructions to issue as well: about 80 (tiles
+ * of 16 rows) or 65 (of 32) for 512 bytes of plain 4-bit codes, of 116 slots at that speed; 8 bits need half of them.
  *
  * The order of inputs inside of a chunk is whatever makes a lane's 16 bytes whole fragments; x has the same order.
  */
@@ -94,7 +94,7 @@ template <class W, int MT, int NT> struct ring {
     static constexpr int x_piece = W::x_rows * 64; /* bytes of one piece of all lanes */
     static constexpr int x_at = MT * W::w16 * 512, scales_at = x_at + NT * W::x16 * x_piece,
                          bytes = scales_at + MT * W::scales;
-    static constexpr int stages = SLK_LINEAR_STAGES(bytes, MT, W::x_rows);
+    static constexpr int stages = SLK_LINEAR_STAGES(bytes, W::ring(MT));
     static constexpr int all = SLK_LINEAR_WARPS * stages * bytes; /* then the sums */
     static_assert(all + MT * NT * 4096 <= SLK_LINEAR_SHARED, "shared memory");
 };
@@ -287,8 +287,8 @@ template <class W, int MT, int NT> __device__ __forceinline__ void linear(const 
     while (tile < p.tiles) {
         const uint32_t here = slot * R::bytes;
         wait_copies<R::stages - 1>();
-        if (W::scales > 0)
-            __syncwarp(); /* four lanes share a scale */
+        if (W::scales > 0 || W::x_rows == 1)
+            __syncwarp(); /* lanes read what others asked for */
         W::template add<MT, NT>(p, acc, mine + here, mine_x + here, mine_scales + here, rows);
         /* The fragments are in registers by now, so that the slot can be written. */
         if (asked < p.tiles) {

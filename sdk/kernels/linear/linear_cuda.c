@@ -13,10 +13,18 @@ static const struct {
     int kernel[2][3];
     int w, x, scales;
 } kinds[] = {
-    [SLK_LINEAR_BF16] = {{{0, KERNEL(bf16_1x8), 0}, {0, KERNEL(bf16_2x8), KERNEL(bf16_2x16)}}, 2048, 1024, 0},
+    [SLK_LINEAR_BF16] = {{{KERNEL(bf16_1x1), KERNEL(bf16_1x8), 0},
+                          {KERNEL(bf16_2x1), KERNEL(bf16_2x8), KERNEL(bf16_2x16)}},
+                         2048,
+                         1024,
+                         0},
     [SLK_LINEAR_F16] = {{{0}, {0, KERNEL(f16_2x8), KERNEL(f16_2x16)}}, 2048, 1024, 0},
     [SLK_LINEAR_F32] = {{{0, KERNEL(f32_1x8), KERNEL(f32_1x16)}, {0}}, 4096, 1024, 0},
-    [SLK_LINEAR_E4M3] = {{{0, KERNEL(e4m3_1x8), 0}, {0, KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}}, 1024, 512, 0},
+    [SLK_LINEAR_E4M3] = {{{KERNEL(e4m3_1x1), KERNEL(e4m3_1x8), 0},
+                          {KERNEL(e4m3_2x1), KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}},
+                         1024,
+                         512,
+                         0},
 #define INTEGERS(name, w, scales)                                                                                      \
     { {{KERNEL(name##_1x1), KERNEL(name##_1x8), 0}, {KERNEL(name##_2x1), KERNEL(name##_2x8), 0}}, w, 2048, scales }
     [SLK_LINEAR_INT8] = INTEGERS(int8, 2048, 256),
@@ -31,7 +39,10 @@ enum { ONE, EIGHT, SIXTEEN };
 static uint32_t shared_bytes(int kind, int wide, int rows) {
     const int mt = 1 + wide, nt = rows == SIXTEEN ? 2 : 1, x = rows == ONE ? kinds[kind].x / 8 : nt * kinds[kind].x;
     const int stage = mt * (kinds[kind].w + kinds[kind].scales) + x;
-    const int stages = SLK_LINEAR_STAGES(stage, mt, rows == ONE ? 1 : 8);
+    const int ring = rows != ONE                          ? SLK_LINEAR_RING
+                     : kinds[kind].scales == 0 || mt == 2 ? SLK_LINEAR_RING_ONE
+                                                          : SLK_LINEAR_RING_ONE_PACKED;
+    const int stages = SLK_LINEAR_STAGES(stage, ring);
     return (uint32_t)(SLK_LINEAR_WARPS * stages * stage + mt * nt * 4096);
 }
 
@@ -62,7 +73,7 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     /* Narrow tiles where wide ones would leave multiprocessors without work, and where x is short beside w. */
     const int integers = kind == SLK_LINEAR_INT8 || kind == SLK_LINEAR_INT4;
     const int narrow = (p.n + SLK_LINEAR_TILE - 1) / SLK_LINEAR_TILE;
-    const int rows = p.t == 1 && integers ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
+    const int rows = p.t == 1 && kinds[kind].kernel[0][ONE] != 0 ? ONE : p.t <= 8 || integers ? EIGHT : SIXTEEN;
     int wide = p.act_mul || rows == SIXTEEN || narrow > 8 * k->info.n_processors;
     if (kinds[kind].kernel[wide][rows] == 0)
         wide = !wide;
@@ -79,7 +90,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
         if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
             kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     }
-    const int resident = (rows == ONE && !wide ? 4 : 2) * k->info.n_processors;
+    const int four_bits = kind == SLK_LINEAR_INT4 || kind == INT4_PLAIN;
+    const int resident = (rows != ONE ? 2 : !wide ? (integers ? 4 : 3) : four_bits ? 3 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
                                 .y = 1,
                                 .z = 1,
@@ -89,19 +101,54 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
-sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16, const slk_finish_params *p) {
-    if (in_bf16 && !y_bf16)
+sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const slk_linear_params *given) {
+    enum { SLAB = 64, MOST_SPLITS = 4 };
+    slk_linear_params p = *given;
+    if (!fits(SLK_LINEAR_BF16, &p))
         return SL_E_INVALID;
-    const slk_cuda_grid grid = {.x = (uint32_t)(p->n + 255) / 256,
-                                .y = (uint32_t)(p->t < 32768 ? p->t : 32768),
+    if (p.t > SLK_LINEAR_BATCH_ROWS || k->function[SLK_CUDA_linear_batch] == NULL)
+        return SL_E_UNIMPLEMENTED;
+    if (p.t == 0)
+        return SL_OK;
+    /* Two blocks a multiprocessor, as far as a cluster goes. */
+    const int outputs = p.act_mul ? 64 : 128, slabs = (p.k + SLAB - 1) / SLAB;
+    p.tiles = (p.n + outputs - 1) / outputs;
+    p.blocks = 2 * k->info.n_processors / p.tiles;
+    p.blocks = p.blocks < 1 ? 1 : p.blocks > MOST_SPLITS ? MOST_SPLITS : p.blocks;
+    p.steps = (slabs + p.blocks - 1) / p.blocks;
+    while (p.blocks > 1 && (p.blocks - 1) * p.steps >= slabs) { /* a block without work */
+        p.blocks--;
+        p.steps = (slabs + p.blocks - 1) / p.blocks;
+    }
+    const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles * p.blocks),
+                                .y = 1,
                                 .z = 1,
                                 .threads = 256,
+                                .shared = SLK_LINEAR_BATCH_SHARED,
+                                .dependent = 1,
+                                .cluster = p.blocks > 1 ? (uint32_t)p.blocks : 0};
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &p, sizeof p, grid);
+}
+
+sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,
+                          const slk_finish_params *given) {
+    slk_finish_params p = *given;
+    if (in_bf16 && !y_bf16)
+        return SL_E_INVALID;
+    p.eights = p.col_scale == NULL && p.n % 8 == 0 && p.ldi % 8 == 0 && p.ldy % 8 == 0 && is_aligned(p.in, 16) &&
+               is_aligned(p.y, 16) && is_aligned(p.bias, 16) &&
+               (p.residual == NULL || (p.ldr % 4 == 0 && is_aligned(p.residual, 16)));
+    const int32_t threads = 256, width = p.eights ? p.n / 8 : p.n;
+    const slk_cuda_grid grid = {.x = (uint32_t)((width + threads - 1) / threads),
+                                .y = (uint32_t)(p.t < 32768 ? p.t : 32768),
+                                .z = 1,
+                                .threads = (uint32_t)threads,
                                 .dependent = 1};
     return slk_cuda_launch(k, lane,
                            in_bf16  ? SLK_CUDA_finish_bf16_bf16
                            : y_bf16 ? SLK_CUDA_finish_f32_bf16
                                     : SLK_CUDA_finish_f32_f32,
-                           p, sizeof *p, grid);
+                           &p, sizeof p, grid);
 }
 
 sl_status slk_cuda_widen(const slk_cuda *k, const sl_lane *lane, const slk_widen_params *p) {

@@ -58,6 +58,7 @@ typedef struct slk_finish_params {
     int64_t ldi, ldy, ldr;
     int32_t t, n;
     uint32_t act_mul, act;
+    uint32_t eights, pad; /* the launcher's: eight values a thread */
 } slk_finish_params;
 
 /* Rows [row, row + rows) of weights as bf16 [rows, K]. */
@@ -88,16 +89,20 @@ typedef struct slk_stream_params {
 } slk_stream_params;
 
 /* Bytes of dynamic shared memory at most: a ring of 12 KiB a warp, and the sums of the warps. Rings of one row are
- * shorter, so that blocks of the next kernel come in beside this one's and ask for their weights. */
-enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384 };
-/* Stages of a ring, of so many bytes, for tiles of 16 mt rows of w and room for so many rows of x. */
-#define SLK_LINEAR_FIT_(bytes, mt, rows) (((rows) > 1 ? SLK_LINEAR_RING : (mt) == 1 ? 6144 : 8448) / (bytes))
-#define SLK_LINEAR_STAGES(bytes, mt, rows)                                                                             \
-    (SLK_LINEAR_FIT_(bytes, mt, rows) < 2   ? 2                                                                        \
-     : SLK_LINEAR_FIT_(bytes, mt, rows) > 8 ? 8                                                                        \
-                                            : SLK_LINEAR_FIT_(bytes, mt, rows))
+ * shorter, so that a multiprocessor has room for blocks of the next kernel, which ask for their weights. */
+enum {
+    SLK_LINEAR_RING = 12288,
+    SLK_LINEAR_RING_ONE = 8704,
+    SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
+    SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384,
+    SLK_LINEAR_BATCH_SHARED = 98304
+};
+/* Stages of so many bytes in a ring. */
+#define SLK_LINEAR_STAGES(bytes, ring) ((ring) / (bytes) < 2 ? 2 : (ring) / (bytes) > 8 ? 8 : (ring) / (bytes))
 
 #define SLK_LINEAR_KERNELS(X)                                                                                          \
+    X(linear_bf16_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
+    X(linear_bf16_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                               \
@@ -121,9 +126,12 @@ enum { SLK_LINEAR_RING = 12288, SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEA
     X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
+    X(linear_e4m3_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
+    X(linear_e4m3_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
+    X(linear_batch, slk_linear_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                       \
     X(finish_bf16_bf16, slk_finish_params, 0, 1, linear_many)                                                          \
     X(finish_f32_bf16, slk_finish_params, 0, 1, linear_many)                                                           \
     X(finish_f32_f32, slk_finish_params, 0, 1, linear_many)                                                            \
@@ -141,6 +149,10 @@ struct slk_cuda;
  * act_mul of f32 weights, or of packed integers whose N is no multiple of 16; E4M3 below compute capability 8.9. [step]
  * [capture] */
 sl_status slk_cuda_linear(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
+/* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own. SL_E_UNIMPLEMENTED: more rows,
+ * or a device that is not of compute capability 9.0. */
+enum { SLK_LINEAR_BATCH_ROWS = 64 };
+sl_status slk_cuda_linear_batch(const struct slk_cuda *k, const sl_lane *lane, const slk_linear_params *p);
 /* in_bf16, y_bf16: bf16 to bf16, f32 to either. */
 sl_status slk_cuda_finish(const struct slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,
                           const slk_finish_params *p);

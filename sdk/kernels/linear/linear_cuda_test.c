@@ -122,39 +122,85 @@ static void test_refusals(void **state) {
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_F32, &p), SL_E_UNIMPLEMENTED);
 }
 
-/* y [t, n] of `in` with all that finish can do, and the widening of plain rows. */
+/* The kernel of batches, which adds in an order of its own. */
+static void test_batch(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t shapes[][3] = {/* t, n, k */
+                                        {1, 1, 8},       {8, 128, 64},     {17, 100, 584},
+                                        {33, 300, 2056}, {64, 129, 4096},  {64, 4096, 520},
+                                        {40, 6144, 264}, {64, 640, 14336}, {50, 36000, 72}};
+    if (slk_cuda_linear_batch(&h->k, h->lane, &(slk_linear_params){.x = h, .w = h, .y = h, .n = 8, .k = 8}) ==
+        SL_E_UNIMPLEMENTED) {
+        print_message("skipped: the kernel of batches needs compute capability 9.0\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int e = 0; e < 6; e++) {
+            const int act = e == 4 ? SL_ACT_SILU : -1;
+            check_case c = {.name = "batch",
+                            .t = shapes[i][0],
+                            .n = shapes[i][1],
+                            .k = shapes[i][2],
+                            .ldx = shapes[i][2] + 8 * (int)(i % 3),
+                            .ldy = shapes[i][1] + e,
+                            .bias = e % 2,
+                            .residual = act < 0 ? e / 2 : 0,
+                            .y_bf16 = e == 0 || e == 4,
+                            .act = act};
+            check_data d = check_make(h, c);
+            const int64_t ldw = c.k + 8 * (int64_t)(i % 2);
+            float *w = put_weights(h, &d, SLK_LINEAR_BF16, ldw);
+            assert_int_equal(slk_cuda_linear_batch(&h->k, h->lane, &d.p), SL_OK);
+            check_values(h, &d, d.x, w, 2e-6);
+            free(w);
+            check_free(&d);
+        }
+}
+
+/* y [t, n] of `in` with all that finish can do: eight values a thread or one; bf16: both sides. */
+static void try_finish(slt_host *h, int n, int scaled, int bf16, int act_mul) {
+    enum { T = 5, MOST = 2304 };
+    static float in[T * 2 * MOST], col[2 * MOST], row[T], bias[2 * MOST], residual[T * MOST], y[T * MOST];
+    static uint16_t half[T * 2 * MOST];
+    slt_random(in, T * 2 * n, 1), slt_random(col, 2 * n, 2), slt_random(row, T, 3), slt_random(bias, 2 * n, 4);
+    slt_random(residual, T * n, 5);
+    for (int i = 0; bf16 && i < T * 2 * n; i++)
+        half[i] = slt_bf16(in[i]), in[i] = slt_float(half[i]);
+    const int64_t values = T * n;
+    slk_finish_params p = {.in = bf16 ? slt_upload(h, half, 2 * values * 2) : slt_upload(h, in, 2 * values * 4),
+                           .y = slt_device(h, values * (bf16 ? 2 : 4)),
+                           .row_scale = scaled ? slt_upload(h, row, sizeof row) : NULL,
+                           .col_scale = scaled ? slt_upload(h, col, 2 * n * 4) : NULL,
+                           .bias = slt_upload(h, bias, 2 * n * 4),
+                           .residual = slt_upload(h, residual, values * 4),
+                           .ldi = 2 * n,
+                           .ldy = n,
+                           .ldr = n,
+                           .t = T,
+                           .n = n,
+                           .act_mul = (uint32_t)act_mul,
+                           .act = SL_ACT_SILU};
+    assert_int_equal(slk_cuda_finish(&h->k, h->lane, bf16, bf16, &p), SL_OK);
+    slt_download(h, bf16 ? (void *)half : y, p.y, values * (bf16 ? 2 : 4));
+    for (int i = 0; i < values; i++) {
+        const int t = i / n, j = i % n;
+        const double low = scaled ? (double)row[t] * col[j] : 1, high = scaled ? (double)row[t] * col[n + j] : 1;
+        double want = (double)in[t * 2 * n + j] * low + bias[j];
+        if (act_mul)
+            want = check_act(SL_ACT_SILU, want) * ((double)in[t * 2 * n + n + j] * high + bias[n + j]);
+        want += residual[i];
+        const double got = bf16 ? slt_float(half[i]) : y[i];
+        if (!(fabs(got - want) < 1e-5 + (bf16 ? fabs(want) / 200 : 0)))
+            fail_msg("N %d scaled %d bf16 %d act_mul %d: row %d, output %d: %g, not %g", n, scaled, bf16, act_mul, t, j,
+                     got, want);
+    }
+}
+
 static void test_finish(void **state) {
     slt_host *h = slt_get(state);
-    enum { T = 5, N = 300 };
-    float in[T * 2 * N], col[2 * N], row[T], bias[2 * N], residual[T * N], y[T * N];
-    slt_random(in, T * 2 * N, 1), slt_random(col, 2 * N, 2), slt_random(row, T, 3), slt_random(bias, 2 * N, 4);
-    slt_random(residual, T * N, 5);
-    for (int act_mul = 0; act_mul < 2; act_mul++) {
-        slk_finish_params p = {.in = slt_upload(h, in, sizeof in),
-                               .y = slt_device(h, sizeof y),
-                               .row_scale = slt_upload(h, row, sizeof row),
-                               .col_scale = slt_upload(h, col, sizeof col),
-                               .bias = slt_upload(h, bias, sizeof bias),
-                               .residual = slt_upload(h, residual, sizeof residual),
-                               .ldi = 2 * N,
-                               .ldy = N,
-                               .ldr = N,
-                               .t = T,
-                               .n = N,
-                               .act_mul = (uint32_t)act_mul,
-                               .act = SL_ACT_SILU};
-        assert_int_equal(slk_cuda_finish(&h->k, h->lane, 0, 0, &p), SL_OK);
-        slt_download(h, y, p.y, sizeof y);
-        for (int i = 0; i < T * N; i++) {
-            const int t = i / N, n = i % N;
-            double want = (double)in[t * 2 * N + n] * row[t] * col[n] + bias[n];
-            if (act_mul)
-                want =
-                    check_act(SL_ACT_SILU, want) * ((double)in[t * 2 * N + N + n] * row[t] * col[N + n] + bias[N + n]);
-            want += residual[i];
-            if (!(fabs(y[i] - want) < 1e-5))
-                fail_msg("act_mul %d: row %d, output %d: %g, not %g", act_mul, t, n, (double)y[i], want);
-        }
+    for (int i = 0; i < 8; i++) {
+        try_finish(h, 300, i / 4, i / 2 % 2, i % 2);
+        try_finish(h, 2304, i / 4, i / 2 % 2, i % 2);
     }
 }
 
@@ -187,7 +233,7 @@ static void test_widen(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows),      cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_act_mul),
-                                       cmocka_unit_test(test_refusals),  cmocka_unit_test(test_finish),
-                                       cmocka_unit_test(test_widen)};
+                                       cmocka_unit_test(test_batch),     cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_finish),    cmocka_unit_test(test_widen)};
     return cmocka_run_group_tests_name("linear_cuda", tests, slt_setup, slt_teardown);
 }

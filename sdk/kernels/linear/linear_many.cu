@@ -5,10 +5,79 @@
 
 namespace slk {
 
-/* One thread a value: the product in front took a thousand times as long. */
+__device__ __forceinline__ void load_eight(float (&v)[8], const bf16 *from) {
+    const uint4 u = *reinterpret_cast<const uint4 *>(from);
+    const uint32_t pairs[4] = {u.x, u.y, u.z, u.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = __uint_as_float(i % 2 ? pairs[i / 2] & 0xffff0000u : pairs[i / 2] << 16);
+}
+__device__ __forceinline__ void load_eight(float (&v)[8], const float *from) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        const float4 u = *reinterpret_cast<const float4 *>(from + i);
+        v[i] = u.x, v[i + 1] = u.y, v[i + 2] = u.z, v[i + 3] = u.w;
+    }
+}
+__device__ __forceinline__ void store_eight(bf16 *to, const float (&v)[8]) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+        pairs[i] = *reinterpret_cast<const uint32_t *>(&pair);
+    }
+    *reinterpret_cast<uint4 *>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+__device__ __forceinline__ void store_eight(float *to, const float (&v)[8]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
+    *reinterpret_cast<float4 *>(to + 4) = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+/* Eight values a thread where everything is aligned; a gated block of a prompt is 2.5 % of it at the speed of memory.
+ */
+template <typename In, typename Out> __device__ __forceinline__ void finish_eights(const slk_finish_params &p) {
+    const int n = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (n >= p.n)
+        return;
+    for (int64_t t = blockIdx.y; t < p.t; t += gridDim.y) {
+        const In *in = static_cast<const In *>(p.in) + t * p.ldi + n;
+        float v[8], up[8], add[8];
+        load_eight(v, in);
+        if (p.act_mul)
+            load_eight(up, in + p.n);
+        if (p.bias != nullptr) {
+            load_eight(add, p.bias + n);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] += add[i];
+            if (p.act_mul) {
+                load_eight(add, p.bias + p.n + n);
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    up[i] += add[i];
+            }
+        }
+        if (p.act_mul)
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] = activate(p.act, v[i]) * up[i];
+        if (p.residual != nullptr) {
+            load_eight(add, p.residual + t * p.ldr + n);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] += add[i];
+        }
+        store_eight(static_cast<Out *>(p.y) + t * p.ldy + n, v);
+    }
+}
+
 template <typename In, typename Out> __device__ __forceinline__ void finish(const slk_finish_params &p) {
     wait_for_predecessor();
     let_successor_start();
+    if (p.eights) {
+        finish_eights<In, Out>(p);
+        return;
+    }
     const int n = blockIdx.x * blockDim.x + threadIdx.x;
     if (n >= p.n)
         return;

@@ -70,8 +70,9 @@ SLK_KERNEL __launch_bounds__(32 * WARPS) slk_move_rows(const __grid_constant__ s
                 if (reads_written)
                     continue;
                 const int32_t *pages = table + s * p.pages_stride;
-                source[g] = row_of(pool, pages, f, p.page_shift, page_stride, row_stride);
-                target[g] = row_of(pool, pages, t, p.page_shift, page_stride, row_stride);
+                const int32_t first = p.staged ? layer.n_rows[s * p.n_rows_stride + head * p.n_rows_head_stride] : 0;
+                source[g] = row_of(pool, pages, first + f, p.page_shift, page_stride, row_stride);
+                target[g] = row_of(pool, pages, first + t, p.page_shift, page_stride, row_stride);
                 written_seq[g] = s, written[g] = t;
                 mine &= mine - 1;
                 count++;

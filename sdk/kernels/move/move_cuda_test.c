@@ -4,6 +4,7 @@
 typedef struct setup {
     int32_t layers, seqs, heads, k_bytes, v_bytes, page_rows, pages; /* pages of a sequence and head */
     int32_t head_tables;                                             /* 1: a page table a head */
+    int32_t staged; /* 1: moves count from the first staged row of each head: 3 seq + 2 head + 1 */
 } setup;
 
 static char *host_row(char *pool, const int32_t *pages, int32_t slot, const setup *s, int32_t head, int32_t bytes) {
@@ -26,20 +27,26 @@ static void try_move(slt_host *h, setup s, const int32_t (*moves)[3], int32_t n_
     slk_move_layer *layers = slt_alloc(s.layers, sizeof *layers);
     char **k = slt_alloc(s.layers, sizeof *k), **v = slt_alloc(s.layers, sizeof *v);
     const int32_t *d_pages = slt_upload(h, pages, n_pages * 4);
+    int32_t *n_rows = slt_alloc((int64_t)s.seqs * s.heads, 4);
+    for (int32_t i = 0; i < s.seqs * s.heads; i++)
+        n_rows[i] = 3 * (i / s.heads) + 2 * (i % s.heads) + 1;
+    const int32_t *d_rows = s.staged ? slt_upload(h, n_rows, (int64_t)s.seqs * s.heads * 4) : NULL;
     for (int32_t l = 0; l < s.layers; l++) {
         k[l] = slt_alloc(k_pool, 1), v[l] = slt_alloc(v_pool, 1);
         for (int64_t i = 0; i < k_pool; i++)
             k[l][i] = (char)((i * 2654435761u + (uint32_t)l * 77) >> 13);
         for (int64_t i = 0; i < v_pool; i++)
             v[l][i] = (char)((i * 2246822519u + (uint32_t)l * 55) >> 11);
-        layers[l] = (slk_move_layer){slt_upload(h, k[l], k_pool), slt_upload(h, v[l], v_pool), d_pages, NULL};
+        layers[l] = (slk_move_layer){slt_upload(h, k[l], k_pool), slt_upload(h, v[l], v_pool), d_pages, NULL, d_rows};
         for (int32_t m = 0; m < n_moves; m++)
             for (int32_t head = 0; head < s.heads; head++) {
                 const int32_t *t = pages + (s.head_tables ? moves[m][0] * s.heads + head : moves[m][0]) * s.pages;
-                memcpy(host_row(k[l], t, moves[m][2], &s, head, s.k_bytes),
-                       host_row(k[l], t, moves[m][1], &s, head, s.k_bytes), (size_t)s.k_bytes);
-                memcpy(host_row(v[l], t, moves[m][2], &s, head, s.v_bytes),
-                       host_row(v[l], t, moves[m][1], &s, head, s.v_bytes), (size_t)s.v_bytes);
+                const int32_t first = s.staged ? 3 * moves[m][0] + 2 * head + 1 : 0;
+                const int32_t from = first + moves[m][1], to = first + moves[m][2];
+                memcpy(host_row(k[l], t, to, &s, head, s.k_bytes), host_row(k[l], t, from, &s, head, s.k_bytes),
+                       (size_t)s.k_bytes);
+                memcpy(host_row(v[l], t, to, &s, head, s.v_bytes), host_row(v[l], t, from, &s, head, s.v_bytes),
+                       (size_t)s.v_bytes);
             }
     }
     const slk_move_params p = {.n_moves = slt_upload(h, &n_moves, 4),
@@ -58,7 +65,10 @@ static void try_move(slt_host *h, setup s, const int32_t (*moves)[3], int32_t n_
                                .k_bytes = s.k_bytes,
                                .v_bytes = s.v_bytes,
                                .page_rows = s.page_rows,
-                               .max_moves = n_moves + 1};
+                               .max_moves = n_moves + 1,
+                               .n_rows_stride = s.heads,
+                               .n_rows_head_stride = 1,
+                               .staged = s.staged};
     assert_int_equal(slk_cuda_move(&h->k, h->lane, &p, layers, s.layers), SL_OK);
     for (int32_t l = 0; l < s.layers; l++) {
         char what[96], *got = slt_alloc(k_pool > v_pool ? k_pool : v_pool, 1);
@@ -70,18 +80,18 @@ static void try_move(slt_host *h, setup s, const int32_t (*moves)[3], int32_t n_
         slt_same_bytes(what, v[l], got, v_pool);
         free(got), free(k[l]), free(v[l]);
     }
-    free(k), free(v), free(layers), free(pages), free(list[0]), free(list[1]), free(list[2]);
+    free(n_rows), free(k), free(v), free(layers), free(pages), free(list[0]), free(list[1]), free(list[2]);
 }
 
 static void test_moves(void **state) {
     slt_host *h = slt_get(state);
-    const setup plain = {3, 2, 4, 256, 256, 16, 4, 0};
+    const setup plain = {3, 2, 4, 256, 256, 16, 4, 0, 0};
     const int32_t path[][3] = {{1, 31, 30}, {1, 33, 31}, {1, 40, 32}, {1, 41, 33}, {1, 50, 34}, {1, 63, 35}};
     try_move(h, plain, path, 6, "a path");
     try_move(h, plain, path, 0, "nothing");
     const int32_t chain[][3] = {{0, 5, 3}, {0, 3, 1}, {0, 1, 0}, {0, 9, 3}, {0, 3, 2}, {0, 60, 59}, {0, 59, 58}};
     try_move(h, plain, chain, 7, "moves that read what was moved");
-    const setup odd = {2, 7, 3, 20, 132, 1, 40, 1};
+    const setup odd = {2, 7, 3, 20, 132, 1, 40, 1, 0};
     int32_t many[400][3];
     uint32_t x = 1;
     for (int i = 0; i < 400; i++) { /* sequences mixed, any order */
@@ -91,9 +101,12 @@ static void test_moves(void **state) {
         many[i][2] = (int32_t)(x >> 4 & 0xfff) % many[i][1];
     }
     try_move(h, odd, (const int32_t(*)[3])many, 400, "many, a table a head");
-    const setup deep = {70, 2, 1, 64, 64, 32, 2, 0};
+    const setup by_head = {3, 3, 4, 64, 128, 16, 5, 0, 1};
+    const int32_t accepted[][3] = {{1, 3, 1}, {2, 2, 1}, {1, 6, 2}, {2, 5, 2}, {1, 7, 3}};
+    try_move(h, by_head, accepted, 5, "heads of lengths of their own");
+    const setup deep = {70, 2, 1, 64, 64, 32, 2, 0, 0};
     try_move(h, deep, path, 6, "more layers than a launch takes");
-    const setup wide = {2, 2, 2, 1024, 512, 64, 1, 0};
+    const setup wide = {2, 2, 2, 1024, 512, 64, 1, 0, 0};
     try_move(h, wide, path, 6, "f32 rows");
 }
 
@@ -102,7 +115,7 @@ static void test_refusals(void **state) {
     void *m = slt_device(h, 256);
     slk_move_params p = {
         .n_moves = m, .seq = m, .from = m, .to = m, .heads = 1, .k_bytes = 6, .v_bytes = 8, .page_rows = 16};
-    const slk_move_layer layer = {m, m, m, NULL};
+    const slk_move_layer layer = {m, m, m, NULL, NULL};
     assert_int_equal(slk_cuda_move(&h->k, h->lane, &p, &layer, 1), SL_E_INVALID);
     p.k_bytes = 8, p.page_rows = 12;
     assert_int_equal(slk_cuda_move(&h->k, h->lane, &p, &layer, 1), SL_E_INVALID);

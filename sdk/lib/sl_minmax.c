@@ -1,5 +1,5 @@
-/* See kivi_quant.h. */
-#include "kivi_quant.h"
+/* See sl_minmax.h. */
+#include "sl_minmax.h"
 
 #include <math.h>
 
@@ -10,7 +10,7 @@ enum { MAX_ROWS = 128 };
 /* The finite f16 next to x, ties to even; NaN: 0. */
 static uint16_t f16_of(float x) { return fabsf(x) > 0 ? sl_f16_of_f32(fmaxf(-65504.0f, fminf(x, 65504.0f))) : 0; }
 
-void kivi_quantise_group(const float *x, int64_t stride, int64_t n, int bits, uint8_t *code, uint16_t *scale,
+void sl_minmax_group(const float *x, int64_t stride, int64_t n, int bits, uint8_t *code, uint16_t *scale,
                          uint16_t *minimum) {
     const float most = (float)((1 << bits) - 1);
     float low = x[0], high = x[0];
@@ -38,27 +38,27 @@ static void pack(uint8_t *codes, int64_t i, int bits, uint8_t code) {
     codes[bit / 8] = (uint8_t)((codes[bit / 8] & ~(((1 << bits) - 1) << bit % 8)) | code << bit % 8);
 }
 
-void kivi_quantise_channels(const float *x, int64_t n, int64_t d, int bits, uint8_t *codes, uint16_t *scales,
+void sl_minmax_channels(const float *x, int64_t n, int64_t d, int bits, uint8_t *codes, uint16_t *scales,
                             uint16_t *minima) {
     uint8_t code[MAX_ROWS];
     for (int64_t c = 0; c < d; c++) {
-        kivi_quantise_group(x + c, d, n, bits, code, &scales[c], &minima[c]);
+        sl_minmax_group(x + c, d, n, bits, code, &scales[c], &minima[c]);
         for (int64_t i = 0; i < n; i++)
             pack(codes + i * d * bits / 8, c, bits, code[i]);
     }
 }
 
-void kivi_quantise_row(const float *x, int64_t d, int64_t group, int bits, uint8_t *codes, uint16_t *scales,
+void sl_minmax_row(const float *x, int64_t d, int64_t group, int bits, uint8_t *codes, uint16_t *scales,
                        uint16_t *minima) {
     uint8_t code[MAX_ROWS];
     for (int64_t g = 0; g < d / group; g++) {
-        kivi_quantise_group(x + g * group, 1, group, bits, code, &scales[g], &minima[g]);
+        sl_minmax_group(x + g * group, 1, group, bits, code, &scales[g], &minima[g]);
         for (int64_t i = 0; i < group; i++)
             pack(codes, g * group + i, bits, code[i]);
     }
 }
 
-void kivi_values_of_row(const uint8_t *codes, const uint16_t *scales, const uint16_t *minima, int64_t d, int64_t group,
+void sl_minmax_values(const uint8_t *codes, const uint16_t *scales, const uint16_t *minima, int64_t d, int64_t group,
                         int bits, float *x) {
     for (int64_t i = 0; i < d; i++) {
         int64_t bit = i * bits;

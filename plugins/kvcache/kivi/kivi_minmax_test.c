@@ -1,5 +1,5 @@
 /* The quantiser of kivi: the sheet's invariants. */
-#include "kivi_quant.c"
+#include "sl_minmax.c"
 
 #include "half.h"
 #include "sl_test.h"
@@ -23,7 +23,7 @@ static void errors_are_bounded_and_codes_stable(void **state) {
         uint16_t s, m, s2, m2;
         const int b = bits[t % 3], n = 32 << t / 3 % 3, most = (1 << b) - 1;
         random_group(&rng, x, n, 2 * test_normal(&rng), 0.1f + (float)test_uniform(&rng));
-        kivi_quantise_group(x, 1, n, b, code, &s, &m);
+        sl_minmax_group(x, 1, n, b, code, &s, &m);
         const float scale = slk_f32_of_f16(s), low = slk_f32_of_f16(m);
         float least = x[0], largest = x[0];
         for (int i = 0; i < n; i++) {
@@ -47,7 +47,7 @@ static void errors_are_bounded_and_codes_stable(void **state) {
             lowest |= code[i] == 0, highest |= code[i] == most;
         if (!lowest || !highest)
             continue; /* the rounding of m or s moved an end of the group */
-        kivi_quantise_group(again, 1, n, b, second, &s2, &m2);
+        sl_minmax_group(again, 1, n, b, second, &s2, &m2);
         assert_int_equal(m, m2);
         assert_int_equal(s, s2);
         assert_memory_equal(code, second, (size_t)n);
@@ -77,7 +77,7 @@ static void constant_and_strange_groups_stay_finite(void **state) {
         for (int b = 2; b <= 8; b *= 2) {
             uint8_t code[4];
             uint16_t s, m;
-            kivi_quantise_group(sets[i], 1, 4, b, code, &s, &m);
+            sl_minmax_group(sets[i], 1, 4, b, code, &s, &m);
             for (int k = 0; k < 4; k++) {
                 assert_true(code[k] < 1 << b);
                 float x = slk_f32_of_f16(s) * (float)code[k] + slk_f32_of_f16(m);
@@ -100,19 +100,19 @@ static void packed_rows_come_back(void **state) {
             uint8_t code[N];
             random_group(&rng, x, n * D, 0, 1);
             memset(codes, 0xff, sizeof codes);
-            kivi_quantise_channels(x, n, D, b, codes, scales, minima);
+            sl_minmax_channels(x, n, D, b, codes, scales, minima);
             for (int d = 0; d < D; d++) {
-                kivi_quantise_group(x + d, D, n, b, code, &s, &m);
+                sl_minmax_group(x + d, D, n, b, code, &s, &m);
                 for (int i = 0; i < n; i++) {
-                    kivi_values_of_row(codes + i * D * b / 8, scales, minima, D, 1, b, y);
+                    sl_minmax_values(codes + i * D * b / 8, scales, minima, D, 1, b, y);
                     assert_true(y[d] == (float)code[i] * slk_f32_of_f16(s) + slk_f32_of_f16(m));
                 }
             }
             for (int i = 0; i < n; i++) {
-                kivi_quantise_row(x + i * D, D, 32, b, codes, scales, minima);
-                kivi_values_of_row(codes, scales, minima, D, 32, b, y);
+                sl_minmax_row(x + i * D, D, 32, b, codes, scales, minima);
+                sl_minmax_values(codes, scales, minima, D, 32, b, y);
                 for (int g = 0; g < D / 32; g++) {
-                    kivi_quantise_group(x + i * D + g * 32, 1, 32, b, code, &s, &m);
+                    sl_minmax_group(x + i * D + g * 32, 1, 32, b, code, &s, &m);
                     for (int d = 0; d < 32; d++)
                         assert_true(y[g * 32 + d] == (float)code[d] * slk_f32_of_f16(s) + slk_f32_of_f16(m));
                 }
@@ -133,7 +133,7 @@ static void errors_fall_with_bits_and_rise_with_groups(void **state) {
                 uint16_t s, m;
                 random_group(&rng, x, N, 0, 1);
                 for (int g = 0; g < N; g += n) {
-                    kivi_quantise_group(x + g, 1, n, b, code, &s, &m);
+                    sl_minmax_group(x + g, 1, n, b, code, &s, &m);
                     for (int i = 0; i < n; i++)
                         error[b][n] +=
                             pow((double)x[g + i] - (double)((float)code[i] * slk_f32_of_f16(s) + slk_f32_of_f16(m)), 2);
