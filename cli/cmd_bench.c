@@ -233,6 +233,7 @@ static void report_device(json_t *r, const sluice_info *info, const sluice_stats
     json_object_set_new(r, "gpu_bytes_kv", json_integer(s->gpu_bytes_kv));
     json_object_set_new(r, "gpu_bytes_weights", json_integer(s->gpu_bytes_weights));
     json_object_set_new(r, "gpu_bytes_peak", json_integer(s->gpu_bytes_peak));
+    json_object_set_new(r, "steps_ahead", json_integer(s->device_ahead));
     json_object_set_new(r, "graph_others", json_integer(s->graph_others));
     json_object_set_new(r, "graph_edges", json_integer(s->graph_edges));
     json_object_set_new(r, "graph_dependent", json_integer(s->graph_dependent));

@@ -415,6 +415,13 @@ int sli_binding_drafter_asks(const sli_binding *b, const char *capability) {
     return 0;
 }
 
+int sli_binding_hears(const sli_binding *b) {
+    for (int i = 0; i < b->n; i++)
+        if (SL_HAS_FN(b->list[i].package.plugin, sl_plugin, event))
+            return 1;
+    return 0;
+}
+
 void sli_binding_event(sli_binding *b, const sl_event *event) {
     for (int i = 0; i < b->n; i++) {
         const sl_plugin *p = b->list[i].package.plugin;

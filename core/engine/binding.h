@@ -63,6 +63,7 @@ sl_instance *sli_binding_prompter(sli_binding *b, const sl_kv_prompt **api);
 /* 1 if a chosen plugin needs or wants that capability. */
 int sli_binding_asks_for(const sli_binding *b, const char *capability);
 
+int sli_binding_hears(const sli_binding *b); /* does any instance want to be told of events? */
 void sli_binding_event(sli_binding *b, const sl_event *event);
 
 /* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */

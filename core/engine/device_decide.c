@@ -6,6 +6,7 @@
 #include "sluice/host.h"
 
 #include "accept.h"
+#include "device_ahead.h"
 #include "rng.h"
 #include "sl_error.h"
 
@@ -26,13 +27,13 @@ static int is_drawn(const sli_sampling *how) {
 }
 
 /* The number that decides is the one that the host's sampler would use. */
-static sli_cuda_draw draw_of(const sluice_session *s) {
+static sli_cuda_draw draw_of(const sluice_session *s, int64_t position) {
     const sli_sampling *how = &s->request->sampling;
     return (sli_cuda_draw){
         .temperature = how->temperature,
         .top_p = how->top_p,
         .min_p = how->min_p,
-        .u = sli_rng_uniform(how->seed.seed, how->seed.sample, (uint32_t)s->n, SL_RNG_TARGET, 0),
+        .u = sli_rng_uniform(how->seed.seed, how->seed.sample, (uint32_t)position, SL_RNG_TARGET, 0),
         .top_k = how->top_k,
     };
 }
@@ -67,14 +68,22 @@ sl_status sli_device_decide_step(sluice_engine *e, const sli_pass *pass, sl_erro
         greedy = greedy && is_greedy(&s->request->sampling);
         drawn = drawn && n == 1 && is_drawn(&s->request->sampling);
         if (drawn)
-            d->draw[used] = draw_of(s);
+            d->draw[used] = draw_of(s, s->n);
         for (int32_t j = 0; j < n; j++)
             d->rows[used++] = e->batch.row_begin[i + 1] - n + j;
     }
     sli_answer answer = answer_of(e, used, greedy, drawn);
-    SL_TRY(sli_device_run(&e->target, pass, used, answer, err));
+    sli_flight flight;
+    int taken = sli_ahead_take(e, &flight);
+    e->stats.device_ahead += taken;
+    if (!taken) {
+        SL_TRY(sli_network_begin(&e->target, pass->batch, err));
+        SL_TRY(sli_device_launch(&e->target, pass, used, answer, 0, &flight, err));
+    }
+    SL_TRY(sli_ahead_go(e, &flight, answer == SLI_ANSWER_TOKEN ? draw_of : NULL, err));
+    SL_TRY(sli_device_land(&e->target, &flight, err));
     e->stats.device_answers[answer] += used > 0;
-    e->best = answer != SLI_ANSWER_LOGITS ? d->host_best : NULL;
+    e->best = flight.answers;
     return answer == SLI_ANSWER_TOKEN ? check_tokens(e, used, err) : SL_OK;
 }
 
@@ -104,6 +113,8 @@ void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t 
     } while (row >= 0);
 }
 
+void sli_device_drop(sluice_engine *e) { sli_ahead_drop(e); }
+
 sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err) {
     const char *what = e->prompter.self != NULL ? "[kvcache.prompt]: a prompt transformer"
                        : e->sources != NULL     ? "work that plugins ask for"
@@ -114,5 +125,6 @@ sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err) {
     if (e->drafter.self != NULL)
         SL_TRY(sli_device_head_reserve(&e->target, err));
     int32_t k = e->drafter.caps.topk;
+    SL_TRY(sli_ahead_create(e, err));
     return sli_device_best_reserve(&e->target, k > 1 ? k : 1, k > 0, err);
 }

@@ -10,6 +10,9 @@ sl_status sli_device_decide_step(sluice_engine *e, const sli_pass *pass, sl_erro
 /* The greedy decision of a session out of its rows' best ids: as sli_decide. */
 void sli_device_decide(const sluice_engine *e, const sluice_session *s, int32_t *path, int32_t *n_path, int32_t *next);
 
+/* Forgets a step that is on its way (device_ahead.h): something else than decoding follows. */
+void sli_device_drop(sluice_engine *e);
+
 /* Refuses what an engine does that is not served on a device; takes what deciding there needs. The drafter is known. */
 sl_status sli_device_engine_ready(sluice_engine *e, sl_error *err);
 

@@ -123,6 +123,7 @@ void sli_device_network_destroy(sli_network *net) {
     sli_device_sums_destroy(d);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_logits);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_best);
+    api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_token);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_rows);
     api->release(d->device->cuda, SL_DEVICE_HOST_PINNED, d->host_x);
     for (int32_t i = d->n_owned - 1; i >= 0; i--)
@@ -183,7 +184,9 @@ sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_log
     d->with_best_logits = with_logits;
     d->best = sli_device_take(d, bytes, SL_MEM_SCRATCH);
     d->host_best = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED, bytes, 256, SL_MEM_SCRATCH);
-    return d->best != NULL && d->host_best != NULL
+    d->host_token = d->device->api->alloc(d->device->cuda, SL_DEVICE_HOST_PINNED,
+                                          4 * SLI_STEP_MIRRORS * (int64_t)d->step.max_logits, 256, SL_MEM_SCRATCH);
+    return d->best != NULL && d->host_best != NULL && d->host_token != NULL
                ? SL_OK
                : sl_fail(err, SL_E_NO_MEMORY, "no device memory for the %d best ids of %d rows", n_best,
                          d->step.max_logits);

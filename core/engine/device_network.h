@@ -17,7 +17,9 @@ typedef struct sli_graph_key {
     uint32_t answer;   /* sli_answer */
     uint32_t identity; /* 1: the rows of logits are the first rows of the step */
     uint32_t variant;  /* of the attention plugins' plans */
+    uint32_t fed;      /* 1: tokens are the answers of the step in front */
     uint32_t edited;   /* 1: policies have dropped rows: views are others since then */
+    uint32_t reserved0;
 } sli_graph_key;
 
 enum { SLI_MAX_GRAPHS = 48 };
@@ -58,11 +60,12 @@ typedef struct sli_device_network {
     /* The same on the host, pinned. */
     float *host_logits;
     int32_t *host_best;
+    int32_t *host_token;     /* [SLI_STEP_MIRRORS, max_logits] by turn: one token a row */
     int32_t *host_rows;      /* [2, max_logits] rows on their way to step.logit_row, in turns */
     int64_t rows_free_at[2]; /* step.waits from which on a turn's place may be written */
     int rows_turn;
-    void *host_x;        /* bf16 [max_logits, hidden] rows of the host on their way to the head; NULL: nobody brings any */
-    int32_t *rows;       /* [max_logits] rows of logits, as the engine wants them */
+    void *host_x;  /* bf16 [max_logits, hidden] rows of the host on their way to the head; NULL: nobody brings any */
+    int32_t *rows; /* [max_logits] rows of logits, as the engine wants them */
     sli_cuda_draw *draw; /* [max_logits] how their tokens are drawn */
 
     sli_device_sums sums; /* column sums for policies */
@@ -118,7 +121,8 @@ sl_status sli_device_head(sli_network *net, const int32_t *rows, int32_t n, floa
 /* Room for the n_best best ids of each row of logits, and for their logits. [setup] */
 sl_status sli_device_best_reserve(sli_network *net, int32_t n_best, int with_logits, sl_error *err);
 /* Logits of the n_best best ids, [max_logits, n_best] behind the ids. */
-/* Inputs of a linear in device memory: products there read eight at a time, weights and inputs have zeros behind them. */
+/* Inputs of a linear in device memory: products there read eight at a time, weights and inputs have zeros behind them.
+ */
 static inline int64_t sli_device_width(int64_t in) { return (in + 7) / 8 * 8; }
 
 static inline const float *sli_device_best_logits(const sli_device_network *d) {
@@ -132,9 +136,22 @@ sl_status sli_device_project(sli_network *net, const float *x, int64_t n, float 
 sl_status sli_device_queue_project(sli_network *net, const sl_tensor *x, const sl_tensor *logits, sl_error *err);
 /* Queues rows of the last pass, behind the final norm, to bf16 [n, hidden] in device memory. */
 sl_status sli_device_queue_hidden(sli_network *net, const int32_t *rows, int32_t n, void *out, sl_error *err);
-/* A step of the engine with the logits of device.rows[0 .. n): waits, and leaves them in host_logits, their best ids in
- * host_best [n, n_best], or the tokens that device.draw makes of them in host_best [n]. n = 0 does not wait. */
-sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sl_error *err);
+
+/* A step on its way. */
+typedef struct sli_flight {
+    const int32_t *answers; /* best ids [n, n_best] or tokens [n], once it has landed; NULL: logits, in host_logits */
+    int32_t n;              /* rows of logits; 0: nobody waits for it */
+    int turn;               /* of device.step */
+    int from_graph;
+    int fits; /* 1: its answers are one token a row, which a next step can be fed with */
+} sli_flight;
+
+/* Queues a step of the engine with the logits of device.rows[0 .. n). fed: the tokens of its rows are the answers of
+ * the step that was launched last, and not those of the batch. */
+sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
+                            sli_flight *out, sl_error *err);
+/* Waits for it. */
+sl_status sli_device_land(sli_network *net, const sli_flight *flight, sl_error *err);
 
 /* Seeded rows in the buffer of q, k and v; and a step that appends them, for fill.c. */
 sl_status sli_device_random_rows(sli_network *net, uint64_t seed, float amplitude, sl_error *err);

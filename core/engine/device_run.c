@@ -13,7 +13,7 @@
 
 /* ---- what can be computed here ----------------------------------------------------------------------------------- */
 
-static sl_status check_pass(const sli_network *net, const sli_pass *pass, sl_error *err) {
+static sl_status check_pass(const sli_network *net, const sli_pass *pass, int fed, sl_error *err) {
     const char *what = pass->hidden != NULL    ? "work that enters with hidden rows"
                        : pass->enter_layer > 0 ? "work that enters at a layer"
                        : pass->exit_layer > 0  ? "work that leaves in front of the head"
@@ -31,7 +31,7 @@ static sl_status check_pass(const sli_network *net, const sli_pass *pass, sl_err
         return sl_fail(
             err, SL_E_UNIMPLEMENTED,
             "rows of stages with attention instances of their own are not computed in one step on the device");
-    for (int32_t i = 0; i < b->n_rows; i++)
+    for (int32_t i = 0; i < b->n_rows && !fed; i++)
         if (b->token[i] < 0 || b->token[i] >= net->info->vocab)
             return sl_fail(err, SL_E_RANGE, "token id %d is outside of the vocabulary [0, %d)", b->token[i],
                            net->info->vocab);
@@ -62,7 +62,7 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     sli_device_step *step = &net->device->step;
     sli_step_bounds bounds;
     on_device d;
-    SL_TRY(check_pass(net, pass, err));
+    SL_TRY(check_pass(net, pass, 0, err));
     sli_step_bounds_of(pass->batch, &bounds);
     SL_TRY(sli_device_step_send(step, pass->batch, &bounds, NULL, NULL, 0, err));
     SL_TRY(sli_device_sums_begin(net, pass, &bounds, err));
@@ -72,16 +72,20 @@ sl_status sli_device_forward(sli_network *net, const sli_pass *pass, sl_error *e
     return sli_device_sums_end(net, err);
 }
 
-/* Queues the best ids of n rows of logits, and their way to the host: one a row is written there by the kernel itself,
- * since pinned memory has one address for both, and a copy would cost more than what it moves. */
+/* Is the answer a token a row? Such answers stay in best, where the next step can take them from, and leave for the
+ * host behind the step, each turn to its own place. */
+static int is_one_token(const sli_device_network *d, sli_answer answer) {
+    return answer == SLI_ANSWER_TOKEN || (answer == SLI_ANSWER_BEST && d->n_best == 1 && !d->with_best_logits);
+}
+
+/* Queues the best ids of n rows of logits, and their way to the host unless they leave as tokens do. */
 static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
     sli_device_network *d = net->device;
     int64_t V = net->info->vocab, k = d->n_best, all = (int64_t)d->step.max_logits * k;
-    int direct = k == 1 && !d->with_best_logits;
     sl_op_topk op = {.struct_size = SL_SIZE(sl_op_topk),
                      .lane = d->lane,
                      .x = d->logits,
-                     .id = direct ? d->host_best : d->best,
+                     .id = d->best,
                      .value = d->with_best_logits ? (float *)(void *)(d->best + all) : NULL,
                      .rows = n,
                      .n = V,
@@ -90,7 +94,7 @@ static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
     sl_status s = d->ops->topk(net->host, &op);
     if (s < 0)
         return sl_fail(err, s, "best of the logits: %s", sl_status_text(s));
-    if (direct)
+    if (is_one_token(d, SLI_ANSWER_BEST))
         return SL_OK;
     SL_TRY(fetch(net, d->host_best, d->best, 4 * k * n, err));
     return d->with_best_logits ? fetch(net, d->host_best + all, d->best + all, 4 * k * n, err) : SL_OK;
@@ -98,7 +102,7 @@ static sl_status queue_best(sli_network *net, int32_t n, sl_error *err) {
 
 static sl_status queue_draws(sli_network *net, int32_t n, sl_error *err) {
     const sli_device_network *d = net->device;
-    sl_status s = d->device->api->sample(d->device->cuda, d->logits, d->step.draw, d->host_best, n, net->info->vocab);
+    sl_status s = d->device->api->sample(d->device->cuda, d->logits, d->step.draw, d->best, n, net->info->vocab);
     return s < 0 ? sl_fail(err, s, "drawing tokens on the device: %s", sl_status_text(s)) : SL_OK;
 }
 
@@ -308,20 +312,28 @@ static int are_first_rows(const int32_t *rows, int32_t n, int32_t n_rows) {
     return n == n_rows;
 }
 
-sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, sl_error *err) {
+static void key_of(const sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
+                   sli_graph_key *key) {
+    const sli_device_network *d = net->device;
+    memset(key, 0, sizeof *key); /* keys are compared byte by byte */
+    sli_step_bounds_of(pass->batch, &key->bounds);
+    key->bounds.logits = n;
+    key->bounds.draws = answer == SLI_ANSWER_TOKEN;
+    key->answer = (uint32_t)answer;
+    key->identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
+    key->variant = net->plan_variant;
+    key->fed = (uint32_t)fed;
+    key->edited = (uint32_t)d->edited;
+}
+
+sl_status sli_device_launch(sli_network *net, const sli_pass *pass, int32_t n, sli_answer answer, int fed,
+                            sli_flight *out, sl_error *err) {
     sli_device_network *d = net->device;
     sli_graph_key key;
     on_device at;
     assert(n <= d->step.max_logits);
-    SL_TRY(check_pass(net, pass, err));
-    memset(&key, 0, sizeof key); /* keys are compared byte by byte */
-    sli_step_bounds_of(pass->batch, &key.bounds);
-    key.bounds.logits = n;
-    key.bounds.draws = answer == SLI_ANSWER_TOKEN;
-    key.answer = (uint32_t)answer;
-    key.identity = (uint32_t)are_first_rows(d->rows, n, pass->batch->n_rows);
-    key.variant = net->plan_variant;
-    key.edited = (uint32_t)d->edited;
+    SL_TRY(check_pass(net, pass, fed, err));
+    key_of(net, pass, n, answer, fed, &key);
     SL_TRY(sli_device_sums_begin(net, pass, &key.bounds, err));
     int captured = can_capture(net, pass, &key.bounds);
     if (captured)
@@ -331,6 +343,8 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_
     if (key.identity)
         key.bounds.logits = key.bounds.rows;
     SL_TRY(sli_device_step_send(&d->step, pass->batch, &key.bounds, d->rows, d->draw, n, err));
+    if (fed)
+        d->step.view.token = d->best;
     bring(net, pass, &at);
     sli_graph *g = captured ? place_of(d, &key) : NULL;
     if (g != NULL && (g->graph == NULL || memcmp(&g->key, &key, sizeof key) != 0))
@@ -340,8 +354,16 @@ sl_status sli_device_run(sli_network *net, const sli_pass *pass, int32_t n, sli_
         SL_TRY(d->device->api->graph_launch(d->device->cuda, g->graph, err));
     } else
         SL_TRY(queue_step(net, &at.pass, &key, err));
-    SL_TRY(sli_device_step_end(&d->step, err));
-    if (n > 0)
-        SL_TRY(sli_device_step_wait(&d->step, err));
+    *out = (sli_flight){.n = n, .turn = d->step.now, .from_graph = captured, .fits = n > 0 && is_one_token(d, answer)};
+    int32_t *token = d->host_token + (int64_t)out->turn * d->step.max_logits;
+    out->answers = out->fits ? token : answer != SLI_ANSWER_LOGITS ? d->host_best : NULL;
+    if (out->fits)
+        SL_TRY(fetch(net, token, d->best, 4 * (int64_t)n, err));
+    return sli_device_step_end(&d->step, err);
+}
+
+sl_status sli_device_land(sli_network *net, const sli_flight *flight, sl_error *err) {
+    if (flight->n > 0)
+        SL_TRY(sli_device_step_land(&net->device->step, flight->turn, err));
     return sli_device_sums_end(net, err);
 }

@@ -211,20 +211,34 @@ sl_status sli_device_step_end(sli_device_step *s, sl_error *err) {
     return status < 0 ? sl_fail(err, status, "end of a step on the device: %s", sl_status_text(status)) : SL_OK;
 }
 
-sl_status sli_device_step_wait(sli_device_step *s, sl_error *err) {
+static sl_status explain(const sli_device_step *s, sl_status status, sl_error *err) {
+    const char *fault = s->device->api->fault(s->device->cuda);
+    return fault != NULL ? sl_fail(err, status, "the device failed: %s", fault) : status;
+}
+
+static void count_turn(sli_device_step *s, int turn) {
     const sli_cuda_api *api = s->device->api;
-    sl_status status = api->exec->sync(s->device->lane, err);
-    if (status < 0) {
-        const char *fault = api->fault(s->device->cuda);
-        return fault != NULL ? sl_fail(err, status, "the device failed: %s", fault) : status;
-    }
-    for (int i = 0; i < SLI_STEP_MIRRORS; i++) {
-        float ms = 0;
-        if (s->turn[i].in_flight && s->turn[i].ended &&
-            api->elapsed(s->device->cuda, s->turn[i].begin, s->turn[i].end, &ms) >= 0)
-            s->busy_seconds += 1e-3 * ms;
-        s->turn[i].in_flight = s->turn[i].ended = 0;
-    }
+    float ms = 0;
+    if (s->turn[turn].in_flight && s->turn[turn].ended &&
+        api->elapsed(s->device->cuda, s->turn[turn].begin, s->turn[turn].end, &ms) >= 0)
+        s->busy_seconds += 1e-3 * ms;
+    s->turn[turn].in_flight = s->turn[turn].ended = 0;
+}
+
+sl_status sli_device_step_land(sli_device_step *s, int turn, sl_error *err) {
+    sl_status status = s->device->api->passed(s->device->cuda, s->turn[turn].end, err);
+    if (status < 0)
+        return explain(s, status, err);
+    count_turn(s, turn);
+    return SL_OK;
+}
+
+sl_status sli_device_step_wait(sli_device_step *s, sl_error *err) {
+    sl_status status = s->device->api->exec->sync(s->device->lane, err);
+    if (status < 0)
+        return explain(s, status, err);
+    for (int i = 0; i < SLI_STEP_MIRRORS; i++)
+        count_turn(s, i);
     s->waits++;
     return SL_OK;
 }

@@ -58,6 +58,8 @@ sl_status sli_device_step_send(sli_device_step *s, const sl_batch *batch, const 
                                const int32_t *logit_row, const sli_cuda_draw *draw, int32_t n_logits, sl_error *err);
 /* The step's work is queued: its end can be timed. */
 sl_status sli_device_step_end(sli_device_step *s, sl_error *err);
+/* Waits for the step of a turn, and not for what is queued behind it. */
+sl_status sli_device_step_land(sli_device_step *s, int turn, sl_error *err);
 /* Waits for everything on the lane. */
 sl_status sli_device_step_wait(sli_device_step *s, sl_error *err);
 

@@ -92,7 +92,7 @@ typedef struct sli_prompter {
 struct sluice_engine {
     sli_config *config;
     sli_pool *pool;
-    sli_device_choice chosen; /* of engine.device; .device NULL: the CPU */
+    sli_device_choice chosen;                       /* of engine.device; .device NULL: the CPU */
     const char *capabilities[SLI_MAX_CAPABILITIES]; /* that plugins of the target are offered */
     sli_host_context *hosts;
     sli_binding *target_plugins, *draft_plugins;
@@ -121,7 +121,11 @@ struct sluice_engine {
     float *logits;      /* [logit_rows, vocab]; on a device its network's */
     float *work_logits; /* [logit_rows, vocab of the draft] */
     int64_t logit_rows;
-    const int32_t *best; /* on a device: the n_best best ids of the step's rows of logits, in the place of them; else NULL */
+    const int32_t
+        *best; /* on a device: the n_best best ids of the step's rows of logits, in the place of them; else NULL */
+    struct sli_ahead *ahead; /* of steps that are launched before their tokens are known; NULL: none are */
+    int n_running;           /* sessions that the step was asked for */
+    int committed;           /* 1: the step was committed before its tokens were known */
     float *work_hidden;      /* residual rows of work items that end in front of the head */
     int64_t work_hidden_cap; /* floats */
     sli_tap_store work_taps; /* of the results of the last work */
@@ -130,13 +134,13 @@ struct sluice_engine {
     int32_t *path, *path_begin, *next;
     int64_t *n_prompt; /* [max_seqs] of the sessions of the step, in batch order */
     struct sli_draft_buffers *drafts;
-    struct sli_draft_taps *taps; /* hidden rows for the drafter; NULL: it wants none */
-    struct sli_sources *sources; /* plugins that ask for work; NULL: none */
-    struct sli_draft_forks *forks; /* of the target's sequences; NULL: no drafter */
+    struct sli_draft_taps *taps;     /* hidden rows for the drafter; NULL: it wants none */
+    struct sli_sources *sources;     /* plugins that ask for work; NULL: none */
+    struct sli_draft_forks *forks;   /* of the target's sequences; NULL: no drafter */
     struct sli_quantize *quantizing; /* NULL: it serves */
 
     sluice_stats stats;
-    double busy_before; /* seconds of the device's work that stats do not count */
+    double busy_before;          /* seconds of the device's work that stats do not count */
     uint64_t allocations_before; /* of the ledger, when the step began */
     uint32_t stage_turn;         /* of the last step, where stages take turns */
     double step_ms, row_ms;      /* running means, for drafters that plan by time */

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "base/ledger.h"
+#include "device_decide.h"
 #include "draft_fork.h"
 #include "prompt.h"
 #include "sl_error.h"
@@ -145,6 +146,7 @@ int sluice_generate(sluice_engine *e, sluice_session *const *sessions, int n, co
         status = begin_request(e, sessions[begun], shared ? sampling : &sampling[begun], begun, &err);
     if (status >= 0)
         status = run(e, sessions, n, fn, user, &err);
+    sli_device_drop(e);
     for (int i = 0; i < begun; i++)
         end_request(sessions[i]);
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;

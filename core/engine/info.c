@@ -188,6 +188,7 @@ int sluice_stats_json(const sluice_engine *e, sluice_write_fn write, void *user,
                                 (json_int_t)s.device_answers[SLI_ANSWER_BEST], "drawn",
                                 (json_int_t)s.device_answers[SLI_ANSWER_TOKEN]);
     json_object_set_new(gpu, "steps_by_answer", answers);
+    json_object_set_new(gpu, "steps_ahead", json_integer(s.device_ahead));
     json_object_set_new(gpu, "graph_others", json_integer(s.graph_others));
     json_object_set_new(gpu, "graph_edges", json_integer(s.graph_edges));
     json_object_set_new(gpu, "graph_dependent", json_integer(s.graph_dependent));

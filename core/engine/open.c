@@ -501,8 +501,8 @@ void sluice_close(sluice_engine *e) {
     sli_taps_release(&e->work_taps);
     if (e->target.device != NULL)
         e->logits = NULL; /* its network's */
-    void *owned[] = {e->logits,     e->work_logits, e->work_hidden, e->by_id,   e->active, e->path,
-                     e->path_begin, e->next,        e->n_prompt,    e->bias_id, e->bias,   e->row_position};
+    void *owned[] = {e->logits, e->work_logits, e->work_hidden, e->by_id, e->active,       e->path, e->path_begin,
+                     e->next,   e->n_prompt,    e->bias_id,     e->bias,  e->row_position, e->ahead};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
     sli_network_destroy(&e->target);

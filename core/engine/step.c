@@ -233,6 +233,21 @@ static void measure(sluice_engine *e, double seconds, int n_decoding) {
     e->step_ms = e->step_ms > 0 ? 0.9 * e->step_ms + 100 * seconds : 1e3 * seconds;
 }
 
+static sl_status compute_and_decide(sluice_engine *e, const sli_pass *pass, sluice_chunk_fn fn, void *user,
+                                    sl_error *err) {
+    if (e->target.device != NULL) {
+        SL_TRY(sli_device_decide_step(e, pass, err)); /* begins it, unless it is on its way */
+    } else {
+        SL_TRY(sli_network_begin(&e->target, pass->batch, err));
+        SL_TRY(sli_network_forward(&e->target, pass, err));
+        SL_TRY(compute_logits(e, err));
+    }
+    e->path_begin[0] = 0;
+    for (int32_t i = 0; i < pass->batch->n_seqs; i++)
+        SL_TRY(decide(e, i, fn, user, err));
+    return SL_OK;
+}
+
 sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int n, sluice_chunk_fn fn, void *user,
                           int *n_active, sl_error *err) {
     double begin = sli_now();
@@ -256,24 +271,21 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     if (b->n_seqs == 0)
         return SL_OK;
 
-    SL_TRY(sli_network_begin(&e->target, b, err));
+    e->n_running = n;
+    e->committed = 0;
     sli_pass pass = {.batch = b, .n_prompt = e->n_prompt};
     if (e->taps != NULL && e->target.device == NULL)
         pass.tap = sli_draft_taps_take, pass.tap_user = e->taps;
-    if (e->target.device != NULL) {
-        SL_TRY(sli_device_decide_step(e, &pass, err));
-    } else {
-        SL_TRY(sli_network_forward(&e->target, &pass, err));
-        SL_TRY(compute_logits(e, err));
-    }
-    e->path_begin[0] = 0;
-    for (int32_t i = 0; i < b->n_seqs; i++)
-        SL_TRY(decide(e, i, fn, user, err));
+    sl_status status = compute_and_decide(e, &pass, fn, user, err);
+    for (int32_t i = 0; status < 0 && e->committed && i < b->n_seqs; i++)
+        e->active[i]->n_kv--; /* the token behind the row is not known */
+    SL_TRY(status);
     sl_commit commit = {SL_SIZE(sl_commit), b, e->path_begin, e->path, e->next};
-    SL_TRY(sli_network_commit(&e->target, &commit, err));
+    if (!e->committed)
+        SL_TRY(sli_network_commit(&e->target, &commit, err));
     for (int32_t i = 0; i < b->n_seqs; i++) {
         sluice_session *s = e->active[i];
-        s->n_kv += e->path_begin[i + 1] - e->path_begin[i];
+        s->n_kv += e->committed ? 0 : e->path_begin[i + 1] - e->path_begin[i];
         e->stats.tokens += s->n_emitted;
         if (b->stage[i] != SL_STAGE_PREFILL)
             e->stats.emitted += s->n_emitted;

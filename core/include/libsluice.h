@@ -268,6 +268,7 @@ typedef struct sluice_stats {
     int64_t gpu_bytes_weights, gpu_bytes_kv, gpu_bytes_scratch, gpu_bytes_plugin, gpu_bytes_peak, bytes_pinned;
     /* Steps on a device whose tokens were decided on the host out of logits, out of best ids, and on the device. */
     int64_t device_answers[3];
+    int64_t device_ahead; /* steps that were launched before the tokens in front of them were known, and needed */
     /* Of all graphs: nodes that are no kernels, edges, and those of them over which a kernel starts early. */
     int64_t graph_others, graph_edges, graph_dependent;
 } sluice_stats;

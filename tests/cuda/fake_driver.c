@@ -214,6 +214,10 @@ static CUresult fake_cuEventRecord(CUevent event, CUstream stream) {
     event->ms = (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
     return lost;
 }
+static CUresult fake_cuEventSynchronize(CUevent event) {
+    (void)event;
+    return lost;
+}
 static CUresult fake_cuEventElapsedTime(float *ms, CUevent begin, CUevent end) {
     *ms = (float)(end->ms - begin->ms);
     return lost;

@@ -108,7 +108,8 @@ compare_texts() {
         at = n > 20 ? n - 20 : 1; print "  parts after " n " characters: ..." substr(a, at, 40) " | " substr($0, at, 40) }' | cut -c 1-160
 }
 
-# What a plugin computes on both devices: name | what is compared | most difference of perplexity | options | of the GPU alone
+# What a plugin computes on both devices: name | what is compared | most difference of perplexity | options | of the GPU alone.
+# draw: on the GPU without and with the last options; a penalty too small for any logit makes the host draw.
 variants() {
     cat <<VARIANTS
 int8                | ppl  | 0.01 | --set quant.plugin=rtn --set quant.bits=8 |
@@ -121,6 +122,8 @@ token_recycling     | text |      | --set speculation.plugin=token_recycling |
 kivi                | both | 0.02 | --set kvcache.plugin=kivi |
 duoattention        | both | 0.02 | --set attention.plugin=duoattention --set kvcache.plugin=duoattention --set attention.pattern_file=$tmp/gates-tiny --set attention.sink_size=4 --set attention.recent_size=32 --set attention.window=exact |
 sampled             | text |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.seed=5 --set engine.compute=bf16 |
+drawn on the device | draw |      | --set sampling.temperature=0.7 --set sampling.top_p=0.9 --set sampling.top_k=100 --set sampling.seed=5 | --set sampling.presence_penalty=1e-30 --set sampling.penalty_last_n=8
+drawn, min-p        | draw |      | --set sampling.temperature=1.2 --set sampling.min_p=0.05 --set sampling.top_p=1 --set sampling.seed=9 | --set sampling.presence_penalty=1e-30 --set sampling.penalty_last_n=8
 VARIANTS
 }
 
@@ -134,8 +137,18 @@ run_variants() {
             if cpu=$(perplexity cpu $both) && gpu=$(perplexity cuda $both $only); then
                 awk -v name="$name" -v a="$cpu" -v b="$gpu" -v most="$most" 'BEGIN { d = b / a - 1; ok = (d < most && d > -most)
                     printf "%-16s perplexity %.4f on the CPU, %.4f on the GPU: %+.2f%%%s\n", name, a, b, 100 * d, (ok ? "" : ", more than " 100 * most "%: FAILED"); exit !ok }' || status=1
+            elif grep -q 'runs on the CPU only' "$tmp/ppl"; then
+                printf '%-16s not served on the GPU\n' "$name"; continue
             else
                 say "$name: perplexity FAILED"; status=1
+            fi ;;
+        draw)
+            if greedy cuda $both >"$tmp/a.txt" 2>"$tmp/a.err" && greedy cuda $both $only >"$tmp/b.txt" 2>>"$tmp/a.err"; then
+                printf '%-16s text of %d prompts: %s of the device and of the host the same\n' "$name" $n \
+                    "$(paste "$tmp/a.txt" "$tmp/b.txt" | awk -F'\t' '$1 == $2 { k++ } END { print k + 0 }')"
+                cmp -s "$tmp/a.txt" "$tmp/b.txt" || status=1
+            else
+                say "$name: FAILED: $(tail -n 2 "$tmp/a.err")"; status=1
             fi ;;
         esac
         case $what in text | both)
@@ -273,8 +286,8 @@ tell_row() {
         met = "-"
         if (must != "") { met = "not met"; if (least ? value + 0 <= must + 0 : value + 0 >= must + 0) met = "met" }
         printf "%-42s " digits " %-5s floor " digits "  share %6s  must %6s %-7s %s  %s\n", name, value, unit, floor, share, (must == "" ? "-" : must), met, note, (peer == "" ? "" : "(" peer ")")
-        printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"%s shape, %s\", \"value\": " digits ", \"unit\": \"%s\", \"floor\": " (bounded ? digits : "%s") ", \"peer\": \"%s\"%s%s}\n",
-               command, commit, date, device, shape, name, value, unit, (bounded ? floor : "null"), peer,
+        printf "{\"command\": \"%s\", \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\", \"metric\": \"%s shape, %s\", \"value\": " digits ", \"unit\": \"%s\", \"floor\": " (bounded ? digits : "%s") ", \"peer\": %s%s%s}\n",
+               command, commit, date, device, shape, name, value, unit, (bounded ? floor : "null"), (peer == "" ? "null" : "\"" peer "\""),
                (must == "" ? "" : ", \"must\": " must), (note == "" ? "" : ", \"note\": \"" note "\"") >>rows }'
     write_model_json
 }

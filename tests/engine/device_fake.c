@@ -219,6 +219,21 @@ static sl_status sync_lane(const sl_lane *lane, sl_error *err) {
     return SL_OK;
 }
 
+/* Runs what stands in front of the event, and nothing behind it. */
+static sl_status passed(sli_cuda *cuda, sl_event_impl *event, sl_error *err) {
+    struct sl_lane_impl *q = &cuda->queues[0];
+    int64_t done = 0;
+    if (cuda->recording != NULL)
+        return sl_fail(err, SL_E_STATE, "a wait in a capture");
+    while (event->time == 0 && done < q->queue.n) {
+        q->queue.nodes[done].kernel(q->queue.nodes[done].args);
+        free(q->queue.nodes[done++].args);
+    }
+    q->queue.n -= done;
+    memmove(q->queue.nodes, q->queue.nodes + done, sizeof(node) * (size_t)q->queue.n);
+    return event->time != 0 ? SL_OK : sl_fail(err, SL_E_STATE, "an event that was never recorded");
+}
+
 static sl_status elapsed(sli_cuda *cuda, sl_event_impl *begin, sl_event_impl *end, float *ms) {
     (void)cuda;
     if (begin->time == 0 || end->time == 0)
@@ -438,6 +453,7 @@ static const sli_cuda_api api = {.struct_size = sizeof api,
                                  .graph_nodes = graph_nodes,
                                  .graph_form = graph_form,
                                  .graph_destroy = graph_destroy,
+                                 .passed = passed,
                                  .elapsed = elapsed,
                                  .random = fake_random,
                                  .sample = fake_sample,

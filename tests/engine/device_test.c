@@ -122,6 +122,51 @@ static void test_tokens(void **state) {
     e2e_outputs_free(one_by_one, SESSIONS);
 }
 
+/* Ends a request at its k-th token. */
+typedef struct ending {
+    int32_t tokens[LONG], n, end;
+} ending;
+
+static int end_at(void *user, const sluice_chunk *chunk) {
+    ending *x = user;
+    for (int32_t i = 0; i < chunk->n_tokens && x->n < LONG; i++)
+        x->tokens[x->n++] = chunk->tokens[i];
+    return x->n >= x->end;
+}
+
+/* Steps that were launched before a request's end was known leave nothing behind: requests that are cut and go on
+ * decide the tokens of one that is not. */
+static void test_ahead(void **state) {
+    (void)state;
+    static const double temperatures[] = {0, 0.9};
+    for (size_t t = 0; t < 2; t++) {
+        ending whole = {.end = LONG}, cut = {.end = 0};
+        sluice_error err = {0};
+        sluice_stats stats;
+        sluice_sampling how = e2e_greedy(LONG);
+        how.temperature = temperatures[t];
+        how.seed = 11;
+        sluice_engine *e = e2e_open("models/tiny", SETS(ON_DEVICE));
+        sluice_session *a = e2e_session(e, ids, 60), *b = e2e_session(e, ids, 60), *other = e2e_session(e, ids, 20);
+        assert_true(sluice_generate(e, &a, 1, &how, 1, end_at, &whole, &err) >= 0);
+        sluice_get_stats(e, &stats);
+        printf("temperature %g: %lld steps, %lld of them launched ahead\n", how.temperature, (long long)stats.steps,
+               (long long)stats.device_ahead);
+        assert_true(stats.device_ahead >= stats.steps - 3 && stats.steps == LONG - 1);
+        for (int32_t round = 1; cut.n < LONG; round++) {
+            cut.end = cut.n + round;
+            if (sluice_generate(e, &b, 1, &how, 1, end_at, &cut, &err) < 0)
+                fail_msg("%s", err.text);
+            ending ignored = {.end = 1 + round % 3}; /* somebody else's rows in between */
+            assert_true(sluice_generate(e, &other, 1, &how, 1, end_at, &ignored, &err) >= 0);
+        }
+        e2e_check_tokens("cut", whole.tokens, whole.n, cut.tokens, cut.n);
+        sluice_get_stats(e, &stats);
+        assert_int_equal(stats.allocs_in_steps, 0);
+        sluice_close(e);
+    }
+}
+
 static void sample_two(const char *const *sets, int together, const sluice_sampling *how, int answer, e2e_output *out) {
     sluice_engine *e = e2e_open("models/tiny", sets);
     sluice_stats stats;
@@ -365,10 +410,10 @@ int main(void) {
         if (prompts.prompt[i].n_ids >= N)
             memcpy(ids, prompts.prompt[i].ids, sizeof ids);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits),   cmocka_unit_test(test_tokens),      cmocka_unit_test(test_sampled),
-        cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),       cmocka_unit_test(test_files),
-        cmocka_unit_test(test_kivi),     cmocka_unit_test(test_kivi_drafts), cmocka_unit_test(test_kivi_sequences),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_logits),         cmocka_unit_test(test_tokens),   cmocka_unit_test(test_sampled),
+        cmocka_unit_test(test_ahead),          cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),
+        cmocka_unit_test(test_files),          cmocka_unit_test(test_kivi),     cmocka_unit_test(test_kivi_drafts),
+        cmocka_unit_test(test_kivi_sequences), cmocka_unit_test(test_refusals),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     e2e_prompts_free(&prompts);

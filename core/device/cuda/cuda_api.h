@@ -76,6 +76,8 @@ typedef struct sli_cuda_api {
     void (*graph_form)(const sli_cuda_graph *graph, int64_t *others, int64_t *edges, int64_t *dependent);
     void (*graph_destroy)(sli_cuda *cuda, sli_cuda_graph *graph);
 
+    /* Waits until an event that was recorded has passed, and not for what is queued behind it. Never in a capture. */
+    sl_status (*passed)(sli_cuda *cuda, sl_event_impl *event, sl_error *err);
     /* Milliseconds between two events that were recorded and have passed. */
     sl_status (*elapsed)(sli_cuda *cuda, sl_event_impl *begin, sl_event_impl *end, float *ms);
     /* n seeded values: slk_random_value(seed, i) * amplitude, rounded to dtype (F32, F16, BF16). */

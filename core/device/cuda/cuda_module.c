@@ -136,6 +136,10 @@ static sl_status elapsed(sli_cuda *cuda, sl_event_impl *begin, sl_event_impl *en
     return slk_driver_elapsed(&cuda->state->driver, begin, end, ms);
 }
 
+static sl_status passed(sli_cuda *cuda, sl_event_impl *event, sl_error *err) {
+    return slk_driver_passed(&cuda->state->driver, event, err);
+}
+
 static const char *fault(sli_cuda *cuda) {
     return cuda->state->driver.fault[0] != '\0' ? cuda->state->driver.fault : NULL;
 }
@@ -161,6 +165,7 @@ static const sli_cuda_api api = {
     .graph_nodes = graph_nodes,
     .graph_form = graph_form,
     .graph_destroy = graph_destroy,
+    .passed = passed,
     .elapsed = elapsed,
     .random = sli_cuda_random,
     .sample = sli_cuda_sample,

@@ -50,6 +50,7 @@
     X(cuEventCreate)                                                                                                   \
     X(cuEventDestroy)                                                                                                  \
     X(cuEventRecord)                                                                                                   \
+    X(cuEventSynchronize)                                                                                              \
     X(cuEventElapsedTime)                                                                                              \
     X(cuGraphInstantiateWithFlags)                                                                                             \
     X(cuGraphUpload)                                                                                                   \
@@ -148,6 +149,8 @@ void slk_driver_capture_abort(slk_driver *d);
 sl_status slk_driver_graph_launch(slk_driver *d, const slk_driver_graph *graph, sl_error *err);
 void slk_driver_graph_destroy(slk_driver *d, slk_driver_graph *graph);
 /* Milliseconds between two recorded events that have passed. */
+/* Waits until a recorded event has passed, and not for what is queued behind it. */
+sl_status slk_driver_passed(slk_driver *d, sl_event_impl *event, sl_error *err);
 sl_status slk_driver_elapsed(slk_driver *d, sl_event_impl *begin, sl_event_impl *end, float *ms);
 
 /* Entries of the table that stand in files of their own. */

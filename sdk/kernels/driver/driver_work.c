@@ -209,6 +209,11 @@ void slk_driver_graph_destroy(slk_driver *d, slk_driver_graph *graph) {
     *graph = (slk_driver_graph){0};
 }
 
+sl_status slk_driver_passed(slk_driver *d, sl_event_impl *event, sl_error *err) {
+    slk_driver_enter(d);
+    return slk_driver_check(&d->lanes[0], d->cu.cuEventSynchronize(event->event), err, "waiting for an event");
+}
+
 sl_status slk_driver_elapsed(slk_driver *d, sl_event_impl *begin, sl_event_impl *end, float *ms) {
     slk_driver_enter(d);
     return slk_driver_check(&d->lanes[0], d->cu.cuEventElapsedTime(ms, begin->event, end->event), NULL,
