@@ -4,6 +4,6 @@
 SLK_FEW_KERNEL(attend_few, 64, 1, false)
 SLK_FEW_KERNEL(attend_few, 64, 4, false)
 SLK_FEW_KERNEL(attend_few, 128, 1, false)
-SLK_FEW_KERNEL(attend_few, 128, 4, false)
+SLK_FEW_KERNEL(attend_few, 128, 2, false)
 SLK_FEW_KERNEL(attend_few, 256, 1, false)
 SLK_FEW_KERNEL(attend_few, 256, 2, false)

@@ -6,9 +6,10 @@
  * waits for another before a split ends. Then the four columns are added in order. So sums of a row have one order, and
  * it does not matter to a row how many others are in the block. With MT > 1 the warps of a column share its ring.
  *
- * Bound by the bytes of K and V: at 4.3 TB/s an SM of an H200 gets 16 keys of D = 128 (8 KiB) in 250 ns. A warp takes
- * about 550 cycles (310 ns) for them, and there are eight on an SM; 128 KiB are in flight, of 50 that latency x
- * bandwidth asks for. Results of splits cost 1.6 % of the bytes at most (2 of 128 KiB for four heads). */
+ * Bound by the bytes of K and V: at 4.3 TB/s an SM of an H200 gets 16 keys of D = 128 (8 KiB) in 250 ns; 128 KiB are
+ * in flight, of 50 that latency x bandwidth asks for. Measured there: a further tile of a block costs 1.85 us with two
+ * blocks on each SM (4.5 TB/s), the first one 9 us with launch and join, and the end of a split some 1 to 3 us, which
+ * is far more than its instructions account for. */
 #ifndef SLUICE_KERNELS_ATTEND_FEW_CUH
 #define SLUICE_KERNELS_ATTEND_FEW_CUH
 

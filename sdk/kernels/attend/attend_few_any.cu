@@ -5,6 +5,6 @@
 SLK_FEW_KERNEL(attend_few_any, 64, 1, true)
 SLK_FEW_KERNEL(attend_few_any, 64, 4, true)
 SLK_FEW_KERNEL(attend_few_any, 128, 1, true)
-SLK_FEW_KERNEL(attend_few_any, 128, 4, true)
+SLK_FEW_KERNEL(attend_few_any, 128, 2, true)
 SLK_FEW_KERNEL(attend_few_any, 256, 1, true)
 SLK_FEW_KERNEL(attend_few_any, 256, 2, true)

@@ -18,7 +18,7 @@ enum { SLK_ATTEND_FEW_KERNELS(SHARED_) SHARED_none_ };
     { d, t, SLK_CUDA_attend_few_##d##_##t, SLK_CUDA_attend_few_any_##d##_##t, SHARED_attend_few_##d##_##t, blocks }
 static const few_variant variants[] = {
     VARIANT(64, 1, 2),  VARIANT(64, 4, 1),  VARIANT(128, 1, 2),
-    VARIANT(128, 4, 1), VARIANT(256, 1, 1), VARIANT(256, 2, 1),
+    VARIANT(128, 2, 1), VARIANT(256, 1, 1), VARIANT(256, 2, 1),
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

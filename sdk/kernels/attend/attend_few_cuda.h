@@ -3,7 +3,7 @@
  *
  * Keys are ranked: committed keys (or those of the list) in order, then the step's rows. 64 ranks make a tile, tiles
  * make splits; a split has a softmax of its own and the splits of a row are summed in order. Split sizes depend on the
- * rank alone (about a 32nd of it, so that blocks can share the work evenly at any length), not on lengths or on how
+ * rank alone (a 16th to a 32nd of it, so that blocks can share the work evenly at any length), not on lengths or on how
  * many blocks there are. In fast mode sizes follow the lengths. Row maxima are rounded up to whole powers of two, so
  * that every rescaling is exact: who joins splits, and when, changes no bit. A row of a tree meets its ancestors at the
  * ranks that they will have when it is accepted: it is bit-equal to the decode step that it stands for.
@@ -71,46 +71,42 @@ typedef struct slk_attend_few_params {
     X(attend_few_64_1, slk_attend_few_params, 74 * 1024, 1, attend_few)                                                \
     X(attend_few_64_4, slk_attend_few_params, 120 * 1024, 1, attend_few)                                               \
     X(attend_few_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few)                                              \
-    X(attend_few_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few)                                              \
+    X(attend_few_128_2, slk_attend_few_params, 136 * 1024, 1, attend_few)                                              \
     X(attend_few_256_1, slk_attend_few_params, 224 * 1024, 1, attend_few)                                              \
     X(attend_few_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few)                                              \
     X(attend_few_any_64_1, slk_attend_few_params, 58 * 1024, 1, attend_few_any)                                        \
     X(attend_few_any_64_4, slk_attend_few_params, 104 * 1024, 1, attend_few_any)                                       \
     X(attend_few_any_128_1, slk_attend_few_params, 108 * 1024, 1, attend_few_any)                                      \
-    X(attend_few_any_128_4, slk_attend_few_params, 176 * 1024, 1, attend_few_any)                                      \
+    X(attend_few_any_128_2, slk_attend_few_params, 140 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_1, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 
-/* Splits by tile; host and device. Sizes in tiles: 1 up to tile 8, 2 up to 128, then twice as large each time that
- * the rank has doubled. */
+/* Splits by tile; host and device. Sizes in tiles: 2 up to tile 64, 4 up to 128, twice as large each time that the rank
+ * has doubled. */
 #ifdef __CUDACC__
 #define SLK_FEW_FN __host__ __device__ __forceinline__
 #else
 #define SLK_FEW_FN static inline
 #endif
 SLK_FEW_FN int32_t slk_few_split_of(int32_t tile) {
-    int32_t split = 68, begin = 128, size = 4; /* 8 of one tile, 60 of two */
-    if (tile < 128)
-        return tile < 8 ? tile : 8 + (tile - 8) / 2;
+    int32_t split = 32, begin = 64, size = 4;
+    if (tile < 64)
+        return tile / 2;
     for (; tile >= 2 * begin; begin *= 2, size *= 2)
-        split += 32;
+        split += 16;
     return split + (tile - begin) / size;
 }
 SLK_FEW_FN int32_t slk_few_split_begin(int32_t tile) {
-    int32_t begin = 128, size = 4;
-    if (tile < 128)
-        return tile < 8 ? tile : tile / 2 * 2;
+    int32_t size = 2, begin = 32;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size;
 }
 /* First tile of the split behind the one that tile is in. */
 SLK_FEW_FN int32_t slk_few_split_end(int32_t tile) {
-    int32_t begin = 128, size = 4;
-    if (tile < 128)
-        return tile < 8 ? tile + 1 : tile / 2 * 2 + 2;
+    int32_t size = 2, begin = 32;
     for (; tile >= 2 * begin; begin *= 2)
         size *= 2;
     return tile / size * size + size;

