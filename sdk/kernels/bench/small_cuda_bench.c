@@ -241,7 +241,7 @@ int main(void) {
     measure(&b, "embed_4096_rows_1", run_embed, CALLS);
 
     for (int l = 0; l < 32; l++) /* one pool for all: only the time matters */
-        b.layers[l] = (slk_move_layer){b.append.k_pool, b.append.v_pool, b.append.pages, NULL};
+        b.layers[l] = (slk_move_layer){.k_pool = b.append.k_pool, .v_pool = b.append.v_pool, .pages = b.append.pages};
     b.move = (slk_move_params){.n_moves = ints(&h, 1, eight),
                                .seq = ints(&h, 8, zero),
                                .from = ints(&h, 8, sources),
