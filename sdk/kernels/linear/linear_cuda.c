@@ -13,18 +13,10 @@ static const struct {
     int kernel[2][3];
     int w, x, scales;
 } kinds[] = {
-    [SLK_LINEAR_BF16] = {{{KERNEL(bf16_1x1), KERNEL(bf16_1x8), 0},
-                          {KERNEL(bf16_2x1), KERNEL(bf16_2x8), KERNEL(bf16_2x16)}},
-                         2048,
-                         1024,
-                         0},
+    [SLK_LINEAR_BF16] = {{{0, KERNEL(bf16_1x8), 0}, {0, KERNEL(bf16_2x8), KERNEL(bf16_2x16)}}, 2048, 1024, 0},
     [SLK_LINEAR_F16] = {{{0}, {0, KERNEL(f16_2x8), KERNEL(f16_2x16)}}, 2048, 1024, 0},
     [SLK_LINEAR_F32] = {{{0, KERNEL(f32_1x8), KERNEL(f32_1x16)}, {0}}, 4096, 1024, 0},
-    [SLK_LINEAR_E4M3] = {{{KERNEL(e4m3_1x1), KERNEL(e4m3_1x8), 0},
-                          {KERNEL(e4m3_2x1), KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}},
-                         1024,
-                         512,
-                         0},
+    [SLK_LINEAR_E4M3] = {{{0, KERNEL(e4m3_1x8), 0}, {0, KERNEL(e4m3_2x8), KERNEL(e4m3_2x16)}}, 1024, 512, 0},
 #define INTEGERS(name, w, scales)                                                                                      \
     { {{KERNEL(name##_1x1), KERNEL(name##_1x8), 0}, {KERNEL(name##_2x1), KERNEL(name##_2x8), 0}}, w, 2048, scales }
     [SLK_LINEAR_INT8] = INTEGERS(int8, 2048, 256),
