@@ -154,10 +154,19 @@ typedef struct softmax {
 
 static void *at_view(const void *address, int64_t bytes) { return fake_at(address, bytes, "view"); }
 
+/* A row as floats, wherever its head lies and whatever it is kept as. */
+static void read_row(const sl_view_device *v, int32_t seq, int64_t h, int64_t slot, int values, float *out) {
+    if (v->plain != NULL || (values ? v->v_bits : v->k_bits) > 0)
+        coded_read(v, seq, h, slot, values, at_view, out);
+    else
+        coded_widen(out, slot_at(v, seq, h, slot, values), values ? v->v_dtype : v->k_dtype,
+                    values ? v->v_dim : v->k_dim);
+}
+
 static float score_of(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot) {
     const sl_view_device *v = &a->view;
     float k[1024], score = 0;
-    coded_read(v, seq, h, slot, 0, at_view, k);
+    read_row(v, seq, h, slot, 0, k);
     for (int64_t d = 0; d < v->k_dim; d++)
         score += q[d] * k[d];
     score *= (float)a->scale;
@@ -169,7 +178,7 @@ static float score_of(const attend_args *a, const float *q, int32_t seq, int64_t
 static void meet(const attend_args *a, const float *q, int32_t seq, int64_t h, int64_t slot, softmax *m) {
     const sl_view_device *v = &a->view;
     float value[1024];
-    coded_read(v, seq, h, slot, 1, at_view, value);
+    read_row(v, seq, h, slot, 1, value);
     float score = score_of(a, q, seq, h, slot), most = fmaxf(score, m->most), keep = expf(m->most - most),
           w = expf(score - most);
     m->sum = m->sum * keep + w;
