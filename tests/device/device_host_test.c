@@ -237,7 +237,7 @@ static void what_decides(void **state) {
         {"", "calibration", "calibration runs on the CPU only"},
         {"[attention]\nplugin = quest\n", NULL, "[attention] quest runs on the CPU only"},
         {"[attention.layers 1]\nplugin = quest\n", NULL, "[attention.layers 1] quest runs on the CPU only"},
-        {"[kvcache.policy]\nplugin = h2o\n", NULL, "[kvcache.policy] h2o: policies"},
+        {"[kvcache.policy]\nplugin = h2o\n", NULL, NULL},
         {"[kvcache.prompt]\nplugin = gemfilter\n", NULL, "prompt transformers"},
         {"[quant.rewrite]\nplugin = hadamard\n", NULL, "in another basis"},
         {"[draft.model]\npath = .\n", NULL, "[draft.model]"},
