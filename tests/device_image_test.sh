@@ -4,6 +4,7 @@
 . "$(dirname "$0")/support/tap.sh"
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$tap_tmp" || exit 1
+unset SLUICE_IMAGE_CACHE # of the build that runs this
 cat >nvcc <<'END'
 #!/bin/sh
 [ "$1" != --version ] || { cat version; exit; }
