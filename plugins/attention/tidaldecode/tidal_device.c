@@ -73,14 +73,14 @@ sl_status tidal_device_activate(sl_instance *self, const sl_limits *limits, sl_e
     int64_t bytes = d->max_rows * max_heads(self) * d->score_stride * (int64_t)sizeof(float);
     sl_status s = d->list != NULL && d->list_n != NULL ? self->scratch->reserve(self->host, SL_DEVICE_CUDA, bytes, 0)
                                                        : SL_E_NO_MEMORY;
-    if (s < 0) {
-        tidal_device_deactivate(self);
-        return sl_fail(err, s,
-                       "tidaldecode: the device has no memory for %" PRId64 " lists of %" PRId64 " slots and %" PRId64
-                       " bytes of scores: lower engine.max_context or max_seqs",
-                       lists, d->list_stride, bytes);
-    }
-    return SL_OK;
+    if (s >= 0)
+        return SL_OK;
+    sl_fail(err, s,
+            "tidaldecode: the device has no memory for %" PRId64 " lists of %" PRId64 " slots and %" PRId64
+            " bytes of scores: lower engine.max_context or max_seqs",
+            lists, d->list_stride, bytes);
+    tidal_device_deactivate(self);
+    return s;
 }
 
 void tidal_device_deactivate(sl_instance *self) {
