@@ -121,7 +121,7 @@ static void typical_at_its_end(void **state) {
 /* A fork takes candidates that are still being made; cut and other tokens: none. */
 static void forks_and_cuts(void **state) {
     (void)state;
-    e2e_output out[2][3];
+    e2e_output out[2][4]; /* the session, then it and its fork, then what was cut and goes on */
     for (int i = 0; i < 2; i++) {
         sluice_engine *e = i == 0 ? e2e_open("models/tiny", SETS(ON_DEVICE, "engine.max_seqs=4"))
                                   : e2e_open("models/tiny", SETS(ON_DEVICE, MEDUSA, near, "engine.max_seqs=4"));
@@ -135,13 +135,13 @@ static void forks_and_cuts(void **state) {
         sluice_session_close(fork);
         assert_int_equal(sluice_session_truncate(s, prompts.prompt[3].n_ids + 5, &err), SLUICE_OK);
         assert_int_equal(sluice_session_append(s, prompts.prompt[2].ids + 1, 3, &err), SLUICE_OK);
-        e2e_generate(e, &s, 1, &greedy, 1, &out[i][2]);
+        e2e_generate(e, &s, 1, &greedy, 1, &out[i][3]);
         sluice_close(e);
     }
-    for (int j = 0; j < 3; j++)
+    for (int j = 0; j < 4; j++)
         e2e_check_tokens("forks and cuts", out[0][j].tokens, out[0][j].n, out[1][j].tokens, out[1][j].n);
-    e2e_outputs_free(out[0], 3);
-    e2e_outputs_free(out[1], 3);
+    e2e_outputs_free(out[0], 4);
+    e2e_outputs_free(out[1], 4);
 }
 
 /* ---- set up ------------------------------------------------------------------------------------------------------ */
