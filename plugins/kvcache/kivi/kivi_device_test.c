@@ -114,25 +114,45 @@ static void elements(int32_t row, int layer, int side, int64_t head, float *x) {
         x[d] = element_of(row, layer, side, head * D + d);
 }
 
+/* Codes of a group of keys, made once for all of its rows: the last group of each head. */
+typedef struct key_group {
+    int32_t row[G];
+    int layer, bits;
+    uint8_t codes[G * WIDEST];
+    uint16_t scales[WIDEST], minima[WIDEST];
+} key_group;
+
+static const key_group *group_of(const int32_t *row, int layer, int64_t head, int bits) {
+    static key_group last[2];
+    key_group *g = &last[head];
+    if (g->bits == bits && g->layer == layer && memcmp(g->row, row, sizeof g->row) == 0)
+        return g;
+    int64_t D = shapes[layer][1];
+    float x[G * WIDEST];
+    for (int64_t i = 0; i < G; i++)
+        elements(row[i], layer, KEYS, head, x + i * D);
+    memcpy(g->row, row, sizeof g->row);
+    g->layer = layer, g->bits = bits;
+    sl_minmax_channels(x, G, D, bits, g->codes, g->scales, g->minima);
+    return g;
+}
+
 /* Row `slot` as it is kept: plain, or the values of its codes. */
 static void expected(const rig *r, const plain_seq *s, int layer, int side, int64_t head, int64_t slot, float *x) {
     int64_t D = shapes[layer][1 + side];
     int bits = r->self->bits[side];
-    float group[G * WIDEST];
-    uint8_t codes[G * WIDEST];
-    uint16_t scales[WIDEST], minima[WIDEST];
+    if (side == KEYS && slot < s->coded[KEYS]) {
+        const key_group *g = group_of(s->row + slot / G * G, layer, head, bits);
+        sl_minmax_values(g->codes + slot % G * D * bits / 8, g->scales, g->minima, D, 1, bits, x);
+        return;
+    }
     elements(s->row[slot], layer, side, head, x);
     if (slot >= s->coded[side])
         return;
-    if (side == VALUES) {
-        sl_minmax_row(x, D, G, bits, codes, scales, minima);
-        sl_minmax_values(codes, scales, minima, D, G, bits, x);
-        return;
-    }
-    for (int64_t i = 0; i < G; i++)
-        elements(s->row[slot / G * G + i], layer, side, head, group + i * D);
-    sl_minmax_channels(group, G, D, bits, codes, scales, minima);
-    sl_minmax_values(codes + slot % G * D * bits / 8, scales, minima, D, 1, bits, x);
+    uint8_t codes[WIDEST];
+    uint16_t scales[WIDEST], minima[WIDEST];
+    sl_minmax_row(x, D, G, bits, codes, scales, minima);
+    sl_minmax_values(codes, scales, minima, D, G, bits, x);
 }
 
 static void *where(const void *address, int64_t bytes) {
