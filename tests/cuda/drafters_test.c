@@ -2,7 +2,7 @@
  * alone and together, whatever the drafts; and there are drafts that hold. */
 #include "e2e.h"
 
-#include "medusa_heads.h"
+#include "tiny_heads.h"
 
 enum { LONG = 48, SESSIONS = 6 };
 

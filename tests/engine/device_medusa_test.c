@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-#include "medusa_heads.h"
+#include "tiny_heads.h"
 
 static e2e_prompts prompts;
 static medusa_heads heads;

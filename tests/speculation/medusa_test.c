@@ -2,7 +2,7 @@
  * together, for random heads in every layout and with any setting; typical acceptance says that it is none. */
 #include "e2e.h"
 
-#include "medusa_heads.h"
+#include "tiny_heads.h"
 
 enum { N_PROMPTS = 40, N_TOKENS = 16, TOGETHER = 5 };
 

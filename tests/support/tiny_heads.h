@@ -1,6 +1,6 @@
-/* medusa_heads.h - Medusa heads for models/tiny in every layout, as values of speculation.heads. */
-#ifndef SLUICE_TEST_MEDUSA_HEADS_H
-#define SLUICE_TEST_MEDUSA_HEADS_H
+/* tiny_heads.h - Medusa heads for models/tiny in every layout, as values of speculation.heads. */
+#ifndef SLUICE_TEST_TINY_HEADS_H
+#define SLUICE_TEST_TINY_HEADS_H
 
 #include "e2e.h"
 
