@@ -2,32 +2,39 @@
 #ifndef SLUICE_LIB_HALF_H
 #define SLUICE_LIB_HALF_H
 
-#include <math.h>
 #include <stdint.h>
+#include <string.h>
+
+static inline uint32_t sl_bits_of_f32(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+static inline float sl_f32_of_bits(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
 
 /* Exact. Inf and NaN come out as such. */
 static inline float sl_f32_of_f16(uint16_t h) {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    float v = exponent == 0    ? ldexpf((float)mantissa, -24)
-              : exponent == 31 ? (mantissa != 0 ? NAN : INFINITY)
-                               : ldexpf((float)(mantissa + 1024), exponent - 25);
-    return h & 0x8000 ? -v : v;
+    uint32_t sign = (h & 0x8000u) << 16, exponent = h >> 10 & 31u, mantissa = h & 1023u;
+    if (exponent == 0) /* multiples of 2^-24 */
+        return sl_f32_of_bits(sl_bits_of_f32((float)mantissa * 0x1p-24f) | sign);
+    return sl_f32_of_bits(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13);
 }
 
 /* Values of 65520 and more become Inf. */
 static inline uint16_t sl_f16_of_f32(float x) {
-    uint16_t sign = signbit(x) ? 0x8000 : 0;
-    float a = fabsf(x);
-    int exponent;
-    if (isnan(x))
-        return (uint16_t)(sign | 0x7e00);
-    if (a >= 65520.0f)
-        return (uint16_t)(sign | 0x7c00);
-    if (a < 0x1p-14f) /* subnormal: a multiple of 2^-24; 1024 of them are the smallest normal number */
-        return (uint16_t)(sign | (uint16_t)rintf(ldexpf(a, 24)));
-    frexpf(a, &exponent);                                                    /* a = m 2^exponent, 0.5 <= m < 1 */
-    uint32_t m = (uint32_t)rintf(ldexpf(a, 11 - exponent));                  /* 1024 .. 2048 */
-    return (uint16_t)(sign | ((uint32_t)(exponent + 14) * 1024 + m - 1024)); /* m = 2048 carries into the exponent */
+    uint32_t u = sl_bits_of_f32(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) /* NaN */
+        return (uint16_t)(sign | 0x7e00u);
+    if (a >= 0x477ff000u) /* 65520 */
+        return (uint16_t)(sign | 0x7c00u);
+    if (a < 0x38800000u) /* below 2^-14: beside 0.5 only multiples of 2^-24 are left; 1024 are the smallest normal */
+        return (uint16_t)(sign | (sl_bits_of_f32(sl_f32_of_bits(a) + 0.5f) - 0x3f000000u));
+    a += 0xfffu + (a >> 13 & 1u); /* half of what is cut off, to even; may carry into the exponent */
+    return (uint16_t)(sign | (a - 0x38000000u) >> 13);
 }
 
 #endif

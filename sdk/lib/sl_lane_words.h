@@ -1,5 +1,4 @@
-/* What stores on a device do alike: small tables that travel through pinned memory in the order of the lane, and the
- * rows of accepted paths that close ranks. */
+/* Small tables that travel from the host to a device, through pinned memory and in the order of the lane. */
 #ifndef SLUICE_LIB_LANE_WORDS_H
 #define SLUICE_LIB_LANE_WORDS_H
 
@@ -25,11 +24,5 @@ void sl_lane_words_free(sl_lane_words *w);
 sl_status sl_lane_words_take(sl_lane_words *w, int64_t n, int32_t **out, sl_error *err);
 /* Copies words of the host to the device; they may change as soon as this returns. [step] */
 sl_status sl_lane_words_send(sl_lane_words *w, int32_t *dst, const int32_t *src, int64_t n, sl_error *err);
-
-/* Rows of accepted paths move down to the front of the staged ones, in stores where slot = token index,
- * or whose views count rows by head (n_rows). moves: device
- * [1 + 3 max_moves]. [step] */
-sl_status sl_lane_close_ranks(sl_lane_words *w, const sl_ops *ops, const sl_view_device *const *layers,
-                              int32_t n_layers, int32_t *moves, int64_t max_moves, const sl_commit *c, sl_error *err);
 
 #endif

@@ -146,14 +146,16 @@ static void check(product *p, int64_t rows, const void *y0) {
                 const double f = element(p->row_scale, SL_F32, t) * element(p->column_scale, SL_F32, j);
                 sum *= f, size_of_sum *= fabs(f);
             }
+            const double multiplied = sum;
             if (p->epilogue & SL_EPILOGUE_BIAS)
                 sum += element(p->bias, p->out, j), size_of_sum += 1;
             if (p->epilogue & SL_EPILOGUE_RESIDUAL)
                 sum += p->epilogue & APART ? element(p->residual, p->out, t * p->s.n + j)
                                            : element(y0, p->out, t * ldy + j),
                     size_of_sum += 1;
-            /* The library may round the product to y's type before it adds what y held (below 1). */
-            const double alone = p->epilogue & SL_EPILOGUE_RESIDUAL ? fabs(sum) + 1 : 0;
+            /* The library may round the product to y's type before it adds what is below 1: bias, and what y held. */
+            const int n_added = !!(p->epilogue & SL_EPILOGUE_BIAS) + !!(p->epilogue & SL_EPILOGUE_RESIDUAL);
+            const double alone = n_added == 0 ? 0 : fabs(multiplied) + (n_added - 1);
             const double bound = p->in == SL_I8 ? 0 : in_error * size_of_sum + out_error * (fabs(sum) + alone);
             const double error = fabs(got - sum);
             if (!(error <= bound))

@@ -2,12 +2,12 @@
  * alone and together, whatever the drafts; and there are drafts that hold. */
 #include "e2e.h"
 
-#include "medusa_file.h"
+#include "tiny_heads.h"
 
 enum { LONG = 48, SESSIONS = 6 };
 
 static e2e_prompts prompts;
-static char shared[PATH_MAX + 32], own[PATH_MAX + 32], whole[PATH_MAX + 32], near[PATH_MAX + 32];
+static medusa_heads heads;
 
 /* NULL: there is no GPU; the test is skipped with the reason then. */
 static sluice_engine *open_gpu(const char *const *more, int n_more) {
@@ -40,12 +40,14 @@ static void same_tokens(void **state) {
         {"token_recycling, prompts too",
          {"speculation.plugin=token_recycling", "speculation.update_from_prompt=yes"},
          1},
-        {"medusa", {"speculation.plugin=medusa", shared}, 0},
-        {"medusa, small trees", {"speculation.plugin=medusa", near, "speculation.nodes=5", "speculation.topk=3"}, 1},
-        {"medusa, heads of their own", {"speculation.plugin=medusa", own, "speculation.nodes=16"}, 0},
-        {"medusa, two blocks", {"speculation.plugin=medusa", whole, "speculation.num_layers=2"}, 0},
-        {"medusa, near", {"speculation.plugin=medusa", near}, 1},
-        {"medusa, packed", {"speculation.plugin=medusa", near, "quant.plugin=rtn", "quant.bits=8"}, 1},
+        {"medusa", {"speculation.plugin=medusa", heads.shared}, 0},
+        {"medusa, small trees",
+         {"speculation.plugin=medusa", heads.near, "speculation.nodes=5", "speculation.topk=3"},
+         1},
+        {"medusa, heads of their own", {"speculation.plugin=medusa", heads.own, "speculation.nodes=16"}, 0},
+        {"medusa, two blocks", {"speculation.plugin=medusa", heads.whole, "speculation.num_layers=2"}, 0},
+        {"medusa, near", {"speculation.plugin=medusa", heads.near}, 1},
+        {"medusa, packed", {"speculation.plugin=medusa", heads.near, "quant.plugin=rtn", "quant.bits=8"}, 1},
     };
     for (int sampled = 0; sampled < 2; sampled++) {
         sluice_sampling how = e2e_greedy(LONG);
@@ -81,24 +83,9 @@ static void same_tokens(void **state) {
     }
 }
 
-static void heads_file(char *set, const char *name, const medusa_file *m) {
-    medusa_file_write(e2e_temp(name), m);
-    snprintf(set, PATH_MAX + 32, "speculation.heads=%s", e2e_temp(name));
-}
-
 static int set_up(void **state) {
     (void)state;
-    medusa_file m = {.heads = 3, .blocks = 1, .hidden = 256, .vocab = 4096, .prefix = "", .seed = 7, .scale = 1};
-    heads_file(shared, "shared.safetensors", &m);
-    m.scale = 0; /* each head says what the model's head says of the row */
-    heads_file(near, "near.safetensors", &m);
-    m.scale = 1;
-    m.own = m.bf16 = 1;
-    heads_file(own, "own.safetensors", &m);
-    m.own = 0;
-    m.blocks = 2;
-    m.prefix = "medusa_head.";
-    heads_file(whole, "whole.safetensors", &m);
+    medusa_heads_write(&heads, NULL);
     e2e_prompts_read("tests/data/tiny/prompts40.json", &prompts);
     return prompts.n >= SESSIONS ? 0 : -1;
 }

@@ -5,10 +5,10 @@
 
 #include <stdlib.h>
 
-#include "medusa_file.h"
+#include "tiny_heads.h"
 
 static e2e_prompts prompts;
-static char shared[PATH_MAX + 32], own[PATH_MAX + 32], whole[PATH_MAX + 32], near[PATH_MAX + 32];
+static medusa_heads heads;
 
 enum { LONG = 20, SESSIONS = 4, TOGETHER = 3 };
 
@@ -52,17 +52,17 @@ static void greedy_is_plain(void **state) {
     sluice_stats stats;
     sluice_sampling greedy = e2e_greedy(LONG);
     continue_with(SETS(ON_DEVICE), &greedy, 1, plain, &stats);
-    check("shared", plain, SETS(ON_DEVICE, MEDUSA, shared), &greedy, 1);
-    check("own", plain, SETS(ON_DEVICE, MEDUSA, own), &greedy, TOGETHER);
-    check("two blocks", plain, SETS(ON_DEVICE, MEDUSA, whole, "speculation.num_layers=2"), &greedy, TOGETHER);
+    check("shared", plain, SETS(ON_DEVICE, MEDUSA, heads.shared), &greedy, 1);
+    check("own", plain, SETS(ON_DEVICE, MEDUSA, heads.own), &greedy, TOGETHER);
+    check("two blocks", plain, SETS(ON_DEVICE, MEDUSA, heads.whole, "speculation.num_layers=2"), &greedy, TOGETHER);
     check("two heads of three, small steps", plain,
-          SETS(ON_DEVICE, MEDUSA, own, "speculation.num_heads=2", "engine.prefill_chunk=7"), &greedy, SESSIONS);
-    sluice_stats alone = check("near", plain, SETS(ON_DEVICE, MEDUSA, near), &greedy, 1);
-    sluice_stats many = check("near, together", plain, SETS(ON_DEVICE, MEDUSA, near), &greedy, SESSIONS);
+          SETS(ON_DEVICE, MEDUSA, heads.own, "speculation.num_heads=2", "engine.prefill_chunk=7"), &greedy, SESSIONS);
+    sluice_stats alone = check("near", plain, SETS(ON_DEVICE, MEDUSA, heads.near), &greedy, 1);
+    sluice_stats many = check("near, together", plain, SETS(ON_DEVICE, MEDUSA, heads.near), &greedy, SESSIONS);
     assert_true(alone.accepted > 0);
     assert_int_equal(alone.accepted, many.accepted); /* a row's candidates do not depend on its company */
     setenv("FAKE_NO_GRAPHS", "1", 1);
-    check("near, no graphs", plain, SETS(ON_DEVICE, MEDUSA, near), &greedy, TOGETHER);
+    check("near, no graphs", plain, SETS(ON_DEVICE, MEDUSA, heads.near), &greedy, TOGETHER);
     unsetenv("FAKE_NO_GRAPHS");
     e2e_outputs_free(plain, SESSIONS);
 }
@@ -73,9 +73,9 @@ static void accepted_is_what_the_cpu_accepts(void **state) {
     sluice_sampling greedy = e2e_greedy(LONG);
     e2e_output cpu[SESSIONS];
     sluice_stats expected;
-    continue_with(SETS("engine.device=cpu", "engine.max_context=512", "engine.max_rows=128", MEDUSA, near), &greedy,
-                  TOGETHER, cpu, &expected);
-    sluice_stats got = check("near", cpu, SETS(ON_DEVICE, MEDUSA, near), &greedy, TOGETHER);
+    continue_with(SETS("engine.device=cpu", "engine.max_context=512", "engine.max_rows=128", MEDUSA, heads.near),
+                  &greedy, TOGETHER, cpu, &expected);
+    sluice_stats got = check("near", cpu, SETS(ON_DEVICE, MEDUSA, heads.near), &greedy, TOGETHER);
     assert_int_equal(got.drafted, expected.drafted);
     assert_int_equal(got.accepted, expected.accepted);
     assert_int_equal(got.steps, expected.steps);
@@ -90,7 +90,7 @@ static void sampled_is_plain(void **state) {
     how.temperature = 0.8;
     how.seed = 9;
     continue_with(SETS(ON_DEVICE), &how, 1, plain, &stats);
-    check("sampled", plain, SETS(ON_DEVICE, MEDUSA, near), &how, TOGETHER);
+    check("sampled", plain, SETS(ON_DEVICE, MEDUSA, heads.near), &how, TOGETHER);
     e2e_outputs_free(plain, SESSIONS);
 }
 
@@ -100,7 +100,7 @@ static void packed_is_plain(void **state) {
     sluice_stats stats;
     sluice_sampling greedy = e2e_greedy(LONG);
     continue_with(SETS(ON_DEVICE, "quant.plugin=rtn", "quant.bits=8"), &greedy, 1, plain, &stats);
-    check("rtn", plain, SETS(ON_DEVICE, MEDUSA, near, "quant.plugin=rtn", "quant.bits=8"), &greedy, TOGETHER);
+    check("rtn", plain, SETS(ON_DEVICE, MEDUSA, heads.near, "quant.plugin=rtn", "quant.bits=8"), &greedy, TOGETHER);
     e2e_outputs_free(plain, SESSIONS);
 }
 
@@ -112,8 +112,8 @@ static void typical_at_its_end(void **state) {
     sluice_sampling greedy = e2e_greedy(LONG);
     continue_with(SETS(ON_DEVICE), &greedy, 1, plain, &stats);
     stats = check("typical", plain,
-                  SETS(ON_DEVICE, MEDUSA, near, "speculation.acceptance=typical", "engine.deterministic=no"), &greedy,
-                  TOGETHER);
+                  SETS(ON_DEVICE, MEDUSA, heads.near, "speculation.acceptance=typical", "engine.deterministic=no"),
+                  &greedy, TOGETHER);
     assert_int_equal(stats.lossless, 0);
     e2e_outputs_free(plain, SESSIONS);
 }
@@ -124,7 +124,7 @@ static void forks_and_cuts(void **state) {
     e2e_output out[2][4]; /* the session, then it and its fork, then what was cut and goes on */
     for (int i = 0; i < 2; i++) {
         sluice_engine *e = i == 0 ? e2e_open("models/tiny", SETS(ON_DEVICE, "engine.max_seqs=4"))
-                                  : e2e_open("models/tiny", SETS(ON_DEVICE, MEDUSA, near, "engine.max_seqs=4"));
+                                  : e2e_open("models/tiny", SETS(ON_DEVICE, MEDUSA, heads.near, "engine.max_seqs=4"));
         sluice_sampling greedy = e2e_greedy(12);
         sluice_error err;
         sluice_session *s = e2e_session(e, prompts.prompt[3].ids, prompts.prompt[3].n_ids), *fork = NULL;
@@ -146,24 +146,9 @@ static void forks_and_cuts(void **state) {
 
 /* ---- set up ------------------------------------------------------------------------------------------------------ */
 
-static void heads_file(char *set, const char *name, const medusa_file *m) {
-    medusa_file_write(e2e_temp(name), m);
-    snprintf(set, PATH_MAX + 32, "speculation.heads=%s", e2e_temp(name));
-}
-
 static int set_up(void **state) {
     (void)state;
-    medusa_file m = {.heads = 3, .blocks = 1, .hidden = 256, .vocab = 4096, .prefix = "", .seed = 7, .scale = 1};
-    heads_file(shared, "shared.safetensors", &m);
-    m.scale = 0; /* each head says what the model's head says of the row */
-    heads_file(near, "near.safetensors", &m);
-    m.scale = 1;
-    m.own = m.bf16 = 1;
-    heads_file(own, "own.safetensors", &m);
-    m.own = 0;
-    m.blocks = 2;
-    m.prefix = "medusa_head.";
-    heads_file(whole, "whole.safetensors", &m);
+    medusa_heads_write(&heads, NULL);
     e2e_prompts_read("tests/data/tiny/golden.json", &prompts);
     return prompts.n >= SESSIONS ? 0 : -1;
 }

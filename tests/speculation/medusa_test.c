@@ -2,19 +2,14 @@
  * together, for random heads in every layout and with any setting; typical acceptance says that it is none. */
 #include "e2e.h"
 
-#include "medusa_file.h"
+#include "tiny_heads.h"
 
-enum { N_PROMPTS = 40, N_TOKENS = 16, TOGETHER = 5, HIDDEN = 256, VOCAB = 4096 };
+enum { N_PROMPTS = 40, N_TOKENS = 16, TOGETHER = 5 };
 
 #define MEDUSA "speculation.plugin=medusa", "engine.validate=yes"
 
 static e2e_prompts prompts;
-static char shared[PATH_MAX + 32], own[PATH_MAX + 32], whole[PATH_MAX + 32], near[PATH_MAX + 32];
-
-static void heads_file(char *set, const char *name, const medusa_file *m) {
-    medusa_file_write(e2e_temp(name), m);
-    snprintf(set, PATH_MAX + 32, "speculation.heads=%s", e2e_temp(name));
-}
+static medusa_heads heads;
 
 static void check_lossless(sluice_engine *e) {
     sluice_stats stats;
@@ -29,7 +24,7 @@ static void check_lossless(sluice_engine *e) {
 
 static void greedy_is_plain(void **state) {
     (void)state;
-    const char *files[] = {shared, own, whole, near};
+    const char *files[] = {heads.shared, heads.own, heads.whole, heads.near};
     for (int i = 0; i < 4; i++) {
         sluice_engine *e = e2e_open(
             "models/tiny", i == 2 ? SETS(MEDUSA, files[i], "speculation.nodes=16", "speculation.num_layers=2")
@@ -63,7 +58,7 @@ static void sampled_is_plain(void **state) {
          .seed = 13},
     };
     sluice_engine *plain = e2e_open("models/tiny", SETS("speculation.plugin=none"));
-    sluice_engine *drafted = e2e_open("models/tiny", SETS(MEDUSA, near, "speculation.nodes=12"));
+    sluice_engine *drafted = e2e_open("models/tiny", SETS(MEDUSA, heads.near, "speculation.nodes=12"));
     for (size_t h = 0; h < sizeof how / sizeof *how; h++) {
         e2e_output expected[N_PROMPTS], got[N_PROMPTS];
         int n = h == 0 ? N_PROMPTS : 6;
@@ -99,9 +94,10 @@ static void every_setting_is_plain(void **state) {
         {"one worker of bf16", {"engine.compute=bf16", "speculation.nodes=8"}, 0},
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        sluice_engine *e = settings[i].set[1] != NULL
-                               ? e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0], settings[i].set[1]))
-                               : e2e_open("models/tiny", SETS(MEDUSA, shared, settings[i].set[0]));
+        sluice_engine *e =
+            settings[i].set[1] != NULL
+                ? e2e_open("models/tiny", SETS(MEDUSA, heads.shared, settings[i].set[0], settings[i].set[1]))
+                : e2e_open("models/tiny", SETS(MEDUSA, heads.shared, settings[i].set[0]));
         sluice_stats stats;
         if (settings[i].depth > 0) {
             e2e_check_greedy(settings[i].name, e, prompts.prompt, TOGETHER, TOGETHER);
@@ -132,7 +128,7 @@ static void quantised_is_plain(void **state) {
     sluice_sampling greedy = e2e_greedy(N_TOKENS);
     sluice_engine *plain = e2e_open("models/tiny", SETS("quant.plugin=rtn", "quant.bits=8"));
     sluice_engine *drafted =
-        e2e_open("models/tiny", SETS(MEDUSA, near, "speculation.nodes=12", "quant.plugin=rtn", "quant.bits=8"));
+        e2e_open("models/tiny", SETS(MEDUSA, heads.near, "speculation.nodes=12", "quant.plugin=rtn", "quant.bits=8"));
     e2e_continue(plain, prompts.prompt, TOGETHER, 1, &greedy, expected);
     e2e_continue(drafted, prompts.prompt, TOGETHER, TOGETHER, &greedy, got);
     for (int j = 0; j < TOGETHER; j++)
@@ -148,7 +144,8 @@ static void quantised_is_plain(void **state) {
 static void forks_and_cuts(void **state) {
     (void)state;
     sluice_engine *plain = e2e_open("models/tiny", NO_SETS);
-    sluice_engine *drafted = e2e_open("models/tiny", SETS(MEDUSA, near, "speculation.nodes=16", "engine.max_seqs=4"));
+    sluice_engine *drafted =
+        e2e_open("models/tiny", SETS(MEDUSA, heads.near, "speculation.nodes=16", "engine.max_seqs=4"));
     sluice_engine *engines[] = {plain, drafted};
     e2e_output out[2][4];
     for (int i = 0; i < 2; i++) {
@@ -194,20 +191,20 @@ static void check_like_greedy(const char *what, sluice_engine *e, double tempera
 static void typical_at_its_ends(void **state) {
     (void)state;
     sluice_stats stats;
-    sluice_engine *e = e2e_open("models/tiny", SETS(TYPICAL, near));
+    sluice_engine *e = e2e_open("models/tiny", SETS(TYPICAL, heads.near));
     check_like_greedy("temperature 0", e, 0, N_PROMPTS);
     sluice_get_stats(e, &stats);
     assert_int_equal(stats.lossless, 0);
     assert_int_equal(stats.allocs_in_steps, 0);
     sluice_close(e);
     e = e2e_open("models/tiny",
-                 SETS(TYPICAL, near, "speculation.posterior_threshold=1", "speculation.posterior_alpha=1e9"));
+                 SETS(TYPICAL, heads.near, "speculation.posterior_threshold=1", "speculation.posterior_alpha=1e9"));
     check_like_greedy("eps = 1", e, 0.7, 10);
     sluice_get_stats(e, &stats);
     assert_true(stats.drafted > 0);
     assert_int_equal(stats.accepted, 0); /* a token a step */
     sluice_close(e);
-    e = e2e_open("models/tiny", SETS(TYPICAL, shared, "speculation.posterior_threshold=0"));
+    e = e2e_open("models/tiny", SETS(TYPICAL, heads.shared, "speculation.posterior_threshold=0"));
     e2e_output got[1];
     sluice_sampling how = e2e_greedy(41); /* one behind the prompt, ten steps of four */
     how.temperature = 1;
@@ -223,7 +220,7 @@ static void typical_at_its_ends(void **state) {
 
 static void typical_is_repeatable(void **state) {
     (void)state;
-    sluice_engine *e = e2e_open("models/tiny", SETS(TYPICAL, near, "speculation.fast=no"));
+    sluice_engine *e = e2e_open("models/tiny", SETS(TYPICAL, heads.near, "speculation.fast=no"));
     e2e_output first[TOGETHER], again[TOGETHER];
     sluice_sampling how = e2e_greedy(N_TOKENS);
     how.temperature = 0.9;
@@ -246,22 +243,22 @@ static void typical_is_repeatable(void **state) {
 
 static void what_does_not_fit_is_refused(void **state) {
     (void)state;
-    char other[PATH_MAX + 32];
-    medusa_file narrow = {.heads = 1, .blocks = 1, .hidden = 128, .vocab = VOCAB, .prefix = "", .scale = 1};
-    heads_file(other, "narrow.safetensors", &narrow);
+    medusa_setting other;
+    medusa_file narrow = {.heads = 1, .blocks = 1, .hidden = 128, .vocab = TINY_VOCAB, .prefix = "", .scale = 1};
+    medusa_heads_file(other, "narrow.safetensors", &narrow);
     const struct {
         const char *set[3], *words;
     } cases[] = {
         {{"engine.threads=1"}, "heads"},
         {{"speculation.heads=/nowhere.safetensors"}, "/nowhere.safetensors"},
         {{other}, "0.0.linear.weight"},
-        {{shared, "speculation.num_heads=4"}, "num_heads = 4"},
-        {{shared, "speculation.num_layers=2"}, "0.1.linear.weight"},
-        {{whole}, "num_layers = 1"},
-        {{own, "speculation.tree=auto"}, "accuracies"},
-        {{shared, "speculation.tree=0 0,1,1"}, "0,1,1"},
-        {{shared, "speculation.topk=65"}, "topk"},
-        {{shared, "speculation.acceptance=typical"}, "engine.deterministic"},
+        {{heads.shared, "speculation.num_heads=4"}, "num_heads = 4"},
+        {{heads.shared, "speculation.num_layers=2"}, "0.1.linear.weight"},
+        {{heads.whole}, "num_layers = 1"},
+        {{heads.own, "speculation.tree=auto"}, "accuracies"},
+        {{heads.shared, "speculation.tree=0 0,1,1"}, "0,1,1"},
+        {{heads.shared, "speculation.topk=65"}, "topk"},
+        {{heads.shared, "speculation.acceptance=typical"}, "engine.deterministic"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sluice_error err;
@@ -276,25 +273,7 @@ static void what_does_not_fit_is_refused(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    medusa_file m = {.heads = 3,
-                     .blocks = 1,
-                     .hidden = HIDDEN,
-                     .vocab = VOCAB,
-                     .prefix = "",
-                     .seed = 7,
-                     .scale = 1,
-                     .accuracy = "0.4 0.1 0.05; 0.3 0.1 0.05; 0.25 0.1 0.05"};
-    heads_file(shared, "shared.safetensors", &m);
-    m.scale = 0; /* each head says what the model's head says of the row */
-    heads_file(near, "near.safetensors", &m);
-    m.scale = 1;
-    m.accuracy = NULL;
-    m.own = m.bf16 = 1;
-    heads_file(own, "own.safetensors", &m);
-    m.own = 0;
-    m.blocks = 2;
-    m.prefix = "medusa_head.";
-    heads_file(whole, "whole.safetensors", &m);
+    medusa_heads_write(&heads, "0.4 0.1 0.05; 0.3 0.1 0.05; 0.25 0.1 0.05");
     e2e_prompts_read("tests/data/tiny/prompts40.json", &prompts);
     return prompts.n == N_PROMPTS && prompts.prompt[0].n_greedy == N_TOKENS ? 0 : -1;
 }

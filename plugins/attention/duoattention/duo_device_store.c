@@ -1,5 +1,6 @@
 /* See duo_device.h: sequences and steps of the cache on a device, and its attention. */
 #include "duo_device_impl.h"
+#include "sl_lane_rows.h"
 
 /* ---- sequences --------------------------------------------------------------------------------------------------- */
 
@@ -175,21 +176,9 @@ static sl_status device_reserve(sl_instance *self, const sl_batch *b, sl_error *
 }
 
 static sl_status device_append(sl_instance *self, const sl_kv_append *args) {
-    int32_t rope = self->model->layers[args->layer]->rope;
-    sl_op_append op = {.struct_size = SL_SIZE(sl_op_append),
-                       .lane = args->lane,
-                       .rows = args->rows,
-                       .rope = rope >= 0 ? self->model->ropes[rope] : NULL,
-                       .q = &args->q,
-                       .k = &args->k,
-                       .v = &args->v,
-                       .q_norm = args->q_norm,
-                       .k_norm = args->k_norm,
-                       .maps = args->maps,
-                       .into = &self->device->views[args->layer],
-                       .norm_eps = args->norm_eps,
-                       .n_maps = args->n_maps};
-    return args->overwrite ? SL_E_UNIMPLEMENTED : self->ops->append(self->host, &op);
+    return args->overwrite
+               ? SL_E_UNIMPLEMENTED
+               : sl_lane_append(self->host, self->ops, self->model, args, &self->device->views[args->layer]);
 }
 
 static sl_status device_view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rows *rows,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "sl_host_util.h"
+#include "sl_lane_rows.h"
 #include "sl_tensor.h"
 
 /* ---- life ----------------------------------------------------------------------------------------------------------
@@ -362,21 +363,9 @@ sl_status kivi_device_reserve(sl_instance *self, const sl_batch *batch, sl_error
 }
 
 sl_status kivi_device_append(sl_instance *self, const sl_kv_append *args) {
-    int32_t rope = self->model->layers[args->layer]->rope;
-    sl_op_append op = {.struct_size = SL_SIZE(sl_op_append),
-                       .lane = args->lane,
-                       .rows = args->rows,
-                       .rope = rope >= 0 ? self->model->ropes[rope] : NULL,
-                       .q = &args->q,
-                       .k = &args->k,
-                       .v = &args->v,
-                       .q_norm = args->q_norm,
-                       .k_norm = args->k_norm,
-                       .maps = args->maps,
-                       .into = &self->device->plain_views[args->layer],
-                       .norm_eps = args->norm_eps,
-                       .n_maps = args->n_maps};
-    return args->overwrite ? SL_E_UNIMPLEMENTED : self->ops->append(self->host, &op);
+    return args->overwrite
+               ? SL_E_UNIMPLEMENTED
+               : sl_lane_append(self->host, self->ops, self->model, args, &self->device->plain_views[args->layer]);
 }
 
 sl_status kivi_device_view(sl_instance *self, const sl_lane *lane, int32_t layer, const sl_rowset *tokens,
@@ -384,16 +373,8 @@ sl_status kivi_device_view(sl_instance *self, const sl_lane *lane, int32_t layer
     kivi_device *d = self->device;
     /* a graph is replayed when more is coded */
     const sl_view_device *v = d->all_plain && !lane->capturing ? &d->plain_views[layer] : &d->views[layer];
-    if (tokens != NULL) { /* slot = token index: lists need no translation */
-        if (!SL_HAS(tokens, sl_rowset, device_stride) || tokens->device_token == NULL || tokens->own_rows ||
-            tokens->run > 1 || (tokens->n_groups != 1 && tokens->n_groups != v->n_heads))
-            return SL_E_UNIMPLEMENTED;
-        d->listed = *v;
-        d->listed.list = tokens->device_token;
-        d->listed.list_n = tokens->device_n;
-        d->listed.list_stride = tokens->device_stride;
-        d->listed.n_groups = tokens->n_groups;
-        d->listed.per_row = tokens->per_row;
+    if (tokens != NULL) {
+        SL_TRY(sl_lane_list(&d->listed, v, tokens));
         v = &d->listed;
     }
     d->view = (sl_view){.struct_size = SL_SIZE(sl_view),

@@ -10,9 +10,9 @@
 #include "kivi_seqs.c"
 #include "kivi_view.c"
 
-#include "test_lane.h"
-
 #include "coded_rows.h"
+#include "store_rig.h"
+#include "test_lane.h"
 
 enum { LAYERS = 3, MAX_SEQS = 5, MAX_CONTEXT = 300, MAX_STAGED = 40, MAX_ROWS = 3 * MAX_STAGED, WIDEST = 128, G = 32 };
 
@@ -26,15 +26,9 @@ typedef struct plain_seq {
 } plain_seq;
 
 typedef struct rig {
-    test_host host;
+    store_rig base;
     test_lane lane;
-    sl_layer_info layers[LAYERS];
-    const sl_layer_info *layer_ptrs[LAYERS];
-    sl_model_info model;
-    sl_instance *self;
     plain_seq plain[MAX_SEQS];
-    int32_t next_row;
-    uint64_t seed;
 } rig;
 
 static const sl_limits ordinary = {.struct_size = SL_SIZE(sl_limits),
@@ -47,63 +41,27 @@ static const sl_limits ordinary = {.struct_size = SL_SIZE(sl_limits),
 
 static sl_status make(rig *r, const char *const *sets, const sl_limits *limits, sl_error *err) {
     memset(r, 0, sizeof *r);
-    test_host_init(&r->host);
-    test_lane_init(&r->lane, &r->host);
-    for (int l = 0; l < LAYERS; l++) {
-        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
-                                       .block = "gqa",
-                                       .n_heads = shapes[l][0],
-                                       .n_kv_heads = shapes[l][0],
-                                       .head_dim = shapes[l][1],
-                                       .v_head_dim = shapes[l][2],
-                                       .rope = -1};
-        r->layer_ptrs[l] = &r->layers[l];
-    }
-    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .n_layers = LAYERS};
-    sl_params *values = test_params(&plugin, sets);
-    sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
-                      .n_layers = LAYERS,
-                      .device = SL_DEVICE_CUDA,
-                      .role = "kvcache.store",
-                      .section = "kvcache"};
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args),
-                           .host = &r->host.host,
-                           .model = &r->model,
-                           .params = values,
-                           .scope = &scope};
-    sl_status s = plugin.create(&args, &r->self, err);
-    if (s == SL_OK)
-        s = plugin.activate(r->self, limits, err);
-    test_params_free(values);
-    r->seed = 4711;
-    return s;
+    store_model(&r->base, shapes, LAYERS, 1, 4711);
+    test_lane_init(&r->lane, &r->base.host);
+    sl_scope scope = store_scope(&r->base, SL_DEVICE_CUDA);
+    return store_make(&r->base, &plugin, sets, &scope, limits, err);
 }
 
 static void close_rig(rig *r) {
     test_lane_finish(&r->lane);
-    if (r->self != NULL) {
-        plugin.deactivate(r->self);
-        plugin.destroy(r->self);
-    }
-    assert_int_equal(r->host.n_live, 0);
+    store_close(&r->base);
 }
 
-static int64_t draw(rig *r, int64_t n) { return (int64_t)(test_next(&r->seed) % (uint64_t)n); }
+static int64_t draw(rig *r, int64_t n) { return store_draw(&r->base, n); }
 
 /* ---- what should be there ------------------------------------------------------------------------------------------
  */
 
-static uint16_t bf16_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)(bits >> 16);
-}
-
 /* Numbers that bf16 holds, of several sizes. */
 static float element_of(int32_t row, int layer, int side, int64_t e) {
-    uint32_t h = (uint32_t)row * 2654435761u + (uint32_t)(layer * 40503 + side * 7919 + (int)e * 104729);
-    h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
-    uint32_t bits = (uint32_t)bf16_of(((float)(int32_t)(h % 20011) - 10005.0f) * (h % 3 == 0 ? 0.01f : 0.0007f)) << 16;
+    uint32_t h = store_hash(row, layer, side, e);
+    uint32_t bits = (uint32_t)store_bf16(((float)(int32_t)(h % 20011) - 10005.0f) * (h % 3 == 0 ? 0.01f : 0.0007f))
+                    << 16;
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
@@ -114,25 +72,45 @@ static void elements(int32_t row, int layer, int side, int64_t head, float *x) {
         x[d] = element_of(row, layer, side, head * D + d);
 }
 
+/* Codes of a group of keys, made once for all of its rows: the last group of each head. */
+typedef struct key_group {
+    int32_t row[G];
+    int layer, bits;
+    uint8_t codes[G * WIDEST];
+    uint16_t scales[WIDEST], minima[WIDEST];
+} key_group;
+
+static const key_group *group_of(const int32_t *row, int layer, int64_t head, int bits) {
+    static key_group last[2];
+    key_group *g = &last[head];
+    if (g->bits == bits && g->layer == layer && memcmp(g->row, row, sizeof g->row) == 0)
+        return g;
+    int64_t D = shapes[layer][1];
+    float x[G * WIDEST];
+    for (int64_t i = 0; i < G; i++)
+        elements(row[i], layer, KEYS, head, x + i * D);
+    memcpy(g->row, row, sizeof g->row);
+    g->layer = layer, g->bits = bits;
+    sl_minmax_channels(x, G, D, bits, g->codes, g->scales, g->minima);
+    return g;
+}
+
 /* Row `slot` as it is kept: plain, or the values of its codes. */
 static void expected(const rig *r, const plain_seq *s, int layer, int side, int64_t head, int64_t slot, float *x) {
     int64_t D = shapes[layer][1 + side];
-    int bits = r->self->bits[side];
-    float group[G * WIDEST];
-    uint8_t codes[G * WIDEST];
-    uint16_t scales[WIDEST], minima[WIDEST];
+    int bits = r->base.self->bits[side];
+    if (side == KEYS && slot < s->coded[KEYS]) {
+        const key_group *g = group_of(s->row + slot / G * G, layer, head, bits);
+        sl_minmax_values(g->codes + slot % G * D * bits / 8, g->scales, g->minima, D, 1, bits, x);
+        return;
+    }
     elements(s->row[slot], layer, side, head, x);
     if (slot >= s->coded[side])
         return;
-    if (side == VALUES) {
-        sl_minmax_row(x, D, G, bits, codes, scales, minima);
-        sl_minmax_values(codes, scales, minima, D, G, bits, x);
-        return;
-    }
-    for (int64_t i = 0; i < G; i++)
-        elements(s->row[slot / G * G + i], layer, side, head, group + i * D);
-    sl_minmax_channels(group, G, D, bits, codes, scales, minima);
-    sl_minmax_values(codes + slot % G * D * bits / 8, scales, minima, D, 1, bits, x);
+    uint8_t codes[WIDEST];
+    uint16_t scales[WIDEST], minima[WIDEST];
+    sl_minmax_row(x, D, G, bits, codes, scales, minima);
+    sl_minmax_values(codes, scales, minima, D, G, bits, x);
 }
 
 static void *where(const void *address, int64_t bytes) {
@@ -143,7 +121,7 @@ static void *where(const void *address, int64_t bytes) {
 /* Rows [0, n + staged) of a sequence in all layers; rows behind n_coded are the model's. */
 static void check_rows(const rig *r, int32_t seq, int64_t n) {
     const plain_seq *s = &r->plain[seq];
-    const kivi_device *d = r->self->device;
+    const kivi_device *d = r->base.self->device;
     assert_int_equal(d->n_coded[2 * seq], s->coded[KEYS]);
     assert_int_equal(d->n_coded[2 * seq + 1], s->coded[VALUES]);
     for (int l = 0; l < LAYERS; l++)
@@ -162,7 +140,7 @@ static void check_rows(const rig *r, int32_t seq, int64_t n) {
 
 /* What an event codes. */
 static void code(const rig *r, plain_seq *s) {
-    int64_t R = r->self->R;
+    int64_t R = r->base.self->R;
     s->coded[KEYS] += (s->n - s->coded[KEYS]) / R * R;
     int64_t values = s->n - R < s->coded[KEYS] ? s->n - R : s->coded[KEYS];
     s->coded[VALUES] = values > s->coded[VALUES] ? values : s->coded[VALUES];
@@ -178,7 +156,7 @@ static void cut(plain_seq *s, int64_t n) {
 
 /* Every page is held as often as the lists say, and what is promised is there. */
 static void check_books(const rig *r) {
-    const kivi_device *d = r->self->device;
+    const kivi_device *d = r->base.self->device;
     const sl_blocks *books[] = {&d->plain, &d->coded};
     for (int kind = 0; kind < 2; kind++) {
         int32_t *held = calloc((size_t)books[kind]->n_ids + 1, sizeof *held), free_ids = 0;
@@ -200,11 +178,7 @@ static void check_books(const rig *r) {
  */
 
 static int32_t pick(rig *r, int want_open) {
-    int32_t found[MAX_SEQS], n = 0;
-    for (int32_t i = 0; i < MAX_SEQS; i++)
-        if (r->plain[i].is_open == want_open)
-            found[n++] = i;
-    return n > 0 ? found[draw(r, n)] : -1;
+    return store_pick(&r->base, &r->plain[0].is_open, sizeof r->plain[0], MAX_SEQS, want_open);
 }
 
 static int64_t some_length(rig *r, const plain_seq *s) {
@@ -218,7 +192,7 @@ static void act_open(rig *r) {
         return;
     int64_t upto = parent >= 0 ? some_length(r, &r->plain[parent]) : 0;
     int ok = parent < 0 || may_cut(&r->plain[parent], upto);
-    assert_int_equal(store.open(r->self, id, parent, upto, NULL), ok ? SL_OK : SL_E_RANGE);
+    assert_int_equal(store.open(r->base.self, id, parent, upto, NULL), ok ? SL_OK : SL_E_RANGE);
     if (!ok)
         return;
     if (parent >= 0)
@@ -233,12 +207,12 @@ static void act_close_or_cut(rig *r) {
         return;
     plain_seq *s = &r->plain[id];
     if (draw(r, 2)) {
-        store.close(r->self, id);
+        store.close(r->base.self, id);
         s->is_open = 0;
         return;
     }
     int64_t n = some_length(r, s), minimum = -1;
-    assert_int_equal(store.truncate(r->self, id, n, &minimum), may_cut(s, n) ? SL_OK : SL_E_RANGE);
+    assert_int_equal(store.truncate(r->base.self, id, n, &minimum), may_cut(s, n) ? SL_OK : SL_E_RANGE);
     if (!may_cut(s, n)) {
         assert_int_equal(minimum, s->coded[KEYS] % G == 0 ? s->coded[KEYS] : minimum);
         assert_true(minimum > n);
@@ -247,105 +221,67 @@ static void act_close_or_cut(rig *r) {
     cut(s, n);
 }
 
-/* Device copies of appended rows in bf16, [n, K, D] behind one another. */
-static void append_layer(rig *r, const sl_rows *rows, int l, const int32_t *number) {
-    static uint16_t k[MAX_ROWS * WIDEST], v[MAX_ROWS * WIDEST];
-    int64_t kw = shapes[l][0] * shapes[l][1], vw = shapes[l][0] * shapes[l][2];
-    for (int32_t i = 0; i < rows->n; i++) {
-        for (int64_t e = 0; e < kw; e++)
-            k[i * kw + e] = bf16_of(element_of(number[i], l, KEYS, e));
-        for (int64_t e = 0; e < vw; e++)
-            v[i * vw + e] = bf16_of(element_of(number[i], l, VALUES, e));
-    }
-    sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = &r->lane.lane, .rows = rows, .layer = l};
-    args.k = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = k, .dtype = SL_BF16, .stride = {kw}};
-    args.v = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = v, .dtype = SL_BF16, .stride = {vw}};
-    assert_int_equal(store.append(r->self, &args), SL_OK);
-}
-
 /* A step over 1 to 3 sequences: rows of a prompt (which stays plain), or of decoding. late: the lane does nothing
  * before the next act. */
 static void act_step(rig *r, int late) {
-    int32_t ids[3], begin[4] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], path[MAX_ROWS], path_begin[4] = {0};
-    int64_t past[3];
-    uint32_t stage[3];
-    int n_seqs = 0, want = 1 + (int)draw(r, 3), first = (int)draw(r, MAX_SEQS);
-    for (int32_t i = 0; i < MAX_SEQS && n_seqs < want; i++) {
+    store_step now;
+    int want = 1 + (int)draw(r, 3), first = (int)draw(r, MAX_SEQS);
+    store_step_init(&now);
+    for (int32_t i = 0; i < MAX_SEQS && now.batch.n_seqs < want; i++) {
         int32_t id = (first + i) % MAX_SEQS;
         plain_seq *s = &r->plain[id];
         int64_t room = MAX_CONTEXT - s->n;
         if (!s->is_open || room == 0)
             continue;
-        stage[n_seqs] = draw(r, 3) == 0 ? SL_STAGE_PREFILL : SL_STAGE_VERIFY;
-        if (stage[n_seqs] != SL_STAGE_PREFILL)
+        uint32_t stage = draw(r, 3) == 0 ? SL_STAGE_PREFILL : SL_STAGE_VERIFY;
+        if (stage != SL_STAGE_PREFILL)
             code(r, s); /* the step before had no event, or not the last */
-        ids[n_seqs] = id;
-        past[n_seqs] = s->n;
-        begin[n_seqs + 1] = begin[n_seqs] + 1 + (int32_t)draw(r, room < MAX_STAGED ? room : MAX_STAGED);
-        for (int32_t k = begin[n_seqs]; k < begin[n_seqs + 1]; k++) {
-            row_seq[k] = n_seqs;
-            number[k] = r->next_row++;
-        }
-        n_seqs++;
+        store_step_add(&r->base, &now, id, s->n, 1 + draw(r, room < MAX_STAGED ? room : MAX_STAGED), stage);
     }
+    int32_t n_seqs = now.batch.n_seqs;
     if (n_seqs == 0)
         return;
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
-                  .seq = ids,
-                  .row_begin = begin,
-                  .n_past = past,
-                  .stage = stage,
-                  .row_seq = row_seq,
-                  .n_seqs = n_seqs,
-                  .n_rows = begin[n_seqs]};
-    sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .n = b.n_rows};
-    int64_t before = r->host.n_allocations;
+    int64_t before = r->base.host.n_allocations;
     int any_coded = 0;
-    assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
+    assert_int_equal(store.reserve(r->base.self, &now.batch, NULL), SL_OK);
     for (int i = 0; i < n_seqs; i++)
-        any_coded |= r->plain[ids[i]].coded[KEYS] > 0;
+        any_coded |= r->plain[now.seq[i]].coded[KEYS] > 0;
     for (int l = 0; l < LAYERS; l++) {
         const sl_view *seen;
-        append_layer(r, &rows, l, number);
-        assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
+        sl_kv_append args = store_step_append(&now, &r->lane.lane, l, shapes[l], element_of);
+        assert_int_equal(store.append(r->base.self, &args), SL_OK);
+        assert_int_equal(store.view(r->base.self, &r->lane.lane, l, &now.rows, NULL, &seen), SL_OK);
         assert_null(seen->seqs);
         assert_int_equal(seen->device->plain != NULL, any_coded); /* prompts find plain rows alone */
         r->lane.lane.capturing = 1;
-        assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
+        assert_int_equal(store.view(r->base.self, &r->lane.lane, l, &now.rows, NULL, &seen), SL_OK);
         r->lane.lane.capturing = 0;
-        assert_ptr_equal(seen->device, &r->self->device->views[l]);
+        assert_ptr_equal(seen->device, &r->base.self->device->views[l]);
     }
-    int32_t n_path = 0;
     for (int i = 0; i < n_seqs; i++) {
-        plain_seq *p = &r->plain[ids[i]];
-        int32_t n = begin[i + 1] - begin[i], kept = draw(r, 2) ? n : (int32_t)draw(r, n + 1), holes = (int)draw(r, 2);
-        for (int32_t k = 0; k < kept; k++)
-            if (k == 0 || !holes || draw(r, 2)) {
-                p->row[past[i] + n_path - path_begin[i]] = number[begin[i] + k];
-                path[n_path++] = k;
-            }
-        path_begin[i + 1] = n_path;
-        p->n = past[i] + n_path - path_begin[i];
+        plain_seq *p = &r->plain[now.seq[i]];
+        store_step_keep_some(&r->base, &now, i);
+        for (int32_t k = 0; k < store_step_kept(&now, i); k++)
+            p->row[p->n++] = store_step_number(&now, i, k);
     }
-    sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
-    assert_int_equal(store.commit(r->self, &r->lane.lane, &done, NULL), SL_OK);
-    assert_int_equal(r->host.n_allocations, before);
+    assert_int_equal(store.commit(r->base.self, &r->lane.lane, &now.commit, NULL), SL_OK);
+    assert_int_equal(r->base.host.n_allocations, before);
     if (!late) {
         test_lane_run(&r->lane);
         for (int i = 0; i < n_seqs; i++)
-            check_rows(r, ids[i], r->plain[ids[i]].n);
+            check_rows(r, now.seq[i], r->plain[now.seq[i]].n);
     }
     for (int i = 0; i < n_seqs; i++) {
         int is_over = draw(r, 2);
-        sl_event what = {.struct_size = SL_SIZE(sl_event), .seq = ids[i], .other = -1, .n = r->plain[ids[i]].n};
-        what.kind = stage[i] != SL_STAGE_PREFILL ? SL_EVENT_COMMIT
-                    : is_over                    ? SL_EVENT_PREFILL_END
-                                                 : SL_EVENT_CHUNK_END;
-        if (stage[i] != SL_STAGE_PREFILL && draw(r, 4) == 0)
+        sl_event what = {.struct_size = SL_SIZE(sl_event), .seq = now.seq[i], .other = -1, .n = r->plain[now.seq[i]].n};
+        what.kind = now.stage[i] != SL_STAGE_PREFILL ? SL_EVENT_COMMIT
+                    : is_over                        ? SL_EVENT_PREFILL_END
+                                                     : SL_EVENT_CHUNK_END;
+        if (now.stage[i] != SL_STAGE_PREFILL && draw(r, 4) == 0)
             continue; /* a network without events */
-        plugin.event(r->self, &what, NULL);
+        plugin.event(r->base.self, &what, NULL);
         if (what.kind != SL_EVENT_CHUNK_END)
-            code(r, &r->plain[ids[i]]);
+            code(r, &r->plain[now.seq[i]]);
     }
     check_books(r);
 }
@@ -358,7 +294,7 @@ static void act_copy(rig *r) {
         return;
     const plain_seq *s = &r->plain[from];
     int was_coded = s->coded[KEYS] > 0;
-    assert_int_equal(store.open(r->self, to, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r->base.self, to, -1, 0, NULL), SL_OK);
     for (int l = 0; l < LAYERS; l++) {
         sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
                            .buffer = buffer,
@@ -368,7 +304,7 @@ static void act_copy(rig *r) {
                            .seq = from,
                            .direction = SL_COPY_EXPORT,
                            .dtype = SL_F32};
-        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+        assert_int_equal(store.copy_rows(r->base.self, &copy, NULL), SL_OK);
         const float *at = buffer;
         for (int side = KEYS; side <= VALUES; side++)
             for (int64_t slot = 0; slot < s->n; slot++)
@@ -380,10 +316,10 @@ static void act_copy(rig *r) {
         copy.seq = to;
         copy.direction = SL_COPY_IMPORT;
         if (!was_coded)
-            assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+            assert_int_equal(store.copy_rows(r->base.self, &copy, NULL), SL_OK);
     }
     if (was_coded) { /* the values of codes are no rows of the model's */
-        store.close(r->self, to);
+        store.close(r->base.self, to);
         return;
     }
     r->plain[to] = *s;
@@ -398,9 +334,9 @@ static void rows_are_what_the_rule_says(void **state) {
         for (int late = 0; late < 2; late++) {
             rig r;
             assert_int_equal(make(&r, sets[p], &ordinary, NULL), SL_OK);
-            r.seed += (uint64_t)p;
+            r.base.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->words.n = 800;
+                r.base.self->device->words.n = 800;
             for (int i = 0; i < 500; i++) {
                 int64_t what = draw(&r, 12);
                 if (what < 1)
@@ -422,7 +358,7 @@ static void rows_are_what_the_rule_says(void **state) {
 
 static sl_kv_quote quote_of(const rig *r, int64_t n_seqs, int64_t n) {
     sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = n_seqs, .n_tokens = n};
-    assert_int_equal(store.quote(r->self, &q), SL_OK);
+    assert_int_equal(store.quote(r->base.self, &q), SL_OK);
     return q;
 }
 
@@ -445,12 +381,12 @@ static void run_sequence(rig *r, int32_t id, int64_t prompt, int64_t n) {
                       .n_seqs = 1,
                       .n_rows = (int32_t)rows};
         sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = begin, .path = path};
-        assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
-        assert_int_equal(store.commit(r->self, &r->lane.lane, &done, NULL), SL_OK);
+        assert_int_equal(store.reserve(r->base.self, &b, NULL), SL_OK);
+        assert_int_equal(store.commit(r->base.self, &r->lane.lane, &done, NULL), SL_OK);
         sl_event what = {.struct_size = SL_SIZE(sl_event), .kind = SL_EVENT_COMMIT, .seq = id, .other = -1};
         if (is_prompt)
             what.kind = at + rows == prompt ? SL_EVENT_PREFILL_END : SL_EVENT_CHUNK_END;
-        plugin.event(r->self, &what, NULL);
+        plugin.event(r->base.self, &what, NULL);
         test_lane_run(&r->lane);
     }
 }
@@ -467,14 +403,15 @@ static void quotes_are_what_is_held(void **state) {
             limits.max_context = n;
             assert_int_equal(make(&r, sets[p], &limits, NULL), SL_OK);
             int64_t tokens, bytes;
-            int64_t before = r.host.bytes_live;
-            assert_int_equal(store.open(r.self, 1, -1, 0, NULL), SL_OK);
-            double ledger = (double)(r.host.bytes_live - before), peak = (double)quote_of(&r, MAX_SEQS, n).bytes_peak;
+            int64_t before = r.base.host.bytes_live;
+            assert_int_equal(store.open(r.base.self, 1, -1, 0, NULL), SL_OK);
+            double ledger = (double)(r.base.host.bytes_live - before),
+                   peak = (double)quote_of(&r, MAX_SEQS, n).bytes_peak;
             if (p != 1 && n > 3000) /* the pools hold every sequence at its longest, as the quote says */
                 assert_true(ledger >= peak && ledger < 1.02 * peak);
-            assert_int_equal(store.grow(r.self, 1, n, NULL), SL_OK);
+            assert_int_equal(store.grow(r.base.self, 1, n, NULL), SL_OK);
             run_sequence(&r, 1, n - 60, n);
-            assert_int_equal(store.length(r.self, 1, &tokens, &bytes), SL_OK);
+            assert_int_equal(store.length(r.base.self, 1, &tokens, &bytes), SL_OK);
             assert_int_equal(tokens, n);
             assert_int_equal(bytes, quote_of(&r, 1, n).bytes);
             close_rig(&r);
@@ -483,7 +420,7 @@ static void quotes_are_what_is_held(void **state) {
     limits.max_context = 4096;
     assert_int_equal(make(&r, sets[0], &limits, NULL), SL_OK);
     /* the table of the README: bytes of a token of a head of 32 + 32 channels at 4 bits, f16 scales and minima */
-    assert_int_equal(r.self->device->places[0].coded_bytes, G * 2 * (2 * 32 * 5 / 8));
+    assert_int_equal(r.base.self->device->places[0].coded_bytes, G * 2 * (2 * 32 * 5 / 8));
     close_rig(&r);
 }
 
@@ -495,34 +432,34 @@ static void promises_hold(void **state) {
     sl_limits limits = ordinary;
     limits.max_tree = 1;
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    const kivi_device *d = r.self->device;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    const kivi_device *d = r.base.self->device;
     assert_int_equal(d->plain.n_ids, MAX_SEQS * d->tail_pages + 10);
     assert_int_equal(d->coded.n_ids, MAX_SEQS * (MAX_CONTEXT / G));
     /* three prompts have no room beside each other until the rows of one are coded */
-    assert_int_equal(store.grow(r.self, 0, 300, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 1, -1, 0, NULL), SL_OK);
-    assert_int_equal(store.grow(r.self, 1, 300, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 2, -1, 0, NULL), SL_OK);
-    assert_int_equal(store.grow(r.self, 2, 250, &err), SL_E_NO_MEMORY);
+    assert_int_equal(store.grow(r.base.self, 0, 300, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 1, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 1, 300, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 2, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 2, 250, &err), SL_E_NO_MEMORY);
     assert_non_null(strstr(err.text, "plain rows"));
     run_sequence(&r, 0, 280, 281);
-    assert_int_equal(store.grow(r.self, 2, 250, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 2, 250, NULL), SL_OK);
     run_sequence(&r, 1, 290, 300);
     run_sequence(&r, 2, 250, 250);
-    assert_int_equal(store.length(r.self, 0, &(int64_t){0}, &(int64_t){0}), SL_OK);
+    assert_int_equal(store.length(r.base.self, 0, &(int64_t){0}, &(int64_t){0}), SL_OK);
     close_rig(&r);
     /* engine.kv_memory_mb: both kinds of pages get alike */
     limits.kv_bytes = 400000;
     const char *const small[] = {"bits=4", "residual=32", NULL};
     assert_int_equal(make(&r, small, &limits, NULL), SL_OK);
-    int64_t before = r.host.bytes_live;
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    assert_true(r.host.bytes_live - before <= limits.kv_bytes && r.host.bytes_live - before > 300000);
+    int64_t before = r.base.host.bytes_live;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    assert_true(r.base.host.bytes_live - before <= limits.kv_bytes && r.base.host.bytes_live - before > 300000);
     close_rig(&r);
     limits.kv_bytes = 1000;
     assert_int_equal(make(&r, small, &limits, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, &err), SL_E_NO_MEMORY);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, &err), SL_E_NO_MEMORY);
     assert_non_null(strstr(err.text, "at least"));
     close_rig(&r);
 }
@@ -542,23 +479,23 @@ static void refusals_say_why(void **state) {
     limits.deterministic = 1;
     assert_int_equal(make(&r, NULL, &limits, &err), SL_E_UNIMPLEMENTED); /* drafts */
     assert_non_null(strstr(err.text, "speculation"));
-    plugin.destroy(r.self);
-    r.self = NULL;
+    plugin.destroy(r.base.self);
+    r.base.self = NULL;
     close_rig(&r);
     limits.max_tree = 1;
     const char *const chunks[] = {"chunked=yes", NULL};
     assert_int_equal(make(&r, chunks, &limits, &err), SL_E_UNIMPLEMENTED);
     assert_non_null(strstr(err.text, "prefill_chunk"));
-    plugin.destroy(r.self);
-    r.self = NULL;
+    plugin.destroy(r.base.self);
+    r.base.self = NULL;
     close_rig(&r);
     assert_int_equal(make(&r, NULL, &limits, NULL), SL_OK);
     sl_kv_layout layout = {.struct_size = SL_SIZE(sl_kv_layout)};
-    assert_int_equal(store.layout(r.self, 0, &layout), SL_OK);
+    assert_int_equal(store.layout(r.base.self, 0, &layout), SL_OK);
     assert_int_equal(layout.flags & (SL_KV_EDITS | SL_KV_PER_HEAD | SL_KV_TRUNCATES), 0);
     assert_int_not_equal(layout.flags & SL_KV_FUSES_ROPE, 0);
     sl_kv_edit change = {.struct_size = SL_SIZE(sl_kv_edit)};
-    assert_int_equal(store.edit(r.self, &change), SL_E_UNIMPLEMENTED);
+    assert_int_equal(store.edit(r.base.self, &change), SL_E_UNIMPLEMENTED);
     close_rig(&r);
 }
 
@@ -567,14 +504,14 @@ static void no_memory_leaves_nothing(void **state) {
     rig r;
     for (int64_t budget = 0; budget < 600000; budget += 37000) {
         assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
-        plugin.deactivate(r.self);
-        assert_int_equal(r.host.n_live, 0);
-        r.host.budget = budget;
-        sl_status s = plugin.activate(r.self, &ordinary, NULL);
+        plugin.deactivate(r.base.self);
+        assert_int_equal(r.base.host.n_live, 0);
+        r.base.host.budget = budget;
+        sl_status s = plugin.activate(r.base.self, &ordinary, NULL);
         assert_true(s == SL_OK || s == SL_E_NO_MEMORY);
         if (s < 0) {
-            plugin.destroy(r.self);
-            r.self = NULL;
+            plugin.destroy(r.base.self);
+            r.base.self = NULL;
         }
         close_rig(&r);
     }

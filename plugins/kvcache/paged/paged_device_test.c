@@ -5,6 +5,7 @@
 #include "paged_device.c"
 #include "paged_heads.c"
 
+#include "store_rig.h"
 #include "test_lane.h"
 
 enum {
@@ -34,16 +35,9 @@ typedef struct plain_seq {
 } plain_seq;
 
 typedef struct rig {
-    test_host host;
+    store_rig base;
     test_lane lane;
-    sl_layer_info layers[LAYERS];
-    const sl_layer_info *layer_ptrs[LAYERS];
-    sl_model_info model;
-    uint32_t stages[LAYERS];
-    sl_instance *self;
     plain_seq plain[MAX_SEQS];
-    int32_t next_row;
-    uint64_t seed;
 } rig;
 
 static const sl_limits ordinary = {.struct_size = SL_SIZE(sl_limits),
@@ -56,63 +50,18 @@ static const sl_limits ordinary = {.struct_size = SL_SIZE(sl_limits),
 
 static sl_status make(rig *r, const char *const *sets, const sl_limits *limits, sl_error *err) {
     memset(r, 0, sizeof *r);
-    test_host_init(&r->host);
-    test_lane_init(&r->lane, &r->host);
-    for (int l = 0; l < LAYERS; l++) {
-        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
-                                       .block = "gqa",
-                                       .n_heads = shapes[l][0],
-                                       .n_kv_heads = shapes[l][0],
-                                       .head_dim = shapes[l][1],
-                                       .v_head_dim = shapes[l][2],
-                                       .rope = -1};
-        r->layer_ptrs[l] = &r->layers[l];
-        r->stages[l] = SL_STAGE_ALL;
-    }
-    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .n_layers = LAYERS};
-    sl_params *values = test_params(&plugin, sets);
-    sl_scope scope = {.struct_size = SL_SIZE(sl_scope),
-                      .layer_stages = r->stages,
-                      .n_layers = LAYERS,
-                      .device = SL_DEVICE_CUDA,
-                      .role = "kvcache.store",
-                      .section = "kvcache"};
-    sl_create_args args = {.struct_size = SL_SIZE(sl_create_args),
-                           .host = &r->host.host,
-                           .model = &r->model,
-                           .params = values,
-                           .scope = &scope};
-    sl_status s = plugin.create(&args, &r->self, err);
-    if (s == SL_OK)
-        s = plugin.activate(r->self, limits, err);
-    test_params_free(values);
-    r->seed = 4711;
-    return s;
+    store_model(&r->base, shapes, LAYERS, 1, 4711);
+    test_lane_init(&r->lane, &r->base.host);
+    sl_scope scope = store_scope(&r->base, SL_DEVICE_CUDA);
+    return store_make(&r->base, &plugin, sets, &scope, limits, err);
 }
 
 static void close_rig(rig *r) {
     test_lane_finish(&r->lane);
-    if (r->self != NULL) {
-        plugin.deactivate(r->self);
-        plugin.destroy(r->self);
-    }
-    assert_int_equal(r->host.n_live, 0);
+    store_close(&r->base);
 }
 
-static int64_t draw(rig *r, int64_t n) { return (int64_t)(test_next(&r->seed) % (uint64_t)n); }
-
-static uint16_t bf16_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)(bits >> 16);
-}
-
-/* Small whole numbers, exact in bf16. */
-static float element_of(int32_t row, int layer, int which, int64_t e) {
-    uint32_t h = (uint32_t)row * 2654435761u + (uint32_t)(layer * 40503 + which * 7919 + (int)e * 104729);
-    h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
-    return (float)(int32_t)(h % 255) - 127.0f;
-}
+static int64_t draw(rig *r, int64_t n) { return store_draw(&r->base, n); }
 
 /* Rows of a sequence in one layer, by the addresses that sl_view_device promises. */
 static void check_rows(const sl_view_device *v, int32_t seq, int layer, const plain_seq *expected) {
@@ -127,7 +76,8 @@ static void check_rows(const sl_view_device *v, int32_t seq, int layer, const pl
                                : (char *)v->v_pool + at * v->v_page_stride + r * v->v_row_stride + h * v->v_head_stride;
                 for (int32_t d = 0; d < width; d++) {
                     uint16_t got,
-                        want = bf16_of(element_of(expected->head[layer][h].row[slot], layer, which, h * width + d));
+                        want =
+                            store_bf16(store_element(expected->head[layer][h].row[slot], layer, which, h * width + d));
                     memcpy(&got, p + 2 * d, sizeof got);
                     if (got != want)
                         fail_msg("layer %d, %s of slot %lld of sequence %d, head %d, element %d: %04x, expected %04x",
@@ -148,8 +98,8 @@ static void check_told(rig *r, int32_t seq) {
     for (int l = 0; l < LAYERS; l++) {
         int64_t n_rows[MAX_KV], seen = 0;
         const sl_view *v;
-        assert_int_equal(store.rows(r->self, l, seq, n_rows), SL_OK);
-        assert_int_equal(store.view(r->self, &cpu, l, &none, NULL, &v), SL_OK);
+        assert_int_equal(store.rows(r->base.self, l, seq, n_rows), SL_OK);
+        assert_int_equal(store.view(r->base.self, &cpu, l, &none, NULL, &v), SL_OK);
         assert_null(v->device);
         for (int32_t i = 0; i < v->seqs[0]->n_segments; i++) {
             const sl_segment *g = v->seqs[0]->segments[i];
@@ -176,11 +126,7 @@ static void cut(plain_seq *p, int64_t n) {
 }
 
 static int32_t pick(rig *r, int want_open) {
-    int32_t found[MAX_SEQS], n = 0;
-    for (int32_t i = 0; i < MAX_SEQS; i++)
-        if (r->plain[i].is_open == want_open)
-            found[n++] = i;
-    return n > 0 ? found[draw(r, n)] : -1;
+    return store_pick(&r->base, &r->plain[0].is_open, sizeof r->plain[0], MAX_SEQS, want_open);
 }
 
 static void act_open(rig *r) {
@@ -189,10 +135,10 @@ static void act_open(rig *r) {
         return;
     int64_t upto = parent >= 0 ? draw(r, r->plain[parent].n + 1) : 0;
     if (parent >= 0 && upto > 0 && upto < r->plain[parent].n_edited) {
-        assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_E_RANGE);
+        assert_int_equal(store.open(r->base.self, id, parent, upto, NULL), SL_E_RANGE);
         return;
     }
-    assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_OK);
+    assert_int_equal(store.open(r->base.self, id, parent, upto, NULL), SL_OK);
     r->plain[id] = parent >= 0 ? r->plain[parent] : (plain_seq){0};
     r->plain[id].is_open = 1;
     cut(&r->plain[id], upto);
@@ -203,18 +149,18 @@ static void act_close_or_cut(rig *r) {
     if (id < 0)
         return;
     if (draw(r, 2)) {
-        store.close(r->self, id);
+        store.close(r->base.self, id);
         r->plain[id].is_open = 0;
         return;
     }
     int64_t n = draw(r, r->plain[id].n + 1);
     if (n > 0 && n < r->plain[id].n_edited) {
         int64_t least = 0;
-        assert_int_equal(store.truncate(r->self, id, n, &least), SL_E_RANGE);
+        assert_int_equal(store.truncate(r->base.self, id, n, &least), SL_E_RANGE);
         assert_int_equal(least, r->plain[id].n_edited);
         return;
     }
-    assert_int_equal(store.truncate(r->self, id, n, NULL), SL_OK);
+    assert_int_equal(store.truncate(r->base.self, id, n, NULL), SL_OK);
     cut(&r->plain[id], n);
 }
 
@@ -243,7 +189,7 @@ static void act_edit(rig *r) {
         now->n = n;
     }
     sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit), .keep_begin = begin, .keep = keep, .layer = l, .seq = id};
-    assert_int_equal(store.edit(r->self, &edit), SL_OK);
+    assert_int_equal(store.edit(r->base.self, &edit), SL_OK);
     memset(keep, 0x7f, sizeof keep); /* the store may not look at it again */
     if (!drops)
         return;
@@ -251,94 +197,57 @@ static void act_edit(rig *r) {
     for (int k = 0; k < LAYERS; k++)
         for (int32_t h = 0; h < shapes[k][0]; h++)
             longest = p->head[k][h].n > longest ? p->head[k][h].n : longest;
-    pages = (int32_t)((longest + r->self->page_rows - 1) / r->self->page_rows);
-    assert_int_equal(r->self->seqs[id].n_pages, pages);
+    pages = (int32_t)((longest + r->base.self->page_rows - 1) / r->base.self->page_rows);
+    assert_int_equal(r->base.self->seqs[id].n_pages, pages);
     check_told(r, id);
-}
-
-/* Device copies of appended rows in bf16, [n, K, D] behind one another. */
-static void append_layer(rig *r, const sl_rows *rows, int l, const int32_t *number) {
-    uint16_t k[MAX_ROWS * MAX_WIDTH], v[MAX_ROWS * MAX_WIDTH];
-    int64_t kw = shapes[l][0] * shapes[l][1], vw = shapes[l][0] * shapes[l][2];
-    for (int32_t i = 0; i < rows->n; i++) {
-        for (int64_t e = 0; e < kw; e++)
-            k[i * kw + e] = bf16_of(element_of(number[i], l, 0, e));
-        for (int64_t e = 0; e < vw; e++)
-            v[i * vw + e] = bf16_of(element_of(number[i], l, 1, e));
-    }
-    sl_kv_append args = {.struct_size = SL_SIZE(sl_kv_append), .lane = &r->lane.lane, .rows = rows, .layer = l};
-    args.k = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = k, .dtype = SL_BF16, .stride = {kw}};
-    args.v = (sl_tensor){.struct_size = SL_SIZE(sl_tensor), .data = v, .dtype = SL_BF16, .stride = {vw}};
-    assert_int_equal(store.append(r->self, &args), SL_OK);
 }
 
 /* A step over 1 to 4 sequences. late: the lane does nothing before the next step was queued too. */
 static void act_step(rig *r, int late) {
-    int32_t ids[4], begin[5] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], path[MAX_ROWS], path_begin[5] = {0};
-    int64_t past[4];
-    int n_seqs = 0, want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
-    for (int32_t i = 0; i < MAX_SEQS && n_seqs < want; i++) {
+    store_step now;
+    int want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
+    store_step_init(&now);
+    for (int32_t i = 0; i < MAX_SEQS && now.batch.n_seqs < want; i++) {
         int32_t id = (first + i) % MAX_SEQS;
         int64_t room = MAX_CONTEXT - r->plain[id].n;
-        if (!r->plain[id].is_open || room == 0)
-            continue;
-        int32_t n = 1 + (int32_t)draw(r, room < MAX_STAGED ? room : MAX_STAGED);
-        ids[n_seqs] = id;
-        past[n_seqs] = r->plain[id].n;
-        begin[n_seqs + 1] = begin[n_seqs] + n;
-        for (int32_t k = begin[n_seqs]; k < begin[n_seqs + 1]; k++) {
-            row_seq[k] = n_seqs;
-            number[k] = r->next_row++;
-        }
-        n_seqs++;
+        if (r->plain[id].is_open && room > 0)
+            store_step_add(&r->base, &now, id, r->plain[id].n, 1 + draw(r, room < MAX_STAGED ? room : MAX_STAGED),
+                           SL_STAGE_VERIFY);
     }
+    int32_t n_seqs = now.batch.n_seqs;
     if (n_seqs == 0)
         return;
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
-                  .seq = ids,
-                  .row_begin = begin,
-                  .n_past = past,
-                  .row_seq = row_seq,
-                  .n_seqs = n_seqs,
-                  .n_rows = begin[n_seqs]};
-    sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .n = b.n_rows};
     for (int i = 0; i < n_seqs; i++)
-        assert_int_equal(store.grow(r->self, ids[i], past[i] + begin[i + 1] - begin[i], NULL), SL_OK);
-    int64_t before = r->host.n_allocations;
-    assert_int_equal(store.reserve(r->self, &b, NULL), SL_OK);
+        assert_int_equal(store.grow(r->base.self, now.seq[i], now.past[i] + store_step_rows(&now, i), NULL), SL_OK);
+    int64_t before = r->base.host.n_allocations;
+    assert_int_equal(store.reserve(r->base.self, &now.batch, NULL), SL_OK);
     for (int l = 0; l < LAYERS; l++) {
         const sl_view *seen;
-        append_layer(r, &rows, l, number);
-        assert_int_equal(store.view(r->self, &r->lane.lane, l, &rows, NULL, &seen), SL_OK);
+        sl_kv_append args = store_step_append(&now, &r->lane.lane, l, shapes[l], store_element);
+        assert_int_equal(store.append(r->base.self, &args), SL_OK);
+        assert_int_equal(store.view(r->base.self, &r->lane.lane, l, &now.rows, NULL, &seen), SL_OK);
         assert_null(seen->seqs);
-        assert_ptr_equal(seen->device->pages, r->self->device->tables.pages);
+        assert_ptr_equal(seen->device->pages, r->base.self->device->tables.pages);
     }
-    int32_t n_path = 0;
     for (int i = 0; i < n_seqs; i++) {
-        plain_seq *p = &r->plain[ids[i]];
-        int32_t n = begin[i + 1] - begin[i], kept = draw(r, 2) ? n : (int32_t)draw(r, n + 1), holes = (int)draw(r, 2);
-        for (int32_t k = 0; k < kept; k++)
-            if (k == 0 || !holes || draw(r, 2)) {
-                for (int l = 0; l < LAYERS; l++)
-                    for (int32_t h = 0; h < shapes[l][0]; h++) {
-                        plain_head *to = &p->head[l][h];
-                        p->token[l][h][to->n] = past[i] + n_path - path_begin[i];
-                        to->row[to->n++] = number[begin[i] + k];
-                    }
-                path[n_path++] = k;
-            }
-        path_begin[i + 1] = n_path;
-        p->n = past[i] + n_path - path_begin[i];
+        plain_seq *p = &r->plain[now.seq[i]];
+        store_step_keep_some(&r->base, &now, i);
+        for (int32_t k = 0; k < store_step_kept(&now, i); k++, p->n++)
+            for (int l = 0; l < LAYERS; l++)
+                for (int32_t h = 0; h < shapes[l][0]; h++) {
+                    plain_head *to = &p->head[l][h];
+                    p->token[l][h][to->n] = p->n;
+                    to->row[to->n++] = store_step_number(&now, i, k);
+                }
     }
-    sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
-    assert_int_equal(store.commit(r->self, &r->lane.lane, &done, NULL), SL_OK);
-    assert_int_equal(r->host.n_allocations, before);
+    assert_int_equal(store.commit(r->base.self, &r->lane.lane, &now.commit, NULL), SL_OK);
+    assert_int_equal(r->base.host.n_allocations, before);
     if (late)
         return;
     test_lane_run(&r->lane);
     for (int i = 0; i < n_seqs; i++)
         for (int l = 0; l < LAYERS; l++)
-            check_rows(&r->self->device->views[l], ids[i], l, &r->plain[ids[i]]);
+            check_rows(&r->base.self->device->views[l], now.seq[i], l, &r->plain[now.seq[i]]);
 }
 
 /* Exports a sequence and imports it into a new one. */
@@ -347,7 +256,7 @@ static void act_copy(rig *r) {
     static char buffer[MAX_CONTEXT * 2 * MAX_WIDTH * 4];
     if (from < 0 || to < 0 || r->plain[from].n_edited > 0)
         return;
-    assert_int_equal(store.open(r->self, to, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r->base.self, to, -1, 0, NULL), SL_OK);
     sl_dtype type = draw(r, 2) ? SL_F32 : SL_BF16;
     for (int l = 0; l < LAYERS; l++) {
         sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
@@ -359,10 +268,10 @@ static void act_copy(rig *r) {
                            .direction = SL_COPY_EXPORT,
                            .dtype = type};
         memset(buffer, 0x55, sizeof buffer);
-        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+        assert_int_equal(store.copy_rows(r->base.self, &copy, NULL), SL_OK);
         copy.seq = to;
         copy.direction = SL_COPY_IMPORT;
-        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+        assert_int_equal(store.copy_rows(r->base.self, &copy, NULL), SL_OK);
     }
     r->plain[to] = r->plain[from];
 }
@@ -376,9 +285,9 @@ static void rows_are_where_the_tables_say(void **state) {
             int late = how % 2, edits = how / 2;
             const char *const sets[] = {pages[p], NULL};
             assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
-            r.seed += (uint64_t)p;
+            r.base.seed += (uint64_t)p;
             if (late) /* so that the ring comes round */
-                r.self->device->words.n = 160;
+                r.base.self->device->words.n = 160;
             for (int i = 0; i < 1500; i++) {
                 int64_t what = draw(&r, 10);
                 if (what < 2)
@@ -403,7 +312,7 @@ static void decoding_copies_a_word_a_page(void **state) {
     rig r;
     const char *const sets[] = {"page=8", NULL};
     assert_int_equal(make(&r, sets, &ordinary, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 2, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 2, -1, 0, NULL), SL_OK);
     for (int64_t n = 0; n < 32; n++) {
         const int32_t ids[] = {2}, begin[] = {0, 1}, row_seq[] = {0}, path_begin[] = {0, 1}, path[] = {0};
         const int64_t past[] = {n};
@@ -415,15 +324,15 @@ static void decoding_copies_a_word_a_page(void **state) {
                       .n_seqs = 1,
                       .n_rows = 1};
         sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
-        assert_int_equal(store.reserve(r.self, &b, NULL), SL_OK);
-        assert_int_equal(store.commit(r.self, &r.lane.lane, &done, NULL), SL_OK);
+        assert_int_equal(store.reserve(r.base.self, &b, NULL), SL_OK);
+        assert_int_equal(store.commit(r.base.self, &r.lane.lane, &done, NULL), SL_OK);
     }
     assert_int_equal(r.lane.n_copies, 4);
     assert_int_equal(r.lane.n_syncs, 0);
     close_rig(&r);
 }
 
-static int64_t pool_bytes(const rig *r) { return r->self->pool.n_ids * r->self->page_bytes; }
+static int64_t pool_bytes(const rig *r) { return r->base.self->pool.n_ids * r->base.self->page_bytes; }
 
 static void pools_keep_within_their_limits(void **state) {
     (void)state;
@@ -434,50 +343,50 @@ static void pools_keep_within_their_limits(void **state) {
     limits.max_rows = 8, limits.max_tree = 1;
     /* nothing is short: every sequence at its longest */
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    assert_int_equal(r.self->pool.n_ids, limits.max_seqs * r.self->max_pages);
-    int64_t one = r.self->page_bytes;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(r.base.self->pool.n_ids, limits.max_seqs * r.base.self->max_pages);
+    int64_t one = r.base.self->page_bytes;
     close_rig(&r);
     /* engine.kv_memory_mb, and the books when it is used up */
     limits.kv_bytes = 7 * one + one / 2;
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
     assert_int_equal(pool_bytes(&r), 7 * one);
-    assert_int_equal(store.grow(r.self, 0, 28, NULL), SL_OK);
-    assert_int_equal(store.grow(r.self, 0, 29, &err), SL_E_NO_MEMORY);
+    assert_int_equal(store.grow(r.base.self, 0, 28, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 0, 29, &err), SL_E_NO_MEMORY);
     assert_non_null(strstr(err.text, "the cache does not fit"));
-    assert_int_equal(store.open(r.self, 1, -1, 0, NULL), SL_OK);
-    assert_int_equal(store.grow(r.self, 1, 1, &err), SL_E_NO_MEMORY);
-    store.close(r.self, 0);
-    assert_int_equal(store.grow(r.self, 1, 1, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 1, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 1, 1, &err), SL_E_NO_MEMORY);
+    store.close(r.base.self, 0);
+    assert_int_equal(store.grow(r.base.self, 1, 1, NULL), SL_OK);
     close_rig(&r);
     /* another store has two of three layers: this one takes its part */
     limits.kv_bytes = 8 * one;
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
-    plugin.deactivate(r.self);
-    r.self->served[0] = r.self->served[2] = 0;
-    assert_int_equal(plugin.activate(r.self, &limits, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    assert_int_equal(r.self->pool.n_ids, 8);
-    assert_true(r.self->page_bytes < one);
-    assert_int_equal(r.self->device->n_served, 1);
+    plugin.deactivate(r.base.self);
+    r.base.self->served[0] = r.base.self->served[2] = 0;
+    assert_int_equal(plugin.activate(r.base.self, &limits, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(r.base.self->pool.n_ids, 8);
+    assert_true(r.base.self->page_bytes < one);
+    assert_int_equal(r.base.self->device->n_served, 1);
     close_rig(&r);
     /* what is free is less, and what can be had still less */
     limits.kv_bytes = 0;
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
     r.lane.memory_free = ((int64_t)64 << 20) + 64 * one;
     r.lane.memory_free += r.lane.memory_free / 31;
-    r.host.budget = r.host.bytes_live + 20 * one;
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    assert_in_range(r.self->pool.n_ids, 12, 20);
+    r.base.host.budget = r.base.host.bytes_live + 20 * one;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    assert_in_range(r.base.self->pool.n_ids, 12, 20);
     close_rig(&r);
     /* too little to work with is said before anything runs */
     assert_int_equal(make(&r, sets, &limits, NULL), SL_OK);
-    r.host.budget = r.host.bytes_live + one;
-    assert_int_equal(store.open(r.self, 0, -1, 0, &err), SL_E_NO_MEMORY);
+    r.base.host.budget = r.base.host.bytes_live + one;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, &err), SL_E_NO_MEMORY);
     assert_non_null(strstr(err.text, "needs 3 pages"));
-    r.host.budget = -1;
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    r.base.host.budget = -1;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
     close_rig(&r);
 }
 
@@ -485,7 +394,7 @@ static void lists_reach_the_view(void **state) {
     (void)state;
     rig r;
     assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
     static const int32_t slots[8], n[2];
     sl_rows rows = {.struct_size = SL_SIZE(sl_rows)};
     sl_rowset set = {.struct_size = SL_SIZE(sl_rowset),
@@ -495,17 +404,17 @@ static void lists_reach_the_view(void **state) {
                      .device_n = n,
                      .device_stride = 4};
     const sl_view *v = NULL, *whole = NULL;
-    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_OK);
+    assert_int_equal(store.view(r.base.self, &r.lane.lane, 0, &rows, &set, &v), SL_OK);
     assert_ptr_equal(v->device->list, slots);
     assert_ptr_equal(v->device->list_n, n);
     assert_int_equal(v->device->list_stride, 4);
     assert_int_equal(v->device->n_groups, 2);
-    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, NULL, &whole), SL_OK);
+    assert_int_equal(store.view(r.base.self, &r.lane.lane, 0, &rows, NULL, &whole), SL_OK);
     assert_null(whole->device->list);
     set.n_groups = 3;
-    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
+    assert_int_equal(store.view(r.base.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
     set.n_groups = 2, set.device_token = NULL;
-    assert_int_equal(store.view(r.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
+    assert_int_equal(store.view(r.base.self, &r.lane.lane, 0, &rows, &set, &v), SL_E_UNIMPLEMENTED);
     close_rig(&r);
 }
 
@@ -519,11 +428,11 @@ static void what_it_does_not_serve(void **state) {
     close_rig(&r);
     assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
     sl_kv_layout layout = {.struct_size = SL_SIZE(sl_kv_layout)};
-    assert_int_equal(store.layout(r.self, 0, &layout), SL_OK);
+    assert_int_equal(store.layout(r.base.self, 0, &layout), SL_OK);
     assert_int_not_equal(layout.flags & SL_KV_FUSES_ROPE, 0);
     int32_t merged = -1;
     sl_kv_edit edit = {.struct_size = SL_SIZE(sl_kv_edit), .merge_into = &merged};
-    assert_int_equal(store.edit(r.self, &edit), SL_E_UNIMPLEMENTED);
+    assert_int_equal(store.edit(r.base.self, &edit), SL_E_UNIMPLEMENTED);
     close_rig(&r);
 }
 
@@ -533,14 +442,14 @@ static void no_memory_leaves_nothing(void **state) {
         rig r;
         memset(&r, 0, sizeof r);
         assert_int_equal(make(&r, NULL, &ordinary, NULL), SL_OK);
-        plugin.deactivate(r.self);
-        assert_int_equal(r.host.n_live, 0);
-        r.host.budget = budget;
-        sl_status s = plugin.activate(r.self, &ordinary, NULL);
+        plugin.deactivate(r.base.self);
+        assert_int_equal(r.base.host.n_live, 0);
+        r.base.host.budget = budget;
+        sl_status s = plugin.activate(r.base.self, &ordinary, NULL);
         assert_true(s == SL_OK || s == SL_E_NO_MEMORY);
         if (s < 0) {
-            plugin.destroy(r.self);
-            r.self = NULL;
+            plugin.destroy(r.base.self);
+            r.base.self = NULL;
         }
         close_rig(&r);
     }

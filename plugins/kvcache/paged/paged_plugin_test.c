@@ -4,7 +4,7 @@
 #include "paged_device.c"
 #include "paged_heads.c"
 
-#include "test_host.h"
+#include "store_rig.h"
 
 enum { LAYERS = 3, MAX_SEQS = 8, MAX_CONTEXT = 40, MAX_STAGED = 8, MAX_ROWS = 4 * MAX_STAGED, MAX_WIDTH = 24 };
 
@@ -21,32 +21,13 @@ typedef struct plain_seq {
 } plain_seq;
 
 typedef struct rig {
-    test_host host;
-    sl_layer_info layers[LAYERS];
-    const sl_layer_info *layer_ptrs[LAYERS];
-    sl_model_info model;
-    sl_instance *self;
+    store_rig base;
     plain_seq plain[MAX_SEQS];
-    int32_t next_row;
-    uint64_t seed;
 } rig;
 
 static void open_rig(rig *r, const char *const *sets, uint32_t compute) {
     memset(r, 0, sizeof *r);
-    test_host_init(&r->host);
-    for (int l = 0; l < LAYERS; l++) {
-        r->layers[l] = (sl_layer_info){.struct_size = SL_SIZE(sl_layer_info),
-                                       .block = "gqa",
-                                       .n_heads = shapes[l][0],
-                                       .n_kv_heads = shapes[l][0],
-                                       .head_dim = shapes[l][1],
-                                       .v_head_dim = shapes[l][2]};
-        r->layer_ptrs[l] = &r->layers[l];
-    }
-    r->model = (sl_model_info){.struct_size = SL_SIZE(sl_model_info), .layers = r->layer_ptrs, .n_layers = LAYERS};
-    sl_params *values = test_params(&plugin, sets);
-    sl_create_args args = {
-        .struct_size = SL_SIZE(sl_create_args), .host = &r->host.host, .model = &r->model, .params = values};
+    store_model(&r->base, shapes, LAYERS, 1, 77);
     sl_limits limits = {.struct_size = SL_SIZE(sl_limits),
                         .max_context = MAX_CONTEXT,
                         .max_rows = MAX_ROWS,
@@ -54,27 +35,15 @@ static void open_rig(rig *r, const char *const *sets, uint32_t compute) {
                         .max_tree = MAX_STAGED,
                         .n_workers = 1,
                         .compute = compute};
-    assert_int_equal(plugin.create(&args, &r->self, NULL), SL_OK);
-    assert_int_equal(plugin.activate(r->self, &limits, NULL), SL_OK);
-    test_params_free(values);
-    r->seed = 77;
+    assert_int_equal(store_make(&r->base, &plugin, sets, NULL, &limits, NULL), SL_OK);
 }
 
 static void close_rig(rig *r) {
-    plugin.deactivate(r->self);
-    plugin.destroy(r->self);
-    assert_int_equal(r->host.n_live, 0);
-    assert_int_equal(r->host.bytes_live, 0);
+    store_close(&r->base);
+    assert_int_equal(r->base.host.bytes_live, 0);
 }
 
-static int64_t draw(rig *r, int64_t n) { return (int64_t)(test_next(&r->seed) % (uint64_t)n); }
-
-/* Element e of the keys (which = 0) or values (1) of a row: small whole numbers, exact in every dtype. */
-static float element_of(int32_t row, int layer, int which, int64_t e) {
-    uint32_t h = (uint32_t)row * 2654435761u + (uint32_t)(layer * 40503 + which * 7919 + (int)e * 104729);
-    h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
-    return (float)(int32_t)(h % 255) - 127.0f;
-}
+static int64_t draw(rig *r, int64_t n) { return store_draw(&r->base, n); }
 
 /* ---- looking
  * --------------------------------------------------------------------------------------------------------- */
@@ -111,7 +80,7 @@ static void check_rows(const rig *r, const sl_view *v, int place_in_step, int la
                     const char *p = (const char *)pages[slot / s->page_rows] + slot % s->page_rows * row_stride +
                                     h * head_stride + d * size;
                     float got = read_element(p, s->k_dtype),
-                          want = element_of(expected[slot], layer, which, h * width + d);
+                          want = store_element(expected[slot], layer, which, h * width + d);
                     if (!(got == want))
                         fail_msg("layer %d, %s of slot %lld, head %d, element %d: %g, expected %g", layer,
                                  which == 0 ? "key" : "value", (long long)slot, h, d, (double)got, (double)want);
@@ -126,25 +95,25 @@ static void check_sequence(rig *r, int32_t id) {
     sl_batch b = {.struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .n_seqs = 1};
     sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b};
     int64_t n_tokens, bytes;
-    assert_int_equal(store.length(r->self, id, &n_tokens, &bytes), SL_OK);
+    assert_int_equal(store.length(r->base.self, id, &n_tokens, &bytes), SL_OK);
     assert_int_equal(n_tokens, r->plain[id].n);
     for (int l = 0; l < LAYERS; l++) {
         const sl_view *v;
-        assert_int_equal(store.view(r->self, NULL, l, &rows, NULL, &v), SL_OK);
+        assert_int_equal(store.view(r->base.self, NULL, l, &rows, NULL, &v), SL_OK);
         check_rows(r, v, 0, l, r->plain[id].row, r->plain[id].n);
     }
 }
 
 /* Every reference is one entry of an open sequence's table; every other page is free, once. */
 static void check_books(const rig *r) {
-    const sl_blocks *pool = &r->self->pool;
+    const sl_blocks *pool = &r->base.self->pool;
     int32_t seen[4096] = {0};
     assert_true(pool->n_ids <= 4096);
     for (int i = 0; i < MAX_SEQS; i++) {
-        const paged_sequence *s = &r->self->seqs[i];
+        const paged_sequence *s = &r->base.self->seqs[i];
         assert_int_equal(s->is_open, r->plain[i].is_open);
         assert_true(s->is_open || s->n_pages == 0);
-        assert_true(s->n_pages >= paged_pages_for(r->self, s->n_tokens));
+        assert_true(s->n_pages >= paged_pages_for(r->base.self, s->n_tokens));
         for (int64_t j = 0; j < s->n_pages; j++)
             seen[s->pages[j]]++;
     }
@@ -156,18 +125,14 @@ static void check_books(const rig *r) {
     assert_int_equal(n_free, pool->n_free);
     for (int32_t i = 0; i < pool->n_free; i++)
         assert_int_equal(seen[pool->free_list[i]]--, 0); /* -1 afterwards: listed twice would show */
-    assert_int_equal(r->host.bytes_live, sl_blocks_bytes(pool));
+    assert_int_equal(r->base.host.bytes_live, sl_blocks_bytes(pool));
 }
 
 /* ---- acting
  * ---------------------------------------------------------------------------------------------------------- */
 
 static int32_t pick(rig *r, int want_open) {
-    int32_t found[MAX_SEQS], n = 0;
-    for (int32_t i = 0; i < MAX_SEQS; i++)
-        if (r->plain[i].is_open == want_open)
-            found[n++] = i;
-    return n > 0 ? found[draw(r, n)] : -1;
+    return store_pick(&r->base, &r->plain[0].is_open, sizeof r->plain[0], MAX_SEQS, want_open);
 }
 
 static void act_open(rig *r) {
@@ -175,7 +140,7 @@ static void act_open(rig *r) {
     if (id < 0)
         return;
     int64_t upto = parent >= 0 ? draw(r, r->plain[parent].n + 1) : 0;
-    assert_int_equal(store.open(r->self, id, parent, upto, NULL), SL_OK);
+    assert_int_equal(store.open(r->base.self, id, parent, upto, NULL), SL_OK);
     if (parent >= 0)
         r->plain[id] = r->plain[parent];
     r->plain[id].is_open = 1;
@@ -186,7 +151,7 @@ static void act_close(rig *r) {
     int32_t id = pick(r, 1);
     if (id < 0)
         return;
-    store.close(r->self, id);
+    store.close(r->base.self, id);
     r->plain[id].is_open = 0;
 }
 
@@ -195,14 +160,14 @@ static void act_truncate(rig *r) {
     if (id < 0)
         return;
     int64_t n = draw(r, r->plain[id].n + 1), minimum = -1;
-    assert_int_equal(store.truncate(r->self, id, n, &minimum), SL_OK);
+    assert_int_equal(store.truncate(r->base.self, id, n, &minimum), SL_OK);
     r->plain[id].n = n;
-    assert_int_equal(store.truncate(r->self, id, n + 1, &minimum), SL_E_RANGE);
+    assert_int_equal(store.truncate(r->base.self, id, n + 1, &minimum), SL_E_RANGE);
 }
 
 /* One of the next operations finds no memory, half of the time. */
 static void make_scarce(rig *r, int scarce) {
-    r->host.budget = scarce ? r->host.bytes_live + draw(r, 3) * r->self->page_bytes : -1;
+    r->base.host.budget = scarce ? r->base.host.bytes_live + draw(r, 3) * r->base.self->page_bytes : -1;
 }
 
 static void act_grow(rig *r, int scarce) {
@@ -210,93 +175,62 @@ static void act_grow(rig *r, int scarce) {
     if (id < 0)
         return;
     make_scarce(r, scarce);
-    sl_status s = store.grow(r->self, id, r->plain[id].n + draw(r, MAX_CONTEXT - r->plain[id].n + 1), NULL);
+    sl_status s = store.grow(r->base.self, id, r->plain[id].n + draw(r, MAX_CONTEXT - r->plain[id].n + 1), NULL);
     assert_true(s == SL_OK || (scarce && s == SL_E_NO_MEMORY));
     make_scarce(r, 0);
 }
 
 /* A step over 1 to 4 sequences: reserve, append to all layers, look, commit a part. */
 static void act_step(rig *r, int scarce, int grown) {
-    int32_t ids[4], begin[5] = {0}, row_seq[MAX_ROWS], number[MAX_ROWS], index[MAX_ROWS], path[MAX_ROWS],
-                    path_begin[5] = {0};
-    int64_t past[4];
-    int n_seqs = 0, want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
-    for (int32_t i = 0; i < MAX_SEQS && n_seqs < want; i++) {
+    store_step now;
+    int32_t index[MAX_ROWS];
+    int want = 1 + (int)draw(r, 4), first = (int)draw(r, MAX_SEQS);
+    store_step_init(&now);
+    for (int32_t i = 0; i < MAX_SEQS && now.batch.n_seqs < want; i++) {
         int32_t id = (first + i) % MAX_SEQS;
         int64_t room = MAX_CONTEXT - r->plain[id].n;
-        if (!r->plain[id].is_open || room == 0)
-            continue;
-        int32_t n = 1 + (int32_t)draw(r, room < MAX_STAGED ? room : MAX_STAGED);
-        ids[n_seqs] = id;
-        past[n_seqs] = r->plain[id].n;
-        begin[n_seqs + 1] = begin[n_seqs] + n;
-        for (int32_t k = begin[n_seqs]; k < begin[n_seqs + 1]; k++) {
-            row_seq[k] = n_seqs;
-            index[k] = k;
-            number[k] = r->next_row++;
-        }
-        n_seqs++;
+        if (r->plain[id].is_open && room > 0)
+            store_step_add(&r->base, &now, id, r->plain[id].n, 1 + draw(r, room < MAX_STAGED ? room : MAX_STAGED),
+                           SL_STAGE_VERIFY);
     }
-    if (n_seqs == 0)
+    const sl_batch *b = &now.batch;
+    if (b->n_seqs == 0)
         return;
-    int32_t n_rows = begin[n_seqs];
-    sl_batch b = {.struct_size = SL_SIZE(sl_batch),
-                  .seq = ids,
-                  .row_begin = begin,
-                  .n_past = past,
-                  .row_seq = row_seq,
-                  .n_seqs = n_seqs,
-                  .n_rows = n_rows};
-    sl_rows rows = {.struct_size = SL_SIZE(sl_rows), .batch = &b, .index = draw(r, 2) ? index : NULL, .n = n_rows};
-    for (int i = 0; grown && i < n_seqs; i++)
-        assert_int_equal(store.grow(r->self, ids[i], past[i] + begin[i + 1] - begin[i], NULL), SL_OK);
-    int64_t before = r->host.n_allocations;
+    for (int32_t i = 0; i < b->n_rows; i++)
+        index[i] = i;
+    now.rows.index = draw(r, 2) ? index : NULL;
+    for (int i = 0; grown && i < b->n_seqs; i++)
+        assert_int_equal(store.grow(r->base.self, now.seq[i], now.past[i] + store_step_rows(&now, i), NULL), SL_OK);
+    int64_t before = r->base.host.n_allocations;
     make_scarce(r, scarce);
-    sl_status s = store.reserve(r->self, &b, NULL);
+    sl_status s = store.reserve(r->base.self, b, NULL);
     make_scarce(r, 0);
     assert_true(s == SL_OK || (scarce && s == SL_E_NO_MEMORY));
     if (s < 0)
         return;
-    assert_true(!grown || r->host.n_allocations == before);
-    before = r->host.n_allocations;
+    assert_true(!grown || r->base.host.n_allocations == before);
+    before = r->base.host.n_allocations;
     for (int l = 0; l < LAYERS; l++) {
-        float k[MAX_ROWS * MAX_WIDTH], v[MAX_ROWS * MAX_WIDTH];
-        int64_t k_width = shapes[l][0] * shapes[l][1], v_width = shapes[l][0] * shapes[l][2];
-        for (int32_t i = 0; i < n_rows; i++) {
-            for (int64_t e = 0; e < k_width; e++)
-                k[i * k_width + e] = element_of(number[i], l, 0, e);
-            for (int64_t e = 0; e < v_width; e++)
-                v[i * v_width + e] = element_of(number[i], l, 1, e);
-        }
-        sl_kv_append args = {
-            .struct_size = SL_SIZE(sl_kv_append), .rows = &rows, .k = {.data = k}, .v = {.data = v}, .layer = l};
-        assert_int_equal(store.append(r->self, &args), SL_OK);
+        sl_kv_append args = store_step_append(&now, NULL, l, shapes[l], store_element);
+        assert_int_equal(store.append(r->base.self, &args), SL_OK);
     }
     for (int l = 0; l < LAYERS; l++) {
         const sl_view *seen;
-        assert_int_equal(store.view(r->self, NULL, l, &rows, NULL, &seen), SL_OK);
-        for (int i = 0; i < n_seqs; i++) {
-            int64_t n = past[i] + begin[i + 1] - begin[i];
-            memcpy(r->plain[ids[i]].row + past[i], number + begin[i],
-                   sizeof *number * (size_t)(begin[i + 1] - begin[i]));
-            check_rows(r, seen, i, l, r->plain[ids[i]].row, n);
+        assert_int_equal(store.view(r->base.self, NULL, l, &now.rows, NULL, &seen), SL_OK);
+        for (int i = 0; i < b->n_seqs; i++) {
+            plain_seq *p = &r->plain[now.seq[i]];
+            memcpy(p->row + p->n, now.number + now.begin[i], sizeof *p->row * (size_t)store_step_rows(&now, i));
+            check_rows(r, seen, i, l, p->row, p->n + store_step_rows(&now, i));
         }
     }
-    /* keep everything, a beginning, or some rows of a tree */
-    int32_t n_path = 0;
-    for (int i = 0; i < n_seqs; i++) {
-        int32_t n = begin[i + 1] - begin[i], kept = draw(r, 2) ? n : (int32_t)draw(r, n + 1), holes = (int)draw(r, 2);
-        for (int32_t k = 0; k < kept; k++)
-            if (k == 0 || !holes || draw(r, 2)) {
-                r->plain[ids[i]].row[past[i] + n_path - path_begin[i]] = number[begin[i] + k];
-                path[n_path++] = k;
-            }
-        path_begin[i + 1] = n_path;
-        r->plain[ids[i]].n = past[i] + n_path - path_begin[i];
+    for (int i = 0; i < b->n_seqs; i++) {
+        plain_seq *p = &r->plain[now.seq[i]];
+        store_step_keep_some(&r->base, &now, i);
+        for (int32_t k = 0; k < store_step_kept(&now, i); k++)
+            p->row[p->n++] = store_step_number(&now, i, k);
     }
-    sl_commit done = {.struct_size = SL_SIZE(sl_commit), .batch = &b, .path_begin = path_begin, .path = path};
-    assert_int_equal(store.commit(r->self, NULL, &done, NULL), SL_OK);
-    assert_int_equal(r->host.n_allocations, before);
+    assert_int_equal(store.commit(r->base.self, NULL, &now.commit, NULL), SL_OK);
+    assert_int_equal(r->base.host.n_allocations, before);
 }
 
 /* Exports a sequence and imports it into a new one, in another dtype at times. */
@@ -306,7 +240,7 @@ static void act_copy(rig *r, int scarce) {
         return;
     int64_t n = r->plain[from].n;
     sl_dtype type = draw(r, 2) ? SL_F32 : SL_BF16;
-    assert_int_equal(store.open(r->self, to, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r->base.self, to, -1, 0, NULL), SL_OK);
     r->plain[to].is_open = 1;
     r->plain[to].n = 0;
     static char buffer[MAX_CONTEXT * 2 * MAX_WIDTH * 4];
@@ -321,11 +255,11 @@ static void act_copy(rig *r, int scarce) {
                            .direction = SL_COPY_EXPORT,
                            .dtype = type};
         memset(buffer, 0x55, sizeof buffer);
-        assert_int_equal(store.copy_rows(r->self, &copy, NULL), SL_OK);
+        assert_int_equal(store.copy_rows(r->base.self, &copy, NULL), SL_OK);
         copy.seq = to;
         copy.direction = SL_COPY_IMPORT;
         make_scarce(r, scarce);
-        s = store.copy_rows(r->self, &copy, NULL);
+        s = store.copy_rows(r->base.self, &copy, NULL);
         make_scarce(r, 0);
         assert_true(s == SL_OK || (scarce && s == SL_E_NO_MEMORY));
     }
@@ -333,7 +267,7 @@ static void act_copy(rig *r, int scarce) {
         memcpy(r->plain[to].row, r->plain[from].row, sizeof r->plain[to].row);
         r->plain[to].n = n;
     } else {
-        store.close(r->self, to);
+        store.close(r->base.self, to);
         r->plain[to].is_open = 0;
     }
 }
@@ -367,11 +301,11 @@ static void run_random(const char *const *sets, uint32_t compute, int rounds) {
     }
     for (int32_t id = 0; id < MAX_SEQS; id++) {
         if (r.plain[id].is_open)
-            store.close(r.self, id);
+            store.close(r.base.self, id);
         r.plain[id].is_open = 0;
     }
     check_books(&r);
-    assert_int_equal(r.self->pool.n_free, r.self->pool.n_ids - r.self->pool.n_idle);
+    assert_int_equal(r.base.self->pool.n_free, r.base.self->pool.n_ids - r.base.self->pool.n_idle);
     close_rig(&r);
 }
 
@@ -405,17 +339,17 @@ static void test_layout_and_quote(void **state) {
     for (int i = 0; i < 2; i++) {
         open_rig(&r, (const char *const[]){"page=16", NULL}, types[i]);
         sl_kv_layout how = {.struct_size = SL_SIZE(sl_kv_layout)};
-        assert_int_equal(store.layout(r.self, 1, &how), SL_OK);
+        assert_int_equal(store.layout(r.base.self, 1, &how), SL_OK);
         assert_int_equal(how.dtype, types[i]);
         assert_int_equal(how.kinds, SL_SEGMENT_ROWS);
         assert_true(how.flags & SL_KV_FORKS && how.flags & SL_KV_TRUNCATES && how.flags & SL_KV_EXPORTS);
         sl_kv_quote q = {.struct_size = SL_SIZE(sl_kv_quote), .n_seqs = 2, .n_tokens = 17};
-        assert_int_equal(store.quote(r.self, &q), SL_OK);
+        assert_int_equal(store.quote(r.base.self, &q), SL_OK);
         for (int32_t id = 0; id < 2; id++) {
-            assert_int_equal(store.open(r.self, id, -1, 0, NULL), SL_OK);
-            assert_int_equal(store.grow(r.self, id, 17, NULL), SL_OK);
+            assert_int_equal(store.open(r.base.self, id, -1, 0, NULL), SL_OK);
+            assert_int_equal(store.grow(r.base.self, id, 17, NULL), SL_OK);
         }
-        assert_int_equal(r.host.bytes_live, q.bytes);
+        assert_int_equal(r.base.host.bytes_live, q.bytes);
         close_rig(&r);
     }
 }
@@ -425,21 +359,21 @@ static void test_no_memory(void **state) {
     (void)state;
     rig r;
     open_rig(&r, (const char *const[]){"page=4", NULL}, SL_F32);
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
-    r.host.budget = 3 * r.self->page_bytes;
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
+    r.base.host.budget = 3 * r.base.self->page_bytes;
     SL_ERROR(err);
-    assert_int_equal(store.grow(r.self, 0, 13, &err), SL_E_NO_MEMORY);
+    assert_int_equal(store.grow(r.base.self, 0, 13, &err), SL_E_NO_MEMORY);
     assert_non_null(strstr(err.text, "does not fit"));
-    assert_int_equal(r.host.bytes_live, 0);
-    assert_int_equal(store.grow(r.self, 0, 12, &err), SL_OK);
-    assert_int_equal(r.host.bytes_live, 3 * r.self->page_bytes);
+    assert_int_equal(r.base.host.bytes_live, 0);
+    assert_int_equal(store.grow(r.base.self, 0, 12, &err), SL_OK);
+    assert_int_equal(r.base.host.bytes_live, 3 * r.base.self->page_bytes);
     /* a second sequence gets none of the pages that were promised to the first */
-    assert_int_equal(store.open(r.self, 1, -1, 0, NULL), SL_OK);
-    assert_int_equal(store.grow(r.self, 1, 1, &err), SL_E_NO_MEMORY);
-    store.close(r.self, 0);
-    assert_int_equal(store.grow(r.self, 1, 12, &err), SL_OK);
-    assert_int_equal(store.grow(r.self, 1, MAX_CONTEXT * 2, &err), SL_E_RANGE);
-    store.close(r.self, 1);
+    assert_int_equal(store.open(r.base.self, 1, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 1, 1, &err), SL_E_NO_MEMORY);
+    store.close(r.base.self, 0);
+    assert_int_equal(store.grow(r.base.self, 1, 12, &err), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 1, MAX_CONTEXT * 2, &err), SL_E_RANGE);
+    store.close(r.base.self, 1);
     close_rig(&r);
 }
 
@@ -450,12 +384,12 @@ static void test_grow_counts_shared_pages(void **state) {
     rig r;
     open_rig(&r, (const char *const[]){"page=8", NULL}, SL_F32);
     r.plain[0].is_open = 1;
-    assert_int_equal(store.open(r.self, 0, -1, 0, NULL), SL_OK);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, NULL), SL_OK);
     while (r.plain[0].n < 3)
         act_step(&r, 0, 1);
-    assert_int_equal(store.grow(r.self, 0, MAX_CONTEXT, NULL), SL_OK);
+    assert_int_equal(store.grow(r.base.self, 0, MAX_CONTEXT, NULL), SL_OK);
     for (int32_t id = 1; id < 4; id++) {
-        assert_int_equal(store.open(r.self, id, 0, r.plain[0].n, NULL), SL_OK);
+        assert_int_equal(store.open(r.base.self, id, 0, r.plain[0].n, NULL), SL_OK);
         r.plain[id] = r.plain[0];
     }
     for (int i = 0; i < 40; i++) {
@@ -473,13 +407,13 @@ static void test_refused(void **state) {
     open_rig(&r, (const char *const[]){"page=4", NULL}, SL_F32);
     int64_t n, bytes;
     SL_ERROR(err);
-    assert_int_equal(store.open(r.self, MAX_SEQS, -1, 0, &err), SL_E_RANGE);
-    assert_int_equal(store.open(r.self, -1, -1, 0, &err), SL_E_RANGE);
-    assert_int_equal(store.open(r.self, 1, 0, 0, &err), SL_E_STATE); /* the parent is not open */
-    assert_int_equal(store.open(r.self, 0, -1, 0, &err), SL_OK);
-    assert_int_equal(store.open(r.self, 0, -1, 0, &err), SL_E_STATE);
-    assert_int_equal(store.open(r.self, 1, 0, 1, &err), SL_E_STATE); /* more than the parent has */
-    assert_int_equal(store.length(r.self, 1, &n, &bytes), SL_E_NOT_FOUND);
+    assert_int_equal(store.open(r.base.self, MAX_SEQS, -1, 0, &err), SL_E_RANGE);
+    assert_int_equal(store.open(r.base.self, -1, -1, 0, &err), SL_E_RANGE);
+    assert_int_equal(store.open(r.base.self, 1, 0, 0, &err), SL_E_STATE); /* the parent is not open */
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, &err), SL_OK);
+    assert_int_equal(store.open(r.base.self, 0, -1, 0, &err), SL_E_STATE);
+    assert_int_equal(store.open(r.base.self, 1, 0, 1, &err), SL_E_STATE); /* more than the parent has */
+    assert_int_equal(store.length(r.base.self, 1, &n, &bytes), SL_E_NOT_FOUND);
     float buffer[64] = {0};
     sl_kv_copy copy = {.struct_size = SL_SIZE(sl_kv_copy),
                        .buffer = buffer,
@@ -487,21 +421,21 @@ static void test_refused(void **state) {
                        .bytes = 4,
                        .direction = SL_COPY_IMPORT,
                        .dtype = SL_F32};
-    assert_int_equal(store.copy_rows(r.self, &copy, &err), SL_E_RANGE); /* the buffer is too small */
+    assert_int_equal(store.copy_rows(r.base.self, &copy, &err), SL_E_RANGE); /* the buffer is too small */
     copy.bytes = sizeof buffer;
     copy.layer = LAYERS;
-    assert_int_equal(store.copy_rows(r.self, &copy, &err), SL_E_RANGE);
+    assert_int_equal(store.copy_rows(r.base.self, &copy, &err), SL_E_RANGE);
     copy.layer = 0;
     copy.begin = 1, copy.end = 2;
-    assert_int_equal(store.copy_rows(r.self, &copy, &err), SL_E_RANGE); /* leaves a gap */
+    assert_int_equal(store.copy_rows(r.base.self, &copy, &err), SL_E_RANGE); /* leaves a gap */
     const int32_t ids[] = {0}, begin[] = {0, 1};
     const int64_t past[] = {5};
     sl_batch b = {
         .struct_size = SL_SIZE(sl_batch), .seq = ids, .row_begin = begin, .n_past = past, .n_seqs = 1, .n_rows = 1};
-    assert_int_equal(store.reserve(r.self, &b, &err), SL_E_STATE); /* behind what is there */
-    store.close(r.self, 0);
-    store.close(r.self, 0); /* once is enough, twice is no harm */
-    assert_null(plugin.query(r.self, "sl.kv.store/9"));
+    assert_int_equal(store.reserve(r.base.self, &b, &err), SL_E_STATE); /* behind what is there */
+    store.close(r.base.self, 0);
+    store.close(r.base.self, 0); /* once is enough, twice is no harm */
+    assert_null(plugin.query(r.base.self, "sl.kv.store/9"));
     close_rig(&r);
     plugin.destroy(NULL);
 }
