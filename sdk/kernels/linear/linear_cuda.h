@@ -101,8 +101,6 @@ enum {
 #define SLK_LINEAR_STAGES(bytes, ring) ((ring) / (bytes) < 2 ? 2 : (ring) / (bytes) > 8 ? 8 : (ring) / (bytes))
 
 #define SLK_LINEAR_KERNELS(X)                                                                                          \
-    X(linear_bf16_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
-    X(linear_bf16_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                               \
@@ -126,8 +124,6 @@ enum {
     X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
-    X(linear_e4m3_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
-    X(linear_e4m3_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
