@@ -311,6 +311,11 @@ sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, con
     if (p.t == 0)
         return SL_OK;
     const int fast = !cuda->k.deterministic && p.t <= cuda->shapes.max_rows && p.k % 8 == 0 && p.ldx % 8 == 0;
+    if (fast && p.t == 1 && kind == SLK_LINEAR_INT4) { /* exact sums of groups, other orders */
+        const sl_status s = slk_cuda_linear_one(&cuda->k, lane, kind, &p);
+        if (s != SL_E_UNIMPLEMENTED)
+            return s;
+    }
     const int library = fast && p.t > few && make_plan(cuda, lane, kind, &p, &a);
     if ((library || (fast && p.t > 8 && p.t <= few)) && goes_as_batch(cuda, lane, kind, &p, library ? &a : NULL)) {
         const sl_status s = slk_cuda_linear_batch(&cuda->k, lane, &p);

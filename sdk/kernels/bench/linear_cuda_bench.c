@@ -30,13 +30,14 @@ typedef struct form {
     sl_q_format format; /* bits 0: plain bf16 */
 } form;
 
-enum { BATCH = 100 }; /* bf16 by the kernel of batches */
+enum { BATCH = 100, ONE }; /* bf16 by the kernel of batches, integers by that of one row */
 static const form forms[] = {
     {"bf16", SLK_LINEAR_BF16, {0}},
     {"bf16 batch", BATCH, {0}},
     {"int8 row", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int8 g128", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 128, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g128", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
+    {"int4 g128 one", ONE, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g128 asym", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 1, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g64", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 64, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"e4m3", SLK_LINEAR_E4M3, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}},
@@ -113,6 +114,7 @@ static void multiply(bench *b, const layer *l) {
         p.x_scale = b->x_scale;
     }
     must(b->form->kind == BATCH ? slk_cuda_linear_batch(&b->h.k, b->h.lane, &p)
+         : b->form->kind == ONE ? slk_cuda_linear_one(&b->h.k, b->h.lane, SLK_LINEAR_INT4, &p)
                                 : slk_cuda_linear(&b->h.k, b->h.lane, b->form->kind, &p),
          "a product");
 }
@@ -227,7 +229,7 @@ int main(int argc, char **argv) {
             if (end == at || t < 1 || t > MOST_ROWS)
                 die("--rows: numbers from 1 to 256, separated by commas");
             at = *end == ',' ? end + 1 : end;
-            if (forms[f].kind == BATCH && (t < 16 || t > SLK_LINEAR_BATCH_ROWS))
+            if ((forms[f].kind == BATCH && (t < 16 || t > SLK_LINEAR_BATCH_ROWS)) || (forms[f].kind == ONE && t > 1))
                 continue;
             for (int l = 0; l < N_LAYERS; l++)
                 measure(&b, &forms[f], &layers[l], (int32_t)t);

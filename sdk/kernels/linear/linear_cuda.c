@@ -52,6 +52,15 @@ static int fits(int kind, const slk_linear_params *p) {
     return kind <= SLK_LINEAR_F32 ? p->ldw % piece == 0 : p->group > 0 && p->group % 32 == 0 && is_aligned(p->scale, 8);
 }
 
+/* What kernels know of groups; whether entries of scales are the small ones. */
+static int fill_groups(slk_linear_params *p) {
+    const uint32_t units = (uint32_t)p->group / 32;
+    p->groups = (p->k + p->group - 1) / p->group;
+    p->fine = p->groups > 1 && p->group % SLK_LINEAR_CHUNK_PACKED != 0;
+    p->magic = ((1u << 31) + units - 1) / units;
+    return !p->fine && !p->asym && p->k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p->scale, 16);
+}
+
 sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *given) {
     slk_linear_params p = *given;
     if (!fits(kind, &p))
@@ -74,14 +83,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     p.tiles = (p.act_mul || !wide ? narrow : (narrow + 1) / 2) * p.blocks;
     const int round = (integers ? SLK_LINEAR_CHUNK_PACKED : SLK_LINEAR_CHUNK) * SLK_LINEAR_WARPS;
     p.steps = (p.k + round - 1) / round;
-    if (integers) {
-        const uint32_t units = (uint32_t)p.group / 32;
-        p.groups = (p.k + p.group - 1) / p.group;
-        p.fine = p.groups > 1 && p.group % SLK_LINEAR_CHUNK_PACKED != 0;
-        p.magic = ((1u << 31) + units - 1) / units;
-        if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
-            kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
-    }
+    if (integers && fill_groups(&p))
+        kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     const int four_bits = kind == SLK_LINEAR_INT4 || kind == INT4_PLAIN;
     const int resident = (rows != ONE ? 2 : !wide ? (integers ? 4 : 3) : four_bits ? 3 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
@@ -91,6 +94,34 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
                                 .shared = shared_bytes(kind, wide, rows),
                                 .dependent = 1};
     return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
+}
+
+sl_status slk_cuda_linear_one(const slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *given) {
+    enum { ROUND = SLK_LINEAR_CHUNK_PACKED * SLK_LINEAR_ONE_WARPS };
+    slk_linear_params p = *given;
+    if (kind != SLK_LINEAR_INT4)
+        return SL_E_UNIMPLEMENTED;
+    if (!fits(kind, &p))
+        return SL_E_INVALID;
+    if (p.t > 1 || (p.act_mul && p.n % SLK_LINEAR_TILE != 0) || !fill_groups(&p))
+        return SL_E_UNIMPLEMENTED;
+    if (p.t == 0)
+        return SL_OK;
+    const int outputs = p.act_mul ? SLK_LINEAR_TILE : 2 * SLK_LINEAR_TILE;
+    p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
+    p.tiles = (p.n + outputs - 1) / outputs;
+    p.blocks = 1;
+    p.steps = (p.k + ROUND - 1) / ROUND;
+    /* One block a multiprocessor, beside which there is room for one of the next kernel; where all tiles fit at once,
+     * all. */
+    const int processors = k->info.n_processors;
+    const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles <= 2 * processors ? p.tiles : processors),
+                                .y = 1,
+                                .z = 1,
+                                .threads = SLK_LINEAR_ONE_WARPS * 32,
+                                .shared = SLK_LINEAR_ONE_SHARED,
+                                .dependent = 1};
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_int4_one, &p, sizeof p, grid);
 }
 
 sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const slk_linear_params *given) {

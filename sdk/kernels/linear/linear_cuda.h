@@ -95,7 +95,9 @@ enum {
     SLK_LINEAR_RING_ONE = 8704,
     SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
     SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384,
-    SLK_LINEAR_BATCH_SHARED = 98304
+    SLK_LINEAR_BATCH_SHARED = 98304,
+    SLK_LINEAR_ONE_WARPS = 16,
+    SLK_LINEAR_ONE_SHARED = SLK_LINEAR_ONE_WARPS * (3 * 2112 + 448 + 256)
 };
 /* Stages of so many bytes in a ring. */
 #define SLK_LINEAR_STAGES(bytes, ring) ((ring) / (bytes) < 2 ? 2 : (ring) / (bytes) > 8 ? 8 : (ring) / (bytes))
@@ -127,6 +129,7 @@ enum {
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
+    X(linear_int4_one, slk_linear_params, SLK_LINEAR_ONE_SHARED, 1, qlinear_one)                                       \
     X(linear_batch, slk_linear_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                       \
     X(finish_bf16_bf16, slk_finish_params, 0, 1, linear_many)                                                          \
     X(finish_f32_bf16, slk_finish_params, 0, 1, linear_many)                                                           \
@@ -145,6 +148,9 @@ struct slk_cuda;
  * act_mul of f32 weights, or of packed integers whose N is no multiple of 16; E4M3 below compute capability 8.9. [step]
  * [capture] */
 sl_status slk_cuda_linear(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
+/* One row times packed integers of 4 bits, in an order of sums of its own. SL_E_UNIMPLEMENTED: another kind, zeros, K
+ * or groups that are no multiples of SLK_LINEAR_CHUNK_PACKED; and what slk_cuda_linear does not do. */
+sl_status slk_cuda_linear_one(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
 /* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own. SL_E_UNIMPLEMENTED: more rows,
  * or a device that is not of compute capability 9.0. */
 enum { SLK_LINEAR_BATCH_ROWS = 64 };
