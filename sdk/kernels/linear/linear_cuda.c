@@ -133,14 +133,15 @@ sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const sl
         return SL_E_UNIMPLEMENTED;
     if (p.t == 0)
         return SL_OK;
-    /* Two blocks a multiprocessor, as far as a cluster goes. */
+    /* Two blocks a multiprocessor, as far as a cluster goes; nothing here knows of rows. */
     const int outputs = p.act_mul ? 64 : 128, slabs = (p.k + SLAB - 1) / SLAB;
     p.tiles = (p.n + outputs - 1) / outputs;
-    p.blocks = 2 * k->info.n_processors / p.tiles;
-    p.blocks = p.blocks < 1 ? 1 : p.blocks > MOST_SPLITS ? MOST_SPLITS : p.blocks;
+    p.blocks = MOST_SPLITS;
+    while (p.blocks > 1 && p.blocks * p.tiles > 2 * k->info.n_processors)
+        p.blocks /= 2;
     p.steps = (slabs + p.blocks - 1) / p.blocks;
     while (p.blocks > 1 && (p.blocks - 1) * p.steps >= slabs) { /* a block without work */
-        p.blocks--;
+        p.blocks /= 2;
         p.steps = (slabs + p.blocks - 1) / p.blocks;
     }
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles * p.blocks),

@@ -96,6 +96,7 @@ enum {
     SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
     SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384,
     SLK_LINEAR_BATCH_SHARED = 98304,
+    SLK_LINEAR_BATCH_ROWS = 64,
     SLK_LINEAR_ONE_WARPS = 16,
     SLK_LINEAR_ONE_SHARED = SLK_LINEAR_ONE_WARPS * (3 * 2112 + 448 + 256)
 };
@@ -151,9 +152,8 @@ sl_status slk_cuda_linear(const struct slk_cuda *k, const sl_lane *lane, int kin
 /* One row times packed integers of 4 bits, in an order of sums of its own. SL_E_UNIMPLEMENTED: another kind, zeros, K
  * or groups that are no multiples of SLK_LINEAR_CHUNK_PACKED; and what slk_cuda_linear does not do. */
 sl_status slk_cuda_linear_one(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
-/* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own. SL_E_UNIMPLEMENTED: more rows,
- * or a device that is not of compute capability 9.0. */
-enum { SLK_LINEAR_BATCH_ROWS = 64 };
+/* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own, which is one whatever T is.
+ * SL_E_UNIMPLEMENTED: more rows, or a device that is not of compute capability 9.0. */
 sl_status slk_cuda_linear_batch(const struct slk_cuda *k, const sl_lane *lane, const slk_linear_params *p);
 /* in_bf16, y_bf16: bf16 to bf16, f32 to either. */
 sl_status slk_cuda_finish(const struct slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,
