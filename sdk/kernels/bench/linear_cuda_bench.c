@@ -186,7 +186,7 @@ static void fill_pool(bench *b) {
 
 int main(int argc, char **argv) {
     bench b = {.repeats = 11};
-    const char *rows = "1,4,8,16,64";
+    const char *rows = "1,4,8,16,32,64";
     double gib = 16;
     char why[512];
     for (int i = 1; i < argc; i++) {
@@ -229,7 +229,7 @@ int main(int argc, char **argv) {
             if (end == at || t < 1 || t > MOST_ROWS)
                 die("--rows: numbers from 1 to 256, separated by commas");
             at = *end == ',' ? end + 1 : end;
-            if ((forms[f].kind == BATCH && (t < 16 || t > SLK_LINEAR_BATCH_ROWS)) || (forms[f].kind == ONE && t > 1))
+            if ((forms[f].kind == BATCH && t > SLK_LINEAR_BATCH_ROWS) || (forms[f].kind == ONE && t > 1))
                 continue;
             for (int l = 0; l < N_LAYERS; l++)
                 measure(&b, &forms[f], &layers[l], (int32_t)t);

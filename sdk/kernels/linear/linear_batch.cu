@@ -3,13 +3,13 @@
  * Bound by memory still. A block has 128 rows of w (a gated block: 64 gates and their 64 ups) and a part of K; the
  * blocks of a cluster have the other parts and add theirs through each other's shared memory, in ascending order, so
  * that partial sums never leave the chip. A slab of 64 inputs is a panel of rows of 128 bytes, swizzled, of w and of
- * x; each of two warpgroups multiplies 64 rows of w with 64 rows of x. Rows of x that are not there are never copied:
- * what a column computes does not touch the others, and a row's sums have one order whatever T is.
+ * x; each of two warpgroups multiplies 64 rows of w with 64 rows of x. Rows of x that are not there are zeros and cost
+ * no traffic; a row's sums have one order whatever T is.
  *
  * A slab is 16 KB of w, which takes 880 cycles to come where every multiprocessor has a block (1770 with two); its
- * products take 260 from one barrier to the next, its copies 24 instructions a thread. x comes from the L2, half as
- * many bytes as w at 64 rows. Predicted: 90 % of a streaming read for few rows; 85 % at 64, whose rows and sums go 1.5
- * us a layer.
+ * products take 200 from one barrier to the next. One thread of a ninth warp asks for panels, by maps of both matrices.
+ * x comes from the L2, half as many bytes as w at 64 rows. Predicted: 90 % of a streaming read for few rows; 85 % at
+ * 64, whose rows and sums go 1.5 us a layer.
  */
 #include "linear_body.cuh"
 
@@ -58,47 +58,43 @@ __device__ __forceinline__ void pin(float (&c)[32]) {
         asm volatile("" : "+f"(c[i])::"memory");
 }
 
+/* Barriers of shared memory, one that a stage is full and one that it is empty. */
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
+    asm volatile("{\n"
+                 ".reg .pred passed;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 passed, [%0], %1;\n"
+                 "@passed bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+/* 64 inputs from `input` on of 64 rows, as a panel; what is outside of the matrix is zeros. */
+__device__ __forceinline__ void bring(uint32_t to, const slk_tensor_map &map, int input, int row, uint32_t full,
+                                      uint64_t policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(&map), "r"(input), "r"(row), "r"(full), "l"(policy)
+                 : "memory");
+}
+
 struct batch {
-    static constexpr int stages = 4, w_bytes = 16384, stage_bytes = w_bytes + 8192, slab = 64, outputs = 128,
-                         sums_row = outputs + 4, most_splits = 4;
-    static_assert(stages * stage_bytes == SLK_LINEAR_BATCH_SHARED, "shared memory");
-    static_assert(SLK_LINEAR_BATCH_ROWS * sums_row * 4 <= SLK_LINEAR_BATCH_SHARED, "shared memory");
-
-    /* A thread copies one piece of 16 bytes of every 32nd row. */
-    const char *w[2], *x; /* of rows 0, 32 and 64, 96 */
-    int64_t w_stride, x_stride;
-    uint32_t w_there, x_there; /* a bit a row */
-    int k;
-
-    __device__ __forceinline__ void set(const slk_linear_params &p, int tile, int first) {
-        const int row = threadIdx.x / 8, all = p.act_mul ? 2 * p.n : p.n;
-        k = first * slab + threadIdx.x % 8 * 8;
-        w_stride = 32 * p.ldw * 2;
-        x_stride = 32 * p.ldx * 2;
-        w_there = 0;
-#pragma unroll
-        for (int i = 0; i < 2; i++) { /* the last gates' block has ups behind it, which nobody uses */
-            const int from = p.act_mul ? tile * 64 + i * p.n + row : tile * outputs + i * 64 + row;
-            w[i] = static_cast<const char *>(p.w) + (from * p.ldw + k) * 2;
-            w_there |= (from < all ? 1u : 0u) << 2 * i | (from + 32 < all ? 2u : 0u) << 2 * i;
-        }
-        x_there = (row < p.t ? 1u : 0u) | (row + 32 < p.t ? 2u : 0u);
-        x = static_cast<const char *>(p.x) + (row * p.ldx + k) * 2;
-    }
-    __device__ __forceinline__ void ask_w(const slk_linear_params &p, uint32_t to, int step, uint64_t policy) const {
-        const bool inside = k + step * slab < p.k;
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            copy_weights(to + i * 4096, w[i / 2] + i % 2 * w_stride + step * (slab * 2),
-                         inside && (w_there >> i & 1) ? 16 : 0, policy);
-    }
-    __device__ __forceinline__ void ask_x(const slk_linear_params &p, uint32_t to, int step) const {
-        const int bytes = k + step * slab < p.k ? 16 : 0;
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (x_there >> i & 1)
-                copy16(to + w_bytes + i * 4096, x + i * x_stride + step * (slab * 2), bytes);
-    }
+    static constexpr int stages = 4, panel_bytes = 8192, w_bytes = 2 * panel_bytes, stage_bytes = 3 * panel_bytes,
+                         slab = 64, outputs = 128, sums_row = outputs + 4, most_splits = 4, warps = 8;
+    static constexpr int barriers_at = stages * stage_bytes;
+    static_assert(barriers_at + 64 == SLK_LINEAR_BATCH_SHARED && stages * 16 <= 64, "shared memory");
+    static_assert(SLK_LINEAR_BATCH_ROWS * sums_row * 4 <= barriers_at, "shared memory");
 
     /* Four outputs of a row of x from the blocks' sums. */
     __device__ static __forceinline__ float4 sum_of(uint32_t at, int splits) {
@@ -156,67 +152,93 @@ struct batch {
         }
     }
 
-    __device__ static __forceinline__ void run(const slk_linear_params &p) {
-        extern __shared__ __align__(1024) char shared[];
-        float *sums = reinterpret_cast<float *>(shared);
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / 4;
-        const uint32_t base = shared_address(shared), rank = p.blocks == 1 ? 0 : rank_in_cluster();
-        const uint32_t mine = threadIdx.x / 8 * 128 + ((threadIdx.x % 8 ^ threadIdx.x / 8 % 8) << 4);
-        const int tile = blockIdx.x / p.blocks, first = rank * p.steps, slabs = (p.k + slab - 1) / slab;
-        const int steps = min(p.steps, slabs - first);
-        uint64_t policy;
-        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-        if (base % 1024 != 0)
-            __trap(); /* the swizzle goes by addresses */
-        batch from;
-
-        let_successor_start();
-        from.set(p, tile, first);
-#pragma unroll
-        for (int s = 0; s < stages - 1; s++)
-            if (s < steps)
-                from.ask_w(p, base + s * stage_bytes + mine, s, policy);
+    /* One thread asks for everything: weights as far as there is room, and x once it is there. */
+    __device__ static __forceinline__ void ask(const slk_linear_batch_params &a, uint32_t base, int tile, int first,
+                                               int steps) {
+        const slk_linear_params &p = a.p;
+        const int row0 = p.act_mul ? tile * 64 : tile * outputs, row1 = p.act_mul ? p.n + row0 : row0 + 64;
+        uint64_t once, again;
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+        asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(again));
+        auto ask_w = [&](int s, uint32_t to, uint32_t full) {
+            barrier_expect(full, stage_bytes);
+            bring(to, a.w, (first + s) * slab, row0, full, once);
+            bring(to + panel_bytes, a.w, (first + s) * slab, row1, full, once);
+        };
+#pragma unroll 1
+        for (int s = 0; s < stages && s < steps; s++)
+            ask_w(s, base + s * stage_bytes, base + barriers_at + s * 8);
         wait_for_predecessor();
-#pragma unroll
-        for (int s = 0; s < stages - 1; s++) {
-            if (s < steps)
-                from.ask_x(p, base + s * stage_bytes + mine, s);
-            commit();
-        }
-        float acc[32] = {};
-        int slot = 0;
 #pragma unroll 1
         for (int s = 0; s < steps; s++) {
-            wait_copies<stages - 2>();
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            __syncthreads(); /* slab s is there for everyone, and slab s - 1 is used */
-            const uint32_t here = base + slot * stage_bytes;
-            pin(acc);
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-            for (int i = 0; i < slab / 16; i++)
-                multiply(acc, panel(here + group * 8192 + i * 32), panel(here + w_bytes + i * 32));
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            const int next = s + stages - 1, free_slot = slot == 0 ? stages - 1 : slot - 1;
-            if (next < steps) {
-                from.ask_w(p, base + free_slot * stage_bytes + mine, next, policy);
-                from.ask_x(p, base + free_slot * stage_bytes + mine, next);
+            const int slot = s % stages;
+            const uint32_t to = base + slot * stage_bytes, full = base + barriers_at + slot * 8;
+            if (s >= stages) {
+                barrier_wait(full + stages * 8, (s / stages - 1) & 1);
+                ask_w(s, to, full);
             }
-            commit();
-            slot = slot + 1 == stages ? 0 : slot + 1;
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-            pin(acc);
+            bring(to + w_bytes, a.x, (first + s) * slab, 0, full, again);
+        }
+    }
+
+    __device__ static __forceinline__ void run(const slk_linear_batch_params &a) {
+        extern __shared__ __align__(1024) char shared[];
+        const slk_linear_params &p = a.p;
+        float *sums = reinterpret_cast<float *>(shared);
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const uint32_t base = shared_address(shared), rank = p.blocks == 1 ? 0 : rank_in_cluster();
+        const int tile = blockIdx.x / p.blocks, first = rank * p.steps, slabs = (p.k + slab - 1) / slab;
+        const int steps = min(p.steps, slabs - first);
+
+        let_successor_start();
+        if (threadIdx.x == 0) {
+            if (base % 1024 != 0)
+                __trap(); /* the swizzle goes by addresses */
+            for (int s = 0; s < stages; s++) {
+                barrier_init(base + barriers_at + s * 8, 1);
+                barrier_init(base + barriers_at + (stages + s) * 8, warps);
+            }
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        }
+        __syncthreads();
+        if (warp == warps) {
+            if (lane == 0)
+                ask(a, base, tile, first, steps);
+            __syncwarp();
+        }
+        wait_for_predecessor();
+        float acc[32] = {};
+        if (warp < warps) {
+#pragma unroll 1
+            for (int s = 0; s < steps; s++) {
+                const int slot = s % stages;
+                const uint32_t here = base + slot * stage_bytes, full = base + barriers_at + slot * 8;
+                barrier_wait(full, s / stages & 1);
+                pin(acc);
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                for (int i = 0; i < slab / 16; i++)
+                    multiply(acc, panel(here + warp / 4 * panel_bytes + i * 32), panel(here + w_bytes + i * 32));
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+                pin(acc);
+                if (lane == 0)
+                    barrier_arrive(full + stages * 8);
+            }
         }
         __syncthreads(); /* the ring becomes the sums: [row of x, output] */
+        if (warp < warps) {
 #pragma unroll
-        for (int i = 0; i < 32; i++)
-            if (i / 4 * 8 < p.t)
-                sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * sums_row + warp * 16 + i / 2 % 2 * 8 + lane / 4] = acc[i];
+            for (int i = 0; i < 32; i++)
+                if (i / 4 * 8 < p.t)
+                    sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * sums_row + warp * 16 + i / 2 % 2 * 8 + lane / 4] = acc[i];
+        }
         if (p.blocks > 1)
             meet_cluster();
         else
             __syncthreads();
-        write(p, tile, base, rank);
+        if (warp < warps)
+            write(p, tile, base, rank);
         if (p.blocks > 1)
             meet_cluster(); /* nobody goes while its sums are read */
     }
@@ -224,8 +246,8 @@ struct batch {
 
 } // namespace slk
 
-SLK_KERNEL __launch_bounds__(256, 2) slk_linear_batch(const __grid_constant__ slk_linear_params p) {
+SLK_KERNEL __launch_bounds__(288, 2) slk_linear_batch(const __grid_constant__ slk_linear_batch_params a) {
 #if __CUDA_ARCH__ >= 900
-    slk::batch::run(p);
+    slk::batch::run(a);
 #endif
 }

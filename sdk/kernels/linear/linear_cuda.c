@@ -1,6 +1,10 @@
 /* See linear_cuda.h. */
 #include "slk_cuda.h"
 
+#include <string.h>
+
+#include "sl_error.h"
+
 /* Integers without zeros, whose groups and K are whole chunks, have kernels of their own, with smaller entries of
  * scales.
  */
@@ -124,8 +128,28 @@ sl_status slk_cuda_linear_one(const slk_cuda *k, const sl_lane *lane, int kind, 
     return slk_cuda_launch(k, lane, SLK_CUDA_linear_int4_one, &p, sizeof p, grid);
 }
 
+/* Boxes of 64 rows and 64 inputs, with the swizzle that tensor cores read. */
+static sl_status map_of(const slk_cuda *k, const sl_lane *lane, const void *data, int64_t rows, int64_t width,
+                        int64_t ld, slk_tensor_map *out) {
+    const uint32_t box[2] = {64, 64};
+    const sl_tensor matrix = {.struct_size = SL_SIZE(sl_tensor),
+                              .data = (void *)(uintptr_t)data,
+                              .shape = {rows, width},
+                              .stride = {ld, 1},
+                              .align = 16,
+                              .dtype = SL_BF16,
+                              .ndim = 2,
+                              .device = SL_DEVICE_CUDA};
+    sl_tensor_map map = {.struct_size = SL_SIZE(sl_tensor_map)};
+    SL_ERROR(err);
+    SL_TRY(k->exec->tensor_map(k->host, lane, &matrix, box, 128, &map, &err));
+    memcpy(out->opaque, map.opaque, sizeof out->opaque);
+    return SL_OK;
+}
+
 sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const slk_linear_params *given) {
     enum { SLAB = 64, MOST_SPLITS = 4 };
+    slk_linear_batch_params a;
     slk_linear_params p = *given;
     if (!fits(SLK_LINEAR_BF16, &p))
         return SL_E_INVALID;
@@ -147,11 +171,14 @@ sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const sl
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles * p.blocks),
                                 .y = 1,
                                 .z = 1,
-                                .threads = 256,
+                                .threads = 288,
                                 .shared = SLK_LINEAR_BATCH_SHARED,
                                 .dependent = 1,
                                 .cluster = p.blocks > 1 ? (uint32_t)p.blocks : 0};
-    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &p, sizeof p, grid);
+    SL_TRY(map_of(k, lane, p.w, p.act_mul ? 2 * (int64_t)p.n : p.n, p.k, p.ldw, &a.w));
+    SL_TRY(map_of(k, lane, p.x, p.t, p.k, p.ldx, &a.x));
+    a.p = p;
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &a, sizeof a, grid);
 }
 
 sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,

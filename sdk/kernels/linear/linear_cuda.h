@@ -49,6 +49,17 @@ typedef struct slk_linear_params {
     uint32_t pad;
 } slk_linear_params;
 
+/* A driver's map of a matrix (sl_tensor_map), as kernels take it. */
+typedef struct __attribute__((aligned(64))) slk_tensor_map {
+    uint64_t opaque[16];
+} slk_tensor_map;
+
+/* Batches: maps of the weights and of x, in boxes of 64 rows and 64 inputs, 128-byte swizzle. */
+typedef struct slk_linear_batch_params {
+    slk_tensor_map w, x;
+    slk_linear_params p;
+} slk_linear_batch_params;
+
 /* After a product with many rows: y = epilogue(row_scale col_scale in). */
 typedef struct slk_finish_params {
     const void *in; /* [T, N] (act_mul: [T, 2 N], gate then up), bf16 or f32; may be y */
@@ -95,7 +106,7 @@ enum {
     SLK_LINEAR_RING_ONE = 8704,
     SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
     SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384,
-    SLK_LINEAR_BATCH_SHARED = 98304,
+    SLK_LINEAR_BATCH_SHARED = 98304 + 64,
     SLK_LINEAR_BATCH_ROWS = 64,
     SLK_LINEAR_ONE_WARPS = 16,
     SLK_LINEAR_ONE_SHARED = SLK_LINEAR_ONE_WARPS * (3 * 2112 + 448 + 256)
@@ -131,7 +142,7 @@ enum {
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
     X(linear_int4_one, slk_linear_params, SLK_LINEAR_ONE_SHARED, 1, qlinear_one)                                       \
-    X(linear_batch, slk_linear_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                       \
+    X(linear_batch, slk_linear_batch_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                 \
     X(finish_bf16_bf16, slk_finish_params, 0, 1, linear_many)                                                          \
     X(finish_f32_bf16, slk_finish_params, 0, 1, linear_many)                                                           \
     X(finish_f32_f32, slk_finish_params, 0, 1, linear_many)                                                            \
