@@ -22,7 +22,7 @@ static const layer layers[] = {
     {"qkv", 6144, 4096, 0, 0, 1},   {"o", 4096, 4096, 0, 1, 0},      {"gate_up", 28672, 4096, 1, 0, 1},
     {"down", 4096, 14336, 0, 1, 0}, {"head", 128256, 4096, 0, 0, 0},
 };
-enum { N_LAYERS = sizeof layers / sizeof *layers, N_BLOCKS = 32, WIDEST = 14336, MOST_ROWS = 256 };
+enum { N_LAYERS = sizeof layers / sizeof *layers, N_BLOCKS = 32, WIDEST = 14336, MOST_ROWS = 256, NORMED = 4096 };
 
 typedef struct form {
     const char *name;
@@ -52,6 +52,7 @@ typedef struct bench {
     float *x_scale;
     const form *form;
     const layer *layer; /* NULL: a whole step */
+    int norms;          /* of a step: the norms between its products too, as a model has them */
     int32_t rows;
     int64_t next;   /* where in the pool the next weights stand */
     double ceiling; /* bytes a microsecond */
@@ -119,6 +120,20 @@ static void multiply(bench *b, const layer *l) {
          "a product");
 }
 
+/* x of the products from what they left. */
+static void normalise(bench *b) {
+    const slk_norm_params p = {.x = b->y,
+                               .w = b->pool,
+                               .y = b->x,
+                               .ldx = NORMED,
+                               .ldy = NORMED,
+                               .heads = 1,
+                               .n = NORMED,
+                               .eps = 1e-5f,
+                               .w_is_bf16 = 1};
+    must(slk_cuda_norm(&b->h.k, b->h.lane, &p, b->rows, SL_F32, SL_BF16), "a norm");
+}
+
 static void run(void *user, int i) {
     bench *b = user;
     (void)i;
@@ -127,8 +142,13 @@ static void run(void *user, int i) {
         return;
     }
     for (int block = 0; block < N_BLOCKS; block++)
-        for (int j = 0; j + 1 < N_LAYERS; j++)
+        for (int j = 0; j + 1 < N_LAYERS; j++) {
+            if (b->norms && layers[j].residual == 0)
+                normalise(b);
             multiply(b, &layers[j]);
+        }
+    if (b->norms)
+        normalise(b);
     multiply(b, &layers[N_LAYERS - 1]);
 }
 
@@ -147,12 +167,13 @@ static void print(const bench *b, const char *what, double us, int64_t bytes) {
     fflush(stdout);
 }
 
-static void measure(bench *b, const form *f, const layer *l, int32_t rows) {
+static void measure(bench *b, const form *f, const layer *l, int32_t rows, int norms) {
+    const char *what = l != NULL ? l->name : norms ? "step with norms" : "step";
     char name[128];
-    snprintf(name, sizeof name, "%s %s", f->name, l != NULL ? l->name : "step");
+    snprintf(name, sizeof name, "%s %s", f->name, what);
     if (b->only != NULL && strstr(name, b->only) == NULL)
         return;
-    b->form = f, b->layer = l, b->rows = rows, b->next = 0;
+    b->form = f, b->layer = l, b->rows = rows, b->next = 0, b->norms = norms;
     int64_t bytes = 0, calls = 1;
     if (l != NULL) {
         bytes = bytes_of(f, l);
@@ -162,7 +183,7 @@ static void measure(bench *b, const form *f, const layer *l, int32_t rows) {
         for (int j = 0; j < N_LAYERS; j++)
             bytes += bytes_of(f, &layers[j]) * (j + 1 < N_LAYERS ? N_BLOCKS : 1);
     }
-    print(b, l != NULL ? l->name : "step", slt_time_us(&b->h, (int)calls, b->repeats, run, b), bytes);
+    print(b, what, slt_time_us(&b->h, (int)calls, b->repeats, run, b), bytes);
 }
 
 /* Random bf16 values everywhere, so that memory and tensor cores have bits to turn; no scale is a NaN for long. */
@@ -232,8 +253,9 @@ int main(int argc, char **argv) {
             if ((forms[f].kind == BATCH && t > SLK_LINEAR_BATCH_ROWS) || (forms[f].kind == ONE && t > 1))
                 continue;
             for (int l = 0; l < N_LAYERS; l++)
-                measure(&b, &forms[f], &layers[l], (int32_t)t);
-            measure(&b, &forms[f], NULL, (int32_t)t);
+                measure(&b, &forms[f], &layers[l], (int32_t)t, 0);
+            measure(&b, &forms[f], NULL, (int32_t)t, 0);
+            measure(&b, &forms[f], NULL, (int32_t)t, 1);
         }
     }
     slt_close(&b.h);
