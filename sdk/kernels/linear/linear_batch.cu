@@ -121,13 +121,13 @@ struct batch {
             if (n >= p.n)
                 continue;
             const uint32_t at = sums + (t * sums_row + j) * 4;
+            const int64_t to = t * p.ldy + n, from = t * p.ldr + n;
+            float4 add = {0, 0, 0, 0}; /* on its way while sums are added */
+            if (p.residual != nullptr && wide)
+                add = *reinterpret_cast<const float4 *>(p.residual + from);
             const float4 first = sum_of(at, splits), second = p.act_mul ? sum_of(at + 256, splits) : first;
             float y[4] = {first.x, first.y, first.z, first.w};
-            const float up[4] = {second.x, second.y, second.z, second.w};
-            const int64_t to = t * p.ldy + n, from = t * p.ldr + n;
-            float add[4] = {};
-            if (p.residual != nullptr && wide)
-                *reinterpret_cast<float4 *>(add) = *reinterpret_cast<const float4 *>(p.residual + from);
+            const float up[4] = {second.x, second.y, second.z, second.w}, more[4] = {add.x, add.y, add.z, add.w};
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 if (n + e >= p.n)
@@ -137,7 +137,7 @@ struct batch {
                 if (p.act_mul)
                     y[e] = activate(p.act, y[e]) * (p.bias != nullptr ? up[e] + p.bias[n + e + p.n] : up[e]);
                 if (p.residual != nullptr)
-                    y[e] += wide ? add[e] : p.residual[from + e];
+                    y[e] += wide ? more[e] : p.residual[from + e];
                 if (!wide && p.y_bf16)
                     static_cast<bf16 *>(p.y)[to + e] = __float2bfloat16_rn(y[e]);
                 else if (!wide)
@@ -165,6 +165,7 @@ struct batch {
             bring(to, a.w, (first + s) * slab, row0, full, once);
             bring(to + panel_bytes, a.w, (first + s) * slab, row1, full, once);
         };
+        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.x) : "memory");
 #pragma unroll 1
         for (int s = 0; s < stages && s < steps; s++)
             ask_w(s, base + s * stage_bytes, base + barriers_at + s * 8);

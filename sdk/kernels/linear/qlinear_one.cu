@@ -155,6 +155,8 @@ struct one_row {
     __device__ static __forceinline__ void write(const slk_linear_params &p, int tile, const float *sums, int lane) {
         const int n = tile * (p.act_mul ? 16 : rows) + (p.act_mul ? lane % 16 : lane);
         const int row = p.act_mul && lane >= 16 ? n + p.n : n;
+        const bool mine = n < p.n && !(p.act_mul && lane >= 16);
+        const float add = mine && p.residual != nullptr ? p.residual[n] : 0.0f; /* on its way while sums are added */
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < warps; w++)
@@ -162,11 +164,9 @@ struct one_row {
         if (p.bias != nullptr && n < p.n)
             sum += p.bias[row];
         const float up = __shfl_down_sync(0xffffffffu, sum, 16);
-        if (n >= p.n || (p.act_mul && lane >= 16))
+        if (!mine)
             return;
-        float y = p.act_mul ? activate(p.act, sum) * up : sum;
-        if (p.residual != nullptr)
-            y += p.residual[n];
+        const float y = (p.act_mul ? activate(p.act, sum) * up : sum) + add;
         if (p.y_bf16)
             static_cast<bf16 *>(p.y)[n] = __float2bfloat16_rn(y);
         else
