@@ -116,16 +116,28 @@ sl_status slk_cuda_linear_one(const slk_cuda *k, const sl_lane *lane, int kind, 
     p.tiles = (p.n + outputs - 1) / outputs;
     p.blocks = 1;
     p.steps = (p.k + ROUND - 1) / ROUND;
-    /* One block a multiprocessor, beside which there is room for one of the next kernel; where all tiles fit at once,
-     * all. */
-    const int processors = k->info.n_processors;
-    const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles <= 2 * processors ? p.tiles : processors),
+    /* Two blocks a multiprocessor. */
+    const uint32_t most = 2 * (uint32_t)k->info.n_processors,
+                   blocks = (uint32_t)p.tiles < most ? (uint32_t)p.tiles : most;
+    const uint32_t row_codes = (uint32_t)p.k / SLK_LINEAR_CHUNK_PACKED * 1024, row_scales = (uint32_t)p.groups * 32;
+    const uint32_t pair = (uint32_t)p.pair / SLK_LINEAR_TILE, tile = p.act_mul ? 1 : 2;
+    if ((int64_t)row_codes * ((p.act_mul ? 2 * (int64_t)p.n : p.n) / SLK_LINEAR_TILE + 1) > INT32_MAX)
+        return SL_E_UNIMPLEMENTED;
+    const slk_linear_one_params a = {.p = p,
+                                     .chunks = (uint32_t)p.k / SLK_LINEAR_CHUNK_PACKED,
+                                     .tile_codes = tile * row_codes,
+                                     .tile_scales = tile * row_scales,
+                                     .pair_codes = pair * row_codes,
+                                     .pair_scales = pair * row_scales,
+                                     .jump_codes = blocks * tile * row_codes - (uint32_t)p.steps * (ROUND * 8),
+                                     .jump_scales = blocks * tile * row_scales};
+    const slk_cuda_grid grid = {.x = blocks,
                                 .y = 1,
                                 .z = 1,
                                 .threads = SLK_LINEAR_ONE_WARPS * 32,
                                 .shared = SLK_LINEAR_ONE_SHARED,
                                 .dependent = 1};
-    return slk_cuda_launch(k, lane, SLK_CUDA_linear_int4_one, &p, sizeof p, grid);
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_int4_one, &a, sizeof a, grid);
 }
 
 /* Boxes of 64 rows and 64 inputs, with the swizzle that tensor cores read. */

@@ -49,6 +49,14 @@ typedef struct slk_linear_params {
     uint32_t pad;
 } slk_linear_params;
 
+/* One row: bytes of codes and of scales from a tile of outputs to the next, from its first 16 rows of w to its second,
+ * and from the end of a block's tile to its next. */
+typedef struct slk_linear_one_params {
+    slk_linear_params p;
+    uint32_t chunks; /* of a row */
+    uint32_t tile_codes, tile_scales, pair_codes, pair_scales, jump_codes, jump_scales, pad;
+} slk_linear_one_params;
+
 /* A driver's map of a matrix (sl_tensor_map), as kernels take it. */
 typedef struct __attribute__((aligned(64))) slk_tensor_map {
     uint64_t opaque[16];
@@ -141,7 +149,7 @@ enum {
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
-    X(linear_int4_one, slk_linear_params, SLK_LINEAR_ONE_SHARED, 1, qlinear_one)                                       \
+    X(linear_int4_one, slk_linear_one_params, SLK_LINEAR_ONE_SHARED, 1, qlinear_one)                                   \
     X(linear_batch, slk_linear_batch_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                 \
     X(finish_bf16_bf16, slk_finish_params, 0, 1, linear_many)                                                          \
     X(finish_f32_bf16, slk_finish_params, 0, 1, linear_many)                                                           \

@@ -33,53 +33,57 @@ struct one_row {
                          warp_bytes = stages * stage_bytes + x_bytes, rows = 32;
     static_assert(warps * (warp_bytes + 2 * rows * 4) == SLK_LINEAR_ONE_SHARED, "shared memory");
 
-    /* Along the weights of a tile. */
-    const char *codes[2], *scale;
-    int at; /* chunk */
+    /* Along the weights of a block's tiles: the next chunk to ask for. */
+    uint32_t tile, at, left, codes,
+        scales; /* chunk; steps of the tile from this one on; bytes from the blob's places */
 
-    __device__ __forceinline__ void set(const slk_linear_params &p, int tile, int chunks, int warp, int lane) {
-        const int all = p.act_mul ? 2 * p.n : p.n;
-        at = warp;
-#pragma unroll
-        for (int m = 0; m < 2; m++) {
-            const int row = tile * (p.act_mul ? 16 : rows) + m * p.pair;
-            const int64_t of = (row < all ? row : 0) / SLK_LINEAR_TILE; /* beyond the end any numbers will do */
-            codes[m] = static_cast<const char *>(p.w) + (of * chunks + warp) * chunk_bytes + lane * 16;
-            if (lane / 2 == m) /* lanes 0 and 1 copy scales of the first tile, 2 and 3 of the second */
-                scale = static_cast<const char *>(p.scale) + of * p.groups * 32 + lane % 2 * 16;
-        }
+    __device__ __forceinline__ void begin(const slk_linear_one_params &a, uint32_t warp, uint32_t lane) {
+        tile = blockIdx.x, at = warp, left = a.p.steps;
+        codes = tile * a.tile_codes + warp * chunk_bytes + lane * 16;
+        /* lanes 0 and 1 copy scales of the first 16 rows, 2 and 3 of the second */
+        scales = tile * a.tile_scales + lane / 2 * a.pair_scales + lane % 2 * 16;
     }
-    __device__ __forceinline__ void ask(const slk_linear_params &p, uint32_t to, int chunks, int lane,
-                                        uint64_t policy) const {
-        if (at >= chunks)
-            return;
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            copy_weights(to + i * 512 + lane * 16, codes[i / 2] + i % 2 * 512, 16, policy);
-        if (lane < 4) {
-            const uint32_t group = static_cast<uint32_t>(static_cast<uint64_t>(at * (chunk / 32)) * p.magic >> 31);
-            copy16(to + scales_at + lane * 16, scale + group * 32, 16);
+    /* Asks for it if it is there, and goes on to the next one. */
+    __device__ __forceinline__ void ask(const slk_linear_one_params &a, uint32_t to, uint32_t warp, uint32_t lane,
+                                        uint64_t policy) {
+        if (tile < static_cast<uint32_t>(a.p.tiles)) {
+            if (at < a.chunks) {
+                const bool second = a.p.act_mul || tile * rows + 16 < static_cast<uint32_t>(a.p.n);
+                const char *low = static_cast<const char *>(a.p.w) + codes, *high = low + a.pair_codes;
+                to += lane * 16;
+                copy_weights(to, low, 16, policy);
+                copy_weights(to + 512, low + 512, 16, policy);
+                copy_weights(to + chunk_bytes, high, second ? 16 : 0, policy);
+                copy_weights(to + chunk_bytes + 512, high + 512, second ? 16 : 0, policy);
+                if (lane < (second ? 4 : 2)) {
+                    const uint32_t group = __umulhi(at * (chunk / 32 * 2), a.p.magic);
+                    copy16(to + scales_at, static_cast<const char *>(a.p.scale) + (scales + group * 32), 16);
+                }
+            }
+            at += warps;
+            codes += warps * chunk_bytes;
+            if (--left == 0) {
+                tile += gridDim.x, at = warp, left = a.p.steps;
+                codes += a.jump_codes;
+                scales += a.jump_scales;
+            }
         }
-    }
-    __device__ __forceinline__ void advance() {
-        at += warps;
-        codes[0] += warps * chunk_bytes;
-        codes[1] += warps * chunk_bytes;
+        commit();
     }
 
     /* Four inputs of a chunk: lane 8 q + 2 t + h has what lanes t of the product want in word h of inputs 32 q .. 32 q
      * + 31, in the order that nibbles have: 8 t + 0 4 1 5, or 2 6 3 7. */
-    __device__ static __forceinline__ uint2 load_inputs(const slk_linear_params &p, int of, int chunks, int lane) {
-        if (of >= chunks)
+    __device__ static __forceinline__ uint2 load_inputs(const slk_linear_one_params &a, uint32_t of, uint32_t lane_at) {
+        if (of >= a.chunks)
             return make_uint2(0, 0);
-        const char *from = static_cast<const char *>(p.x) + of * (chunk * 2) + lane / 2 * 16 + lane % 2 * 4;
+        const char *from = static_cast<const char *>(a.p.x) + (of * (chunk * 2) + lane_at);
         return make_uint2(*reinterpret_cast<const uint32_t *>(from), *reinterpret_cast<const uint32_t *>(from + 8));
     }
 
     /* Writes the digits of a chunk; what the product's sums are to be multiplied with, 1/8 for the codes' included.
      * Inputs over the power of two are at most 2^21, whole when 12582912 is added; 128 more in the lower digits, and 64
      * in the upper one, make them positive, which the bytes' highest bits take back. */
-    __device__ static __forceinline__ float put_digits(uint32_t to, uint2 pairs, int lane) {
+    __device__ static __forceinline__ float put_digits(uint32_t to, uint2 pairs) {
         const uint32_t both = __vmaxu2(pairs.x & 0x7fff7fff, pairs.y & 0x7fff7fff);
         const uint32_t size = __reduce_max_sync(0xffffffffu, max(both & 0xffff, both >> 16));
         const uint32_t exponent = max(size >> 7, 24u); /* |x| < 2^(exponent - 126) */
@@ -173,64 +177,48 @@ struct one_row {
             static_cast<float *>(p.y)[n] = y;
     }
 
-    __device__ static __forceinline__ void run(const slk_linear_params &p) {
+    __device__ static __forceinline__ void run(const slk_linear_one_params &a) {
         extern __shared__ __align__(16) char shared[];
+        const slk_linear_params &p = a.p;
         float *sums = reinterpret_cast<float *>(shared + warps * warp_bytes); /* of two tiles in turn */
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = p.k / chunk, stride = gridDim.x;
+        const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const uint32_t ring = shared_address(shared) + warp * warp_bytes, x_slot = ring + stages * stage_bytes;
         const uint32_t x_to = x_slot + lane / 2 % 4 * 32 + lane / 8 * 8 + lane % 2 * 4;
-        const uint32_t x_from = x_slot + min(lane / 4, 2) * column + lane % 4 * 32;
+        const uint32_t x_from = x_slot + min(lane / 4, 2u) * column + lane % 4 * 32;
+        const uint32_t x_at = lane / 2 * 16 + lane % 2 * 4;
         uint64_t policy;
         asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
 
         let_successor_start();
         one_row weights;
-        int asked = blockIdx.x, left = p.steps;
-        weights.set(p, asked, chunks, warp, lane);
+        weights.begin(a, warp, lane);
 #pragma unroll 1
-        for (int s = 0; s < stages; s++) {
-            if (asked < p.tiles) {
-                weights.ask(p, ring + s * stage_bytes, chunks, lane, policy);
-                weights.advance();
-                if (--left == 0) {
-                    left = p.steps;
-                    asked += stride;
-                    weights.set(p, asked, chunks, warp, lane);
-                }
-            }
-            commit();
-        }
+        for (int s = 0; s < stages; s++)
+            weights.ask(a, ring + s * stage_bytes, warp, lane, policy);
         wait_for_predecessor();
-        uint2 inputs = load_inputs(p, warp, chunks, lane);
+        uint2 inputs = load_inputs(a, warp, x_at);
 
         float acc[2][4] = {};
-        int slot = 0, step = 0, turn = 0, tile = blockIdx.x;
-        while (tile < p.tiles) {
-            const uint32_t here = ring + slot * stage_bytes;
-            const int of = step * warps + warp;
+        uint32_t here = ring, of = warp, turn = 0, tile = blockIdx.x;
+        int step = p.steps;
+        while (tile < static_cast<uint32_t>(p.tiles)) {
             wait_copies<stages - 1>();
             __syncwarp(); /* scales that others asked for are there; digits that others read are used */
-            if (of < chunks) {
-                const float times = put_digits(x_to, inputs, lane);
-                inputs = load_inputs(p, step + 1 == p.steps ? warp : of + warps, chunks, lane);
+            const bool there = of < a.chunks;
+            float times = 0;
+            if (there)
+                times = put_digits(x_to, inputs);
+            of = --step == 0 ? warp : of + warps;
+            inputs = load_inputs(a, of, x_at);
+            if (there) {
                 __syncwarp();
                 add(acc, here + lane * 16, x_from, here + scales_at + lane / 4 * 4, times);
-            } else
-                inputs = load_inputs(p, warp, chunks, lane); /* it was the last step */
-            __syncwarp();                                    /* the slot is read */
-            if (asked < p.tiles) {
-                weights.ask(p, here, chunks, lane, policy);
-                weights.advance();
-                if (--left == 0) {
-                    left = p.steps;
-                    asked += stride;
-                    weights.set(p, asked, chunks, warp, lane);
-                }
             }
-            commit();
-            slot = slot + 1 == stages ? 0 : slot + 1;
-            if (++step == p.steps) {
-                step = 0;
+            /* Products are a warp's: all lanes have read the slot by now. */
+            weights.ask(a, here, warp, lane, policy);
+            here = here + stage_bytes == x_slot ? ring : here + stage_bytes;
+            if (step == 0) {
+                step = p.steps;
                 float *of_tile = sums + turn % 2 * (warps * rows);
                 put_sums(of_tile + warp * rows, acc, lane);
 #pragma unroll
@@ -240,7 +228,7 @@ struct one_row {
                 if (warp == turn)
                     write(p, tile, of_tile, lane);
                 turn = (turn + 1) % warps;
-                tile += stride;
+                tile += gridDim.x;
             }
         }
     }
@@ -249,6 +237,6 @@ struct one_row {
 } // namespace slk
 
 SLK_KERNEL __launch_bounds__(SLK_LINEAR_ONE_WARPS * 32, 2)
-    slk_linear_int4_one(const __grid_constant__ slk_linear_params p) {
-    slk::one_row::run(p);
+    slk_linear_int4_one(const __grid_constant__ slk_linear_one_params a) {
+    slk::one_row::run(a);
 }
