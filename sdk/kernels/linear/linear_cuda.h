@@ -3,7 +3,7 @@
  *
  * A row's sums are in one order whatever T is: chunks of 64 inputs (packed integers: 128) go round eight warps, a warp
  * adds its chunks in ascending order, the eight sums are added in ascending order. Tile shapes change with T and N, the
- * order does not.
+ * order does not. Batches and one row have kernels with other orders, each with one whatever T is.
  */
 #ifndef SLUICE_KERNELS_LINEAR_CUDA_H
 #define SLUICE_KERNELS_LINEAR_CUDA_H

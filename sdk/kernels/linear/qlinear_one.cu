@@ -7,10 +7,10 @@
  * f32 without a conversion; the digits' sums are put together at the end.
  *
  * Bound by memory. A block has 16 warps and 32 rows of w (16 gates and their ups), a warp every 16th chunk of 128
- * inputs, a ring of 6 KB and no barrier but one a tile. Two blocks fit a multiprocessor, so that what follows has a
- * block of its own in each to ask for its weights while this one works. For 2 KB of codes a warp issues about 190
- * instructions, 90 of them at half speed: 720 cycles of the 1770 in which they come at 4.3 TB/s. Predicted: 90 % of a
- * streaming read where weights are many; a layer of 9 MB 1.5 us above it.
+ * inputs, a ring of 6 KB and no barrier but one a tile. Two blocks fit a multiprocessor: of this kernel, or, where its
+ * tiles are few, one of what follows, which asks for its weights meanwhile. For 2 KB of codes a warp issues about 270
+ * instructions, 110 of them at half speed, of 440 slots that a quarter of a multiprocessor has while they come at 4.3
+ * TB/s. Predicted: 88 % of a streaming read where weights are many; a layer of 9 MB 1.5 us above it.
  */
 #include "linear_body.cuh"
 
