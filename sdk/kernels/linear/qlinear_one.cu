@@ -114,17 +114,16 @@ struct one_row {
             const uint32_t entry = load4(scales + m * 32);
             s[m] = __half22float2(*reinterpret_cast<const __half2 *>(&entry));
         }
-        /* 8 code - 64 is summed, in integers from 12582912 on, which are the bits of f32. */
+        /* Sums of 8 code, less those of 64, in integers from 12582912 on: these are bits of f32, whose difference is
+         * exact. */
         constexpr int magic = 0x4b400000;
-        int sum[2][4], less[4] = {magic, magic, magic, magic};
+        int sum[2][4], less[4];
 #pragma unroll
-        for (int q = 0; q < 4; q++)
-            mma_s8(less, 0xc0c0c0c0u, 0xc0c0c0c0u, 0xc0c0c0c0u, 0xc0c0c0c0u, b[2 * q], b[2 * q + 1]);
+        for (int i = 0; i < 4; i++)
+            sum[0][i] = sum[1][i] = less[i] = magic;
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            sum[i / 4][i % 4] = less[i % 4];
-#pragma unroll
-        for (int q = 0; q < 4; q++)
+        for (int q = 0; q < 4; q++) {
+            mma_s8(less, 0x40404040, 0x40404040, 0x40404040, 0x40404040, b[2 * q], b[2 * q + 1]);
 #pragma unroll
             for (int m = 0; m < 2; m++) {
                 const uint4 v = c[m][q / 2];
@@ -132,11 +131,13 @@ struct one_row {
                 mma_s8(sum[m], low & 0x78787878, high & 0x78787878, __funnelshift_r(low, low, 4) & 0x78787878,
                        __funnelshift_r(high, high, 4) & 0x78787878, b[2 * q], b[2 * q + 1]);
             }
+        }
 #pragma unroll
         for (int m = 0; m < 2; m++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                acc[m][i] = fmaf((i < 2 ? s[m].x : s[m].y) * times, __int_as_float(sum[m][i]) - 12582912.0f, acc[m][i]);
+                acc[m][i] = fmaf((i < 2 ? s[m].x : s[m].y) * times, __int_as_float(sum[m][i]) - __int_as_float(less[i]),
+                                 acc[m][i]);
     }
 
     /* A warp's outputs, from the digits' sums: columns 0 and 1 are in lanes of t = 0, 2 in those of t = 1. */
