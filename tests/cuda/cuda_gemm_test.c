@@ -283,7 +283,15 @@ static void test_packed(void **state) {
     try_product(SL_F8_E4M3, SL_F32, SCALES, (shape){256, 512, 48, 16, 16}, 1, 0);
     try_product(SL_F8_E4M3, SL_F32, SCALES | RESIDUAL, (shape){256, 512, 48, 0, 0}, 1, 0);
     try_product(SL_F8_E4M3, SL_BF16, SCALES | BIAS, (shape){256, 128, 32, 0, 0}, 1, 0);
-    try_product(SL_I8, SL_I32, 0, (shape){256, 512, 64, 0, 0}, 1, 0);
+}
+
+/* Bytes times bytes, exactly, the largest included; no shape of these may be refused. */
+static void test_int8(void **state) {
+    (void)state;
+    try_product(SL_I8, SL_I32, 0, (shape){256, 512, 64, 0, 0}, 0, 0);
+    try_product(SL_I8, SL_I32, 0, (shape){384, 4096, 100, 0, 0}, 0, 0);
+    try_product(SL_I8, SL_I32, 0, (shape){512, 128, 48, 32, 64}, 0, 1);
+    try_product(SL_I8, SL_I32, 0, (shape){100, 72, 17, 0, 0}, 1, 0);
 }
 
 static void test_refusals(void **state) {
@@ -348,6 +356,7 @@ static void test_refusals(void **state) {
 int main(void) {
     api = module_api();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_half), cmocka_unit_test(test_single),
-                                       cmocka_unit_test(test_packed), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_packed), cmocka_unit_test(test_int8),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("cuda_gemm", tests, NULL, NULL);
 }

@@ -255,6 +255,23 @@ static void test_fast(void **state) {
     (void)state;
     test_all(0);
 }
+
+/* One row times 4-bit weights in whole chunks, which has a kernel of its own in fast mode alone. */
+static void test_one_row(void **state) {
+    (void)state;
+    static const stored kind = {
+        "int4 g128", 0, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}, 32, 3e-3};
+    ledger l;
+    OPEN_OR_SKIP(cuda, api, &l, 0, 0);
+    for (uint32_t deterministic = 0; deterministic < 2; deterministic++) {
+        reserve(cuda, 2, 384, deterministic);
+        for (int e = 0; e < N_EPILOGUES; e++)
+            for (int64_t t = 1; t <= 2; t++)
+                try_kind(cuda, &kind, t, 176, 384, &epilogues[e], (int)deterministic);
+    }
+    api->close(cuda);
+    assert_int_equal(l.now[SL_DEVICE_CUDA], 0);
+}
 static void test_deterministic(void **state) {
     (void)state;
     test_all(1);
@@ -272,8 +289,8 @@ static void test_panels(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fast), cmocka_unit_test(test_deterministic),
-                                       cmocka_unit_test(test_panels)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fast), cmocka_unit_test(test_one_row),
+                                       cmocka_unit_test(test_deterministic), cmocka_unit_test(test_panels)};
     api = module_api();
     return cmocka_run_group_tests_name("cuda_linear", tests, NULL, NULL);
 }

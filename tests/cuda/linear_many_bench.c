@@ -1,5 +1,6 @@
 /* Linear layers of a model's shape through the module's operations in fast mode: batches and prompts, where the matrix
- * library serves. Usage: linear_many_bench [--rows T,T,...] [--only SUBSTRING]
+ * library serves; "bf16 library": the library's products alone, without what finishes a gated block. Usage:
+ * linear_many_bench [--rows T,T,...] [--only SUBSTRING]
  *
  * Calls are captured and replayed over weights that rotate through a pool far larger than the L2. One JSON object a
  * line: microseconds a call, GB/s of weights, TFLOP/s.
@@ -25,17 +26,20 @@ enum { N_LAYERS = sizeof layers / sizeof *layers, N_BLOCKS = 32, WIDEST = 14336,
 static const struct form {
     const char *name;
     sl_q_format format; /* bits 0: plain bf16 */
+    int library;
 } forms[] = {
-    {"bf16", {0}},
-    {"int8 g128", {SL_SIZE(sl_q_format), 0, 0, 128, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
-    {"int4 g128", {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
-    {"e4m3", {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}},
+    {"bf16", {0}, 0},
+    {"bf16 library", {0}, 1},
+    {"int8 g128", {SL_SIZE(sl_q_format), 0, 0, 128, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}, 0},
+    {"int4 g128", {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}, 0},
+    {"e4m3", {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}, 0},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
 static const sli_cuda_api *api;
 static sli_cuda *cuda;
 static char *pool, *x, *y;
+static sl_gemm_impl *plans[N_LAYERS]; /* of the library alone */
 static int64_t pool_bytes, next;
 
 static void die(const char *what) {
@@ -60,6 +64,31 @@ static int64_t bytes_of(const struct form *f, const layer *l) {
     return q.bits == 0 ? l->n * l->k * 2 : api->ops->q_bytes(&q);
 }
 
+static void multiply_by_library(const layer *l, int64_t rows, const void *w) {
+    sl_gemm_impl **plan = &plans[l - layers];
+    const uint32_t epilogue = l->residual ? (uint32_t)SL_EPILOGUE_RESIDUAL : 0;
+    const sl_gemm_desc desc = {.struct_size = SL_SIZE(sl_gemm_desc),
+                               .n = l->n,
+                               .k = l->k,
+                               .max_rows = MOST_ROWS,
+                               .x_dtype = SL_BF16,
+                               .w_dtype = SL_BF16,
+                               .y_dtype = l->y,
+                               .compute = SL_F32,
+                               .epilogue = epilogue};
+    if (*plan == NULL)
+        must(api->exec->gemm_create(NULL, api->lane(cuda, 0), &desc, plan, NULL), "a product of the library");
+    const sl_gemm_run run = {.struct_size = SL_SIZE(sl_gemm_run),
+                             .x = x,
+                             .w = w,
+                             .y = y,
+                             .residual = l->residual ? y : NULL,
+                             .rows = rows,
+                             .ldx = l->k,
+                             .ldy = l->n};
+    must(api->exec->gemm(api->lane(cuda, 0), *plan, &run), l->name);
+}
+
 static void multiply(const struct form *f, const layer *l, int64_t rows) {
     const int64_t bytes = bytes_of(f, l), n = l->act_mul ? l->n / 2 : l->n;
     sl_q_format q = f->format;
@@ -68,6 +97,10 @@ static void multiply(const struct form *f, const layer *l, int64_t rows) {
         next = 0;
     char *weights = pool + next;
     next += (bytes + 255) / 256 * 256;
+    if (f->library) {
+        multiply_by_library(l, rows, weights);
+        return;
+    }
     sl_tensor tx = matrix(x, SL_BF16, rows, l->k), ty = matrix(y, l->y, rows, n),
               tw = matrix(weights, SL_BF16, l->n, l->k);
     const sl_op_gemm plain = {.struct_size = SL_SIZE(sl_op_gemm),
@@ -153,7 +186,7 @@ static void measure_all(const struct form *f, int64_t rows, const char *only) {
 }
 
 int main(int argc, char **argv) {
-    const char *rows = "32,64,128,4096", *only = NULL;
+    const char *rows = "17,32,48,64,96,128,4096", *only = NULL;
     char why[512];
     ledger l;
     for (int i = 1; i + 1 < argc; i += 2)
@@ -198,6 +231,9 @@ int main(int argc, char **argv) {
             measure_all(&forms[f], t, only);
             at = *end == ',' ? end + 1 : end;
         }
+    for (int i = 0; i < N_LAYERS; i++)
+        if (plans[i] != NULL)
+            api->exec->gemm_destroy(NULL, plans[i]);
     api->close(cuda);
     return 0;
 }

@@ -10,17 +10,9 @@ typedef struct planned {
     sl_gemm_impl *gemm; /* NULL: refused once, so it is not asked for again */
 } planned;
 
-typedef struct way {
-    struct way *next;
-    int64_t n, k, rows;
-    uint32_t act_mul;
-    int value;
-} way;
-
 struct sli_cuda_gemms {
     planned *at;
     int32_t n, cap;
-    way *ways;
 };
 
 static struct sli_cuda_gemms *gemms_of(sli_cuda *cuda) {
@@ -77,24 +69,7 @@ sl_gemm_impl *sli_cuda_gemm_get(sli_cuda *cuda, const sl_lane *lane, int64_t n, 
     return p->gemm;
 }
 
-int *sli_cuda_way(sli_cuda *cuda, int64_t n, int64_t k, uint32_t act_mul, int64_t rows) {
-    struct sli_cuda_gemms *all = gemms_of(cuda);
-    for (way *w = all != NULL ? all->ways : NULL; w != NULL; w = w->next)
-        if (w->n == n && w->k == k && w->act_mul == act_mul && w->rows == rows)
-            return &w->value;
-    way *w = all != NULL ? malloc(sizeof *w) : NULL;
-    if (w == NULL)
-        return NULL;
-    *w = (way){all->ways, n, k, rows, act_mul, -1};
-    all->ways = w;
-    return &w->value;
-}
-
 void sli_cuda_gemms_release(sli_cuda *cuda) {
-    for (way *w = cuda->gemms != NULL ? cuda->gemms->ways : NULL, *next; w != NULL; w = next) {
-        next = w->next;
-        free(w);
-    }
     for (int32_t i = 0; cuda->gemms != NULL && i < cuda->gemms->n; i++)
         if (cuda->gemms->at[i].gemm != NULL)
             cuda->k.exec->gemm_destroy(cuda->k.host, cuda->gemms->at[i].gemm);

@@ -8,7 +8,4 @@
 sl_gemm_impl *sli_cuda_gemm_get(sli_cuda *cuda, const sl_lane *lane, int64_t n, int64_t k, sl_dtype in, sl_dtype out,
                                 uint32_t epilogue);
 
-/* Which way a product with up to that many rows goes: a value that is kept, -1 at first. NULL: no memory. */
-int *sli_cuda_way(sli_cuda *cuda, int64_t n, int64_t k, uint32_t act_mul, int64_t rows);
-
 #endif

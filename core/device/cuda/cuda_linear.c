@@ -253,55 +253,27 @@ static sl_status many_rows(sli_cuda *cuda, const sl_lane *lane, int kind, const 
     return SL_OK;
 }
 
-/* Milliseconds of three products, each over cold caches; negative: it failed. a NULL: by the kernel of few rows.
- * Weights and x are the caller's, the result goes where panels stand, which plain bf16 has none of. */
-static float time_way(sli_cuda *cuda, const sl_lane *lane, const slk_linear_params *p, const plan *a, int batch,
-                      sl_event_impl *const events[2]) {
-    const sl_exec *exec = cuda->k.exec;
-    const parts at = parts_of(&cuda->shapes);
-    slk_linear_params q = *p;
-    void *cold_from = part(cuda, at.middle, 0);
-    q.y = part(cuda, at.panel, (int64_t)p->t * p->n * 4);
-    q.ldy = q.ldr = p->n;
-    q.residual = p->residual != NULL ? q.y : NULL;
-    if (q.y == NULL || cold_from == NULL || (int64_t)p->t * p->n * 4 > at.e4m3)
-        return -1;
-    const slk_stream_params cold = {
-        .x = cold_from, .out = q.y, .bytes = least(at.end - at.middle, 128 << 20) / 16 * 16, .never = 0x9e3779b9};
-    float ms = -1;
-    for (int i = 0; i < 4; i++) { /* the first one is not counted */
-        if (slk_cuda_stream_read(&cuda->k, lane, &cold) < 0 ||
-            (batch       ? slk_cuda_linear_batch(&cuda->k, lane, &q)
-             : a == NULL ? few_rows(cuda, lane, SLK_LINEAR_BF16, &q)
-                         : many_rows(cuda, lane, SLK_LINEAR_BF16, &q, a)) < 0 ||
-            (i == 0 && exec->record(lane, events[0]) < 0))
-            return -1;
+/* The kernel of batches, which reads bf16 weights once for so many rows: all of the rows, in its blocks. */
+static sl_status in_batches(sli_cuda *cuda, const sl_lane *lane, const slk_linear_params *p) {
+    for (int64_t row = 0; row < p->t; row += SLK_LINEAR_BATCH_ROWS) {
+        slk_linear_params q = *p;
+        from_row(&q, row, least(SLK_LINEAR_BATCH_ROWS, p->t - row), 2);
+        SL_TRY(slk_cuda_linear_batch(&cuda->k, lane, &q));
     }
-    if (exec->record(lane, events[1]) < 0 || exec->sync(lane, NULL) < 0 ||
-        slk_driver_elapsed(&cuda->state->driver, events[0], events[1], &ms) < 0)
-        return -1;
-    return ms;
+    return SL_OK;
 }
 
-/* Whether a batch goes to the kernel of batches and not to the library (a NULL: the kernel of few rows): timed when its
- * shape first comes outside of a capture, by counts of rows up to the next multiple of 16. */
-static int goes_as_batch(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *p, const plan *a) {
-    if (kind != SLK_LINEAR_BF16 || p->t > SLK_LINEAR_BATCH_ROWS)
-        return 0;
-    int *way = sli_cuda_way(cuda, p->n, p->k, p->act_mul, round_up(p->t, 16));
-    if (way == NULL || *way >= 0 || lane->capturing || cuda->options.debug)
-        return way != NULL && *way > 0;
-    const sl_exec *exec = cuda->k.exec;
-    sl_event_impl *events[2] = {NULL, NULL};
-    if (exec->event_create(&cuda->state->host, lane, &events[0]) == SL_OK &&
-        exec->event_create(&cuda->state->host, lane, &events[1]) == SL_OK) {
-        const float other = time_way(cuda, lane, p, a, 0, events), batch = time_way(cuda, lane, p, a, 1, events);
-        *way = batch >= 0 && (other < 0 || batch < other);
-    }
-    for (int i = 0; i < 2; i++)
-        if (events[i] != NULL)
-            exec->event_destroy(&cuda->state->host, events[i]);
-    return *way > 0;
+/* What one kernel does from the first row to the last, if there is one for this; SL_E_UNIMPLEMENTED if not. In
+ * deterministic mode a row's kernel does not depend on what else is in the call: bf16 goes in batches, or, where the
+ * device has not got their kernel, by few rows. */
+static sl_status by_one_kernel(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *p, int fast) {
+    enum { MOST_ONE_BY_ONE = 8 };
+    if (fast && p->t == 1 && kind == SLK_LINEAR_INT4)
+        return slk_cuda_linear_one(&cuda->k, lane, kind, p);
+    if (kind == SLK_LINEAR_BF16 &&
+        (cuda->k.deterministic || (fast && p->t > MOST_ONE_BY_ONE && p->t <= SLK_LINEAR_BATCH_ROWS)))
+        return in_batches(cuda, lane, p);
+    return SL_E_UNIMPLEMENTED;
 }
 
 sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *given) {
@@ -311,12 +283,10 @@ sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, con
     if (p.t == 0)
         return SL_OK;
     const int fast = !cuda->k.deterministic && p.t <= cuda->shapes.max_rows && p.k % 8 == 0 && p.ldx % 8 == 0;
+    const sl_status s = by_one_kernel(cuda, lane, kind, &p, fast);
+    if (s != SL_E_UNIMPLEMENTED && (s != SL_E_INVALID || !fast)) /* the library takes any address */
+        return s;
     const int library = fast && p.t > few && make_plan(cuda, lane, kind, &p, &a);
-    if ((library || (fast && p.t > 8 && p.t <= few)) && goes_as_batch(cuda, lane, kind, &p, library ? &a : NULL)) {
-        const sl_status s = slk_cuda_linear_batch(&cuda->k, lane, &p);
-        if (s != SL_E_INVALID) /* addresses that the library takes */
-            return s;
-    }
     if (kind == SLK_LINEAR_E4M3)
         SL_TRY(round_rows(cuda, lane, &p));
     return library ? many_rows(cuda, lane, kind, &p, &a) : few_rows(cuda, lane, kind, &p);

@@ -22,7 +22,7 @@ static const layer layers[] = {
     {"qkv", 6144, 4096, 0, 0, 1},   {"o", 4096, 4096, 0, 1, 0},      {"gate_up", 28672, 4096, 1, 0, 1},
     {"down", 4096, 14336, 0, 1, 0}, {"head", 128256, 4096, 0, 0, 0},
 };
-enum { N_LAYERS = sizeof layers / sizeof *layers, N_BLOCKS = 32, WIDEST = 14336, MOST_ROWS = 256 };
+enum { N_LAYERS = sizeof layers / sizeof *layers, N_BLOCKS = 32, WIDEST = 14336, MOST_ROWS = 256, NORMED = 4096 };
 
 typedef struct form {
     const char *name;
@@ -30,13 +30,14 @@ typedef struct form {
     sl_q_format format; /* bits 0: plain bf16 */
 } form;
 
-enum { BATCH = 100 }; /* bf16 by the kernel of batches */
+enum { BATCH = 100, ONE }; /* bf16 by the kernel of batches, integers by that of one row */
 static const form forms[] = {
     {"bf16", SLK_LINEAR_BF16, {0}},
     {"bf16 batch", BATCH, {0}},
     {"int8 row", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int8 g128", SLK_LINEAR_INT8, {SL_SIZE(sl_q_format), 0, 0, 128, 8, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g128", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
+    {"int4 g128 one", ONE, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g128 asym", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 128, 4, 1, SL_Q_CUDA, SL_Q_INTEGER}},
     {"int4 g64", SLK_LINEAR_INT4, {SL_SIZE(sl_q_format), 0, 0, 64, 4, 0, SL_Q_CUDA, SL_Q_INTEGER}},
     {"e4m3", SLK_LINEAR_E4M3, {SL_SIZE(sl_q_format), 0, 0, 0, 8, 0, SL_Q_CUDA, SL_Q_E4M3}},
@@ -51,6 +52,7 @@ typedef struct bench {
     float *x_scale;
     const form *form;
     const layer *layer; /* NULL: a whole step */
+    int norms;          /* of a step: the norms between its products too, as a model has them */
     int32_t rows;
     int64_t next;   /* where in the pool the next weights stand */
     double ceiling; /* bytes a microsecond */
@@ -113,8 +115,23 @@ static void multiply(bench *b, const layer *l) {
         p.x_scale = b->x_scale;
     }
     must(b->form->kind == BATCH ? slk_cuda_linear_batch(&b->h.k, b->h.lane, &p)
+         : b->form->kind == ONE ? slk_cuda_linear_one(&b->h.k, b->h.lane, SLK_LINEAR_INT4, &p)
                                 : slk_cuda_linear(&b->h.k, b->h.lane, b->form->kind, &p),
          "a product");
+}
+
+/* x of the products from what they left. */
+static void normalise(bench *b) {
+    const slk_norm_params p = {.x = b->y,
+                               .w = b->pool,
+                               .y = b->x,
+                               .ldx = NORMED,
+                               .ldy = NORMED,
+                               .heads = 1,
+                               .n = NORMED,
+                               .eps = 1e-5f,
+                               .w_is_bf16 = 1};
+    must(slk_cuda_norm(&b->h.k, b->h.lane, &p, b->rows, SL_F32, SL_BF16), "a norm");
 }
 
 static void run(void *user, int i) {
@@ -125,8 +142,13 @@ static void run(void *user, int i) {
         return;
     }
     for (int block = 0; block < N_BLOCKS; block++)
-        for (int j = 0; j + 1 < N_LAYERS; j++)
+        for (int j = 0; j + 1 < N_LAYERS; j++) {
+            if (b->norms && layers[j].residual == 0)
+                normalise(b);
             multiply(b, &layers[j]);
+        }
+    if (b->norms)
+        normalise(b);
     multiply(b, &layers[N_LAYERS - 1]);
 }
 
@@ -145,12 +167,13 @@ static void print(const bench *b, const char *what, double us, int64_t bytes) {
     fflush(stdout);
 }
 
-static void measure(bench *b, const form *f, const layer *l, int32_t rows) {
+static void measure(bench *b, const form *f, const layer *l, int32_t rows, int norms) {
+    const char *what = l != NULL ? l->name : norms ? "step with norms" : "step";
     char name[128];
-    snprintf(name, sizeof name, "%s %s", f->name, l != NULL ? l->name : "step");
+    snprintf(name, sizeof name, "%s %s", f->name, what);
     if (b->only != NULL && strstr(name, b->only) == NULL)
         return;
-    b->form = f, b->layer = l, b->rows = rows, b->next = 0;
+    b->form = f, b->layer = l, b->rows = rows, b->next = 0, b->norms = norms;
     int64_t bytes = 0, calls = 1;
     if (l != NULL) {
         bytes = bytes_of(f, l);
@@ -160,7 +183,7 @@ static void measure(bench *b, const form *f, const layer *l, int32_t rows) {
         for (int j = 0; j < N_LAYERS; j++)
             bytes += bytes_of(f, &layers[j]) * (j + 1 < N_LAYERS ? N_BLOCKS : 1);
     }
-    print(b, l != NULL ? l->name : "step", slt_time_us(&b->h, (int)calls, b->repeats, run, b), bytes);
+    print(b, what, slt_time_us(&b->h, (int)calls, b->repeats, run, b), bytes);
 }
 
 /* Random bf16 values everywhere, so that memory and tensor cores have bits to turn; no scale is a NaN for long. */
@@ -184,7 +207,7 @@ static void fill_pool(bench *b) {
 
 int main(int argc, char **argv) {
     bench b = {.repeats = 11};
-    const char *rows = "1,4,8,16,64";
+    const char *rows = "1,4,8,16,32,64";
     double gib = 16;
     char why[512];
     for (int i = 1; i < argc; i++) {
@@ -227,11 +250,12 @@ int main(int argc, char **argv) {
             if (end == at || t < 1 || t > MOST_ROWS)
                 die("--rows: numbers from 1 to 256, separated by commas");
             at = *end == ',' ? end + 1 : end;
-            if (forms[f].kind == BATCH && (t < 16 || t > SLK_LINEAR_BATCH_ROWS))
+            if ((forms[f].kind == BATCH && t > SLK_LINEAR_BATCH_ROWS) || (forms[f].kind == ONE && t > 1))
                 continue;
             for (int l = 0; l < N_LAYERS; l++)
-                measure(&b, &forms[f], &layers[l], (int32_t)t);
-            measure(&b, &forms[f], NULL, (int32_t)t);
+                measure(&b, &forms[f], &layers[l], (int32_t)t, 0);
+            measure(&b, &forms[f], NULL, (int32_t)t, 0);
+            measure(&b, &forms[f], NULL, (int32_t)t, 1);
         }
     }
     slt_close(&b.h);

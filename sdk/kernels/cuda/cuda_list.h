@@ -36,6 +36,7 @@
     X(select, 0)                                                                                                       \
     X(linear, 0)                                                                                                       \
     X(qlinear, 0)                                                                                                      \
+    X(qlinear_one, 0)                                                                                                  \
     X(linear_batch, 900)                                                                                               \
     X(linear_many, 0)                                                                                                  \
     X(attend_few, 0)                                                                                                   \

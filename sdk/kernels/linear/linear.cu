@@ -6,19 +6,18 @@ namespace slk {
 
 /* Rows of 16-byte pieces: a lane has inputs 8 t .. 8 t + 7 of each half of a chunk (f32: two pieces), of rows g, g + 8.
  */
-template <int BYTES, int ROWS = 8> struct plain_rows {
+template <int BYTES> struct plain_rows {
     static constexpr int pieces = BYTES / 2; /* for 8 inputs */
-    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 4 * pieces, x16 = 2, x_bytes = 2, x_rows = ROWS, scales = 0,
+    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 4 * pieces, x16 = 2, x_bytes = 2, x_rows = 8, scales = 0,
                          scale_bytes = 0;
     static constexpr bool zeros = false;
-    static constexpr int ring(int) { return ROWS == 1 ? SLK_LINEAR_RING_ONE : SLK_LINEAR_RING; }
+    static constexpr int ring(int) { return SLK_LINEAR_RING; }
 
     template <int MT> using walk = typename row_walk<BYTES, 2, pieces>::template of<MT>;
     __device__ static __forceinline__ float finish(const slk_linear_params &, float sum, int, int) { return sum; }
 };
 
-/* ROWS: 1 or 8 rows of x. */
-template <int ROWS> struct of_bf16 : plain_rows<2, ROWS> {
+struct of_bf16 : plain_rows<2> {
     template <int MT, int NT>
     __device__ static __forceinline__ void add(const slk_linear_params &, float (&acc)[MT][NT][4], uint32_t w,
                                                uint32_t x, uint32_t, int rows) {
@@ -27,7 +26,7 @@ template <int ROWS> struct of_bf16 : plain_rows<2, ROWS> {
             uint4 b[NT];
 #pragma unroll
             for (int n = 0; n < NT; n++)
-                b[n] = load_x(x + (n * 2 + half) * (ROWS * 64), ROWS == 1 || n * 8 < rows);
+                b[n] = load_x(x + (n * 2 + half) * 512, n * 8 < rows);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
                 const uint4 low = load16(w + (m * 4 + half * 2) * 512), high = load16(w + (m * 4 + half * 2 + 1) * 512);
@@ -117,11 +116,9 @@ using of_f32 = in_parts<4, 3, f32_values>;
         slk::linear<slk::__VA_ARGS__, mt, (rows + 7) / 8>(p);                                                          \
     }
 
-LINEAR(bf16, 1, 1, 3, of_bf16<1>)
-LINEAR(bf16, 2, 1, 3, of_bf16<1>)
-LINEAR(bf16, 1, 8, 2, of_bf16<8>)
-LINEAR(bf16, 2, 8, 2, of_bf16<8>)
-LINEAR(bf16, 2, 16, 2, of_bf16<8>)
+LINEAR(bf16, 1, 8, 2, of_bf16)
+LINEAR(bf16, 2, 8, 2, of_bf16)
+LINEAR(bf16, 2, 16, 2, of_bf16)
 LINEAR(f16, 2, 8, 2, of_f16)
 LINEAR(f16, 2, 16, 2, of_f16)
 LINEAR(f32, 1, 8, 2, of_f32)

@@ -1,12 +1,15 @@
-/* Batches of up to 64 rows times bf16 weights, in fast mode.
+/* Batches of up to 64 rows times bf16 weights: each weight is read once and multiplied with all rows.
  *
- * Bound by memory still: each weight is read once and multiplied with all rows. A block has 128 rows of w (a gated
- * block: 64 gates and their 64 ups) and a part of K; the blocks of a cluster have the other parts and add theirs
- * through each other's shared memory, so that partial sums never leave the chip. Lanes find fragments as in
- * linear_body.cuh. Of a slab of 64 inputs four warps multiply the first half and four the second.
+ * Bound by memory still. A block has 128 rows of w (a gated block: 64 gates and their 64 ups) and a part of K; the
+ * blocks of a cluster have the other parts and add theirs through each other's shared memory, in ascending order, so
+ * that partial sums never leave the chip. A slab of 64 inputs is a panel of rows of 128 bytes, swizzled, of w and of
+ * x; each of two warpgroups multiplies 64 rows of w with 64 rows of x. Rows of x that are not there are zeros and cost
+ * no traffic; a row's sums have one order whatever T is.
  *
- * A slab is 16 KB of w and 8 KB of x: 72 KB of shared memory's traffic, 560 cycles of 890 that its weights take to
- * come; products take 370. Predicted: 85 % of a streaming read.
+ * A slab is 16 KB of w, which takes 880 cycles to come where every multiprocessor has a block (1770 with two); its
+ * products take 200 from one barrier to the next. One thread of a ninth warp asks for panels, by maps of both matrices.
+ * x comes from the L2, half as many bytes as w at 64 rows. Predicted: 90 % of a streaming read for few rows; 85 % at
+ * 64, whose rows and sums go 1.5 us a layer.
  */
 #include "linear_body.cuh"
 
@@ -20,156 +23,223 @@ __device__ __forceinline__ uint32_t rank_in_cluster() {
 __device__ __forceinline__ void meet_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-__device__ __forceinline__ float load_of_block(uint32_t from, uint32_t rank) {
-    float v;
+__device__ __forceinline__ float4 load_of_block(uint32_t from, uint32_t rank) {
+    float4 v;
     uint32_t there;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(from), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there) : "memory");
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(there)
+                 : "memory");
     return v;
 }
 
+/* A panel: rows of 128 bytes, 128-byte swizzle, eight rows 1024 bytes from the next eight. */
+__device__ __forceinline__ uint64_t panel(uint32_t at) {
+    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
+}
+/* c [64, 64] += a [64, 16] b [64, 16]^T. */
+__device__ __forceinline__ void multiply(float (&c)[32], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, 1, 1, 1, 0, 0;"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
+                   "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
+                   "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]),
+                   "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]),
+                   "+f"(c[30]), "+f"(c[31])
+                 : "l"(a), "l"(b));
+}
+/* Keeps the compiler from moving what it does with registers that products in flight write. */
+__device__ __forceinline__ void pin(float (&c)[32]) {
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        asm volatile("" : "+f"(c[i])::"memory");
+}
+
+/* Barriers of shared memory, one that a stage is full and one that it is empty. */
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
+    asm volatile("{\n"
+                 ".reg .pred passed;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 passed, [%0], %1;\n"
+                 "@passed bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+/* 64 inputs from `input` on of 64 rows, as a panel; what is outside of the matrix is zeros. */
+__device__ __forceinline__ void bring(uint32_t to, const slk_tensor_map &map, int input, int row, uint32_t full,
+                                      uint64_t policy) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(&map), "r"(input), "r"(row), "r"(full), "l"(policy)
+                 : "memory");
+}
+
 struct batch {
-    static constexpr int stages = 4, w_bytes = 16384, stage_bytes = w_bytes + 8192, slab = 64;
-    static_assert(stages * stage_bytes == SLK_LINEAR_BATCH_SHARED, "shared memory");
+    static constexpr int stages = 4, panel_bytes = 8192, w_bytes = 2 * panel_bytes, stage_bytes = 3 * panel_bytes,
+                         slab = 64, outputs = 128, sums_row = outputs + 4, most_splits = 4, warps = 8;
+    static constexpr int barriers_at = stages * stage_bytes;
+    static_assert(barriers_at + 64 == SLK_LINEAR_BATCH_SHARED && stages * 16 <= 64, "shared memory");
+    static_assert(SLK_LINEAR_BATCH_ROWS * sums_row * 4 <= barriers_at, "shared memory");
 
-    /* What a warp copies of a slab: 16 rows of w, 8 rows of x. */
-    const char *w[2], *x;
-    int w_there[2], x_there, k;
-
-    __device__ __forceinline__ void set(const slk_linear_params &p, int tile, int first, int warp, int lane) {
-        const int rows = p.act_mul ? 2 * p.n : p.n;
-        const int row0 = p.act_mul ? tile * 64 + warp / 2 * 16 + warp % 2 * p.n : tile * 128 + warp * 16;
-        /* The last gates' block has ups behind it, which nobody uses. */
-        k = first * slab + lane % 4 * 8;
+    /* Four outputs of a row of x from the blocks' sums. */
+    __device__ static __forceinline__ float4 sum_of(uint32_t at, int splits) {
+        float4 part[most_splits];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int row = row0 + i * 8 + lane / 4;
-            w_there[i] = row < rows ? 16 : 0;
-            w[i] = static_cast<const char *>(p.w) + (row * p.ldw + k) * 2;
-        }
-        const int row = warp * 8 + lane / 4;
-        x_there = row < p.t ? 16 : 0;
-        x = static_cast<const char *>(p.x) + (row * p.ldx + k) * 2;
-    }
-    __device__ __forceinline__ void ask_w(const slk_linear_params &p, uint32_t stage, int warp, int lane, int step,
-                                          uint64_t policy) const {
+        for (int r = 0; r < most_splits; r++)
+            if (r < splits)
+                part[r] = load_of_block(at, r);
+        float4 sum = part[0];
 #pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                copy_weights(stage + warp * 2048 + (half * 2 + i) * 512 + lane * 16,
-                             w[i] + (step * slab + half * 32) * 2, k + step * slab + half * 32 < p.k ? w_there[i] : 0,
-                             policy);
-    }
-    __device__ __forceinline__ void ask_x(const slk_linear_params &p, uint32_t stage, int warp, int lane,
-                                          int step) const {
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            copy16(stage + w_bytes + warp * 1024 + half * 512 + lane * 16, x + (step * slab + half * 32) * 2,
-                   k + step * slab + half * 32 < p.k ? x_there : 0);
+        for (int r = 1; r < most_splits; r++)
+            if (r < splits)
+                sum.x += part[r].x, sum.y += part[r].y, sum.z += part[r].z, sum.w += part[r].w;
+        return sum;
     }
 
     __device__ static __forceinline__ void write(const slk_linear_params &p, int tile, uint32_t sums, uint32_t rank) {
-        const int outputs = p.act_mul ? 64 : 128, splits = p.blocks;
-        const int n0 = tile * outputs, count = outputs * 64;
-        for (int i = rank * 256 + threadIdx.x; i < count; i += splits * 256) {
-            const int j = i % outputs, t = i / outputs, n = n0 + j;
-            if (t >= p.t || n >= p.n)
+        const int splits = p.blocks, width = p.act_mul ? outputs / 2 : outputs, fours = width / 4;
+        const bool wide =
+            p.n % 4 == 0 && p.ldy % 4 == 0 && reinterpret_cast<uint64_t>(p.y) % 16 == 0 &&
+            (p.residual == nullptr || (p.ldr % 4 == 0 && reinterpret_cast<uint64_t>(p.residual) % 16 == 0));
+        for (int i = rank * 256 + threadIdx.x; i < fours * p.t; i += splits * 256) {
+            const int j = i % fours * 4, t = i / fours, n = tile * width + j;
+            if (n >= p.n)
                 continue;
-            float v[2];
+            const uint32_t at = sums + (t * sums_row + j) * 4;
+            const int64_t to = t * p.ldy + n, from = t * p.ldr + n;
+            float4 add = {0, 0, 0, 0}; /* on its way while sums are added */
+            if (p.residual != nullptr && wide)
+                add = *reinterpret_cast<const float4 *>(p.residual + from);
+            const float4 first = sum_of(at, splits), second = p.act_mul ? sum_of(at + 256, splits) : first;
+            float y[4] = {first.x, first.y, first.z, first.w};
+            const float up[4] = {second.x, second.y, second.z, second.w}, more[4] = {add.x, add.y, add.z, add.w};
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                if (half == 1 && !p.act_mul)
+            for (int e = 0; e < 4; e++) {
+                if (n + e >= p.n)
                     break;
-                const int m = p.act_mul ? j / 16 * 2 + half : j / 16;
-                const uint32_t place = (m * 8 + t / 8) * 128 + (j % 16 / 8 * 2 + t % 2) * 32 + j % 8 * 4 + t % 8 / 2;
-                float sum = 0;
-                for (int r = 0; r < splits; r++)
-                    sum += load_of_block(sums + place * 4, r);
-                v[half] = p.bias != nullptr ? sum + p.bias[n + half * p.n] : sum;
+                if (p.bias != nullptr)
+                    y[e] += p.bias[n + e];
+                if (p.act_mul)
+                    y[e] = activate(p.act, y[e]) * (p.bias != nullptr ? up[e] + p.bias[n + e + p.n] : up[e]);
+                if (p.residual != nullptr)
+                    y[e] += wide ? more[e] : p.residual[from + e];
+                if (!wide && p.y_bf16)
+                    static_cast<bf16 *>(p.y)[to + e] = __float2bfloat16_rn(y[e]);
+                else if (!wide)
+                    static_cast<float *>(p.y)[to + e] = y[e];
             }
-            float y = p.act_mul ? activate(p.act, v[0]) * v[1] : v[0];
-            if (p.residual != nullptr)
-                y += p.residual[t * p.ldr + n];
-            if (p.y_bf16)
-                static_cast<bf16 *>(p.y)[t * p.ldy + n] = __float2bfloat16_rn(y);
-            else
-                static_cast<float *>(p.y)[t * p.ldy + n] = y;
+            if (wide && p.y_bf16) {
+                const __nv_bfloat162 low = __floats2bfloat162_rn(y[0], y[1]), high = __floats2bfloat162_rn(y[2], y[3]);
+                *reinterpret_cast<uint2 *>(static_cast<bf16 *>(p.y) + to) =
+                    make_uint2(*reinterpret_cast<const uint32_t *>(&low), *reinterpret_cast<const uint32_t *>(&high));
+            } else if (wide)
+                *reinterpret_cast<float4 *>(static_cast<float *>(p.y) + to) = make_float4(y[0], y[1], y[2], y[3]);
         }
     }
 
-    __device__ static __forceinline__ void run(const slk_linear_params &p) {
-        extern __shared__ __align__(16) char shared[];
+    /* One thread asks for everything: weights as far as there is room, and x once it is there. */
+    __device__ static __forceinline__ void ask(const slk_linear_batch_params &a, uint32_t base, int tile, int first,
+                                               int steps) {
+        const slk_linear_params &p = a.p;
+        const int row0 = p.act_mul ? tile * 64 : tile * outputs, row1 = p.act_mul ? p.n + row0 : row0 + 64;
+        uint64_t once, again;
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+        asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(again));
+        auto ask_w = [&](int s, uint32_t to, uint32_t full) {
+            barrier_expect(full, stage_bytes);
+            bring(to, a.w, (first + s) * slab, row0, full, once);
+            bring(to + panel_bytes, a.w, (first + s) * slab, row1, full, once);
+        };
+        asm volatile("prefetch.tensormap [%0];" ::"l"(&a.x) : "memory");
+#pragma unroll 1
+        for (int s = 0; s < stages && s < steps; s++)
+            ask_w(s, base + s * stage_bytes, base + barriers_at + s * 8);
+        wait_for_predecessor();
+#pragma unroll 1
+        for (int s = 0; s < steps; s++) {
+            const int slot = s % stages;
+            const uint32_t to = base + slot * stage_bytes, full = base + barriers_at + slot * 8;
+            if (s >= stages) {
+                barrier_wait(full + stages * 8, (s / stages - 1) & 1);
+                ask_w(s, to, full);
+            }
+            bring(to + w_bytes, a.x, (first + s) * slab, 0, full, again);
+        }
+    }
+
+    __device__ static __forceinline__ void run(const slk_linear_batch_params &a) {
+        extern __shared__ __align__(1024) char shared[];
+        const slk_linear_params &p = a.p;
         float *sums = reinterpret_cast<float *>(shared);
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = warp / 4, rows = warp % 4;
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const uint32_t base = shared_address(shared), rank = p.blocks == 1 ? 0 : rank_in_cluster();
         const int tile = blockIdx.x / p.blocks, first = rank * p.steps, slabs = (p.k + slab - 1) / slab;
         const int steps = min(p.steps, slabs - first);
-        uint64_t policy;
-        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-        batch from;
 
         let_successor_start();
-        from.set(p, tile, first, warp, lane);
-#pragma unroll
-        for (int s = 0; s < stages - 1; s++)
-            if (s < steps)
-                from.ask_w(p, base + s * stage_bytes, warp, lane, s, policy);
+        if (threadIdx.x == 0) {
+            if (base % 1024 != 0)
+                __trap(); /* the swizzle goes by addresses */
+            for (int s = 0; s < stages; s++) {
+                barrier_init(base + barriers_at + s * 8, 1);
+                barrier_init(base + barriers_at + (stages + s) * 8, warps);
+            }
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        }
+        __syncthreads();
+        if (warp == warps) {
+            if (lane == 0)
+                ask(a, base, tile, first, steps);
+            __syncwarp();
+        }
         wait_for_predecessor();
-#pragma unroll
-        for (int s = 0; s < stages - 1; s++) {
-            if (s < steps)
-                from.ask_x(p, base + s * stage_bytes, warp, lane, s);
-            commit();
-        }
-        float acc[2][8][4] = {};
-        int slot = 0;
+        float acc[32] = {};
+        if (warp < warps) {
 #pragma unroll 1
-        for (int s = 0; s < steps; s++) {
-            wait_copies<stages - 2>();
-            __syncthreads(); /* slab s is there for everyone, and slab s - 1 is used */
-            const int next = s + stages - 1, free_slot = slot == 0 ? stages - 1 : slot - 1;
-            if (next < steps) {
-                from.ask_w(p, base + free_slot * stage_bytes, warp, lane, next, policy);
-                from.ask_x(p, base + free_slot * stage_bytes, warp, lane, next);
-            }
-            commit();
-            const uint32_t here = base + slot * stage_bytes + lane * 16;
-            uint4 low[2], high[2];
+            for (int s = 0; s < steps; s++) {
+                const int slot = s % stages;
+                const uint32_t here = base + slot * stage_bytes, full = base + barriers_at + slot * 8;
+                barrier_wait(full, s / stages & 1);
+                pin(acc);
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-            for (int m = 0; m < 2; m++) {
-                low[m] = load16(here + (rows * 2 + m) * 2048 + half * 1024);
-                high[m] = load16(here + (rows * 2 + m) * 2048 + half * 1024 + 512);
+                for (int i = 0; i < slab / 16; i++)
+                    multiply(acc, panel(here + warp / 4 * panel_bytes + i * 32), panel(here + w_bytes + i * 32));
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+                pin(acc);
+                if (lane == 0)
+                    barrier_arrive(full + stages * 8);
             }
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                if (n * 8 >= p.t)
-                    break;
-                const uint4 b = load16(here + w_bytes + n * 1024 + half * 512);
-#pragma unroll
-                for (int m = 0; m < 2; m++) {
-                    mma_rows(acc[m][n], {low[m].x, low[m].y}, {high[m].x, high[m].y}, {b.x, b.y});
-                    mma_rows(acc[m][n], {low[m].z, low[m].w}, {high[m].z, high[m].w}, {b.z, b.w});
-                }
-            }
-            slot = slot + 1 == stages ? 0 : slot + 1;
         }
-        wait_copies<0>();
-        __syncthreads(); /* the ring becomes the sums */
+        __syncthreads(); /* the ring becomes the sums: [row of x, output] */
+        if (warp < warps) {
 #pragma unroll
-        for (int turn = 1; turn >= 0; turn--) {
-            if (half == turn)
-#pragma unroll
-                for (int i = 0; i < 64; i++) {
-                    float *at = &sums[((rows * 2 + i / 32) * 8 + i / 4 % 8) * 128 + i % 4 * 32 + lane];
-                    const float v = acc[i / 32][i / 4 % 8][i % 4];
-                    *at = turn == 1 ? v : *at + v;
-                }
-            __syncthreads();
+            for (int i = 0; i < 32; i++)
+                if (i / 4 * 8 < p.t)
+                    sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * sums_row + warp * 16 + i / 2 % 2 * 8 + lane / 4] = acc[i];
         }
         if (p.blocks > 1)
             meet_cluster();
-        write(p, tile, base, rank);
+        else
+            __syncthreads();
+        if (warp < warps)
+            write(p, tile, base, rank);
         if (p.blocks > 1)
             meet_cluster(); /* nobody goes while its sums are read */
     }
@@ -177,8 +247,8 @@ struct batch {
 
 } // namespace slk
 
-SLK_KERNEL __launch_bounds__(256, 2) slk_linear_batch(const __grid_constant__ slk_linear_params p) {
+SLK_KERNEL __launch_bounds__(288, 2) slk_linear_batch(const __grid_constant__ slk_linear_batch_params a) {
 #if __CUDA_ARCH__ >= 900
-    slk::batch::run(p);
+    slk::batch::run(a);
 #endif
 }

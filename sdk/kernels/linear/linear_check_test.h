@@ -136,6 +136,13 @@ static void check_values(slt_host *h, const check_data *d, const float *x, const
     free(y);
 }
 
+/* As kind: the kernel of batches. */
+enum { CHECK_BATCH = 100 };
+
+static sl_status check_run(slt_host *h, int kind, const slk_linear_params *p) {
+    return kind == CHECK_BATCH ? slk_cuda_linear_batch(&h->k, h->lane, p) : slk_cuda_linear(&h->k, h->lane, kind, p);
+}
+
 /* Rows computed alone, and in calls of `together` rows, are bit-equal to those of d (f32, no residual). */
 static void check_alone(slt_host *h, const check_data *d, int kind, int together) {
     float *y = check_get(h, d), *one = check_alloc((int64_t)together * d->c.ldy * 4);
@@ -146,7 +153,7 @@ static void check_alone(slt_host *h, const check_data *d, int kind, int together
         p.x_scale = p.x_scale != NULL ? p.x_scale + t : NULL;
         p.y = slt_device(h, count * 4);
         p.t = together;
-        assert_int_equal(slk_cuda_linear(&h->k, h->lane, kind, &p), SL_OK);
+        assert_int_equal(check_run(h, kind, &p), SL_OK);
         slt_download(h, one, p.y, count * 4);
         for (int i = 0; i < together; i++)
             for (int n = 0; n < d->c.n; n++)

@@ -1,6 +1,10 @@
 /* See linear_cuda.h. */
 #include "slk_cuda.h"
 
+#include <string.h>
+
+#include "sl_error.h"
+
 /* Integers without zeros, whose groups and K are whole chunks, have kernels of their own, with smaller entries of
  * scales.
  */
@@ -52,6 +56,15 @@ static int fits(int kind, const slk_linear_params *p) {
     return kind <= SLK_LINEAR_F32 ? p->ldw % piece == 0 : p->group > 0 && p->group % 32 == 0 && is_aligned(p->scale, 8);
 }
 
+/* What kernels know of groups; whether entries of scales are the small ones. */
+static int fill_groups(slk_linear_params *p) {
+    const uint32_t units = (uint32_t)p->group / 32;
+    p->groups = (p->k + p->group - 1) / p->group;
+    p->fine = p->groups > 1 && p->group % SLK_LINEAR_CHUNK_PACKED != 0;
+    p->magic = ((1u << 31) + units - 1) / units;
+    return !p->fine && !p->asym && p->k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p->scale, 16);
+}
+
 sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *given) {
     slk_linear_params p = *given;
     if (!fits(kind, &p))
@@ -74,14 +87,8 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     p.tiles = (p.act_mul || !wide ? narrow : (narrow + 1) / 2) * p.blocks;
     const int round = (integers ? SLK_LINEAR_CHUNK_PACKED : SLK_LINEAR_CHUNK) * SLK_LINEAR_WARPS;
     p.steps = (p.k + round - 1) / round;
-    if (integers) {
-        const uint32_t units = (uint32_t)p.group / 32;
-        p.groups = (p.k + p.group - 1) / p.group;
-        p.fine = p.groups > 1 && p.group % SLK_LINEAR_CHUNK_PACKED != 0;
-        p.magic = ((1u << 31) + units - 1) / units;
-        if (!p.fine && !p.asym && p.k % SLK_LINEAR_CHUNK_PACKED == 0 && is_aligned(p.scale, 16))
-            kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
-    }
+    if (integers && fill_groups(&p))
+        kind = kind == SLK_LINEAR_INT8 ? INT8_PLAIN : INT4_PLAIN;
     const int four_bits = kind == SLK_LINEAR_INT4 || kind == INT4_PLAIN;
     const int resident = (rows != ONE ? 2 : !wide ? (integers ? 4 : 3) : four_bits ? 3 : 2) * k->info.n_processors;
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles < resident ? p.tiles : resident),
@@ -93,8 +100,68 @@ sl_status slk_cuda_linear(const slk_cuda *k, const sl_lane *lane, int kind, cons
     return slk_cuda_launch(k, lane, kinds[kind].kernel[wide][rows] - 1, &p, sizeof p, grid);
 }
 
+sl_status slk_cuda_linear_one(const slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *given) {
+    enum { ROUND = SLK_LINEAR_CHUNK_PACKED * SLK_LINEAR_ONE_WARPS };
+    slk_linear_params p = *given;
+    if (kind != SLK_LINEAR_INT4)
+        return SL_E_UNIMPLEMENTED;
+    if (!fits(kind, &p))
+        return SL_E_INVALID;
+    if (p.t > 1 || (p.act_mul && p.n % SLK_LINEAR_TILE != 0) || !fill_groups(&p))
+        return SL_E_UNIMPLEMENTED;
+    if (p.t == 0)
+        return SL_OK;
+    const int outputs = p.act_mul ? SLK_LINEAR_TILE : 2 * SLK_LINEAR_TILE;
+    p.pair = p.act_mul ? p.n : SLK_LINEAR_TILE;
+    p.tiles = (p.n + outputs - 1) / outputs;
+    p.blocks = 1;
+    p.steps = (p.k + ROUND - 1) / ROUND;
+    /* Two blocks a multiprocessor. */
+    const uint32_t most = 2 * (uint32_t)k->info.n_processors,
+                   blocks = (uint32_t)p.tiles < most ? (uint32_t)p.tiles : most;
+    const uint32_t row_codes = (uint32_t)p.k / SLK_LINEAR_CHUNK_PACKED * 1024, row_scales = (uint32_t)p.groups * 32;
+    const uint32_t pair = (uint32_t)p.pair / SLK_LINEAR_TILE, tile = p.act_mul ? 1 : 2;
+    if ((int64_t)row_codes * ((p.act_mul ? 2 * (int64_t)p.n : p.n) / SLK_LINEAR_TILE + 1) > INT32_MAX)
+        return SL_E_UNIMPLEMENTED;
+    const slk_linear_one_params a = {.p = p,
+                                     .chunks = (uint32_t)p.k / SLK_LINEAR_CHUNK_PACKED,
+                                     .tile_codes = tile * row_codes,
+                                     .tile_scales = tile * row_scales,
+                                     .pair_codes = pair * row_codes,
+                                     .pair_scales = pair * row_scales,
+                                     .jump_codes = blocks * tile * row_codes - (uint32_t)p.steps * (ROUND * 8),
+                                     .jump_scales = blocks * tile * row_scales};
+    const slk_cuda_grid grid = {.x = blocks,
+                                .y = 1,
+                                .z = 1,
+                                .threads = SLK_LINEAR_ONE_WARPS * 32,
+                                .shared = SLK_LINEAR_ONE_SHARED,
+                                .dependent = 1};
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_int4_one, &a, sizeof a, grid);
+}
+
+/* Boxes of 64 rows and 64 inputs, with the swizzle that tensor cores read. */
+static sl_status map_of(const slk_cuda *k, const sl_lane *lane, const void *data, int64_t rows, int64_t width,
+                        int64_t ld, slk_tensor_map *out) {
+    const uint32_t box[2] = {64, 64};
+    const sl_tensor matrix = {.struct_size = SL_SIZE(sl_tensor),
+                              .data = (void *)(uintptr_t)data,
+                              .shape = {rows, width},
+                              .stride = {ld, 1},
+                              .align = 16,
+                              .dtype = SL_BF16,
+                              .ndim = 2,
+                              .device = SL_DEVICE_CUDA};
+    sl_tensor_map map = {.struct_size = SL_SIZE(sl_tensor_map)};
+    SL_ERROR(err);
+    SL_TRY(k->exec->tensor_map(k->host, lane, &matrix, box, 128, &map, &err));
+    memcpy(out->opaque, map.opaque, sizeof out->opaque);
+    return SL_OK;
+}
+
 sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const slk_linear_params *given) {
     enum { SLAB = 64, MOST_SPLITS = 4 };
+    slk_linear_batch_params a;
     slk_linear_params p = *given;
     if (!fits(SLK_LINEAR_BF16, &p))
         return SL_E_INVALID;
@@ -102,24 +169,28 @@ sl_status slk_cuda_linear_batch(const slk_cuda *k, const sl_lane *lane, const sl
         return SL_E_UNIMPLEMENTED;
     if (p.t == 0)
         return SL_OK;
-    /* Two blocks a multiprocessor, as far as a cluster goes. */
+    /* Two blocks a multiprocessor, as far as a cluster goes; nothing here knows of rows. */
     const int outputs = p.act_mul ? 64 : 128, slabs = (p.k + SLAB - 1) / SLAB;
     p.tiles = (p.n + outputs - 1) / outputs;
-    p.blocks = 2 * k->info.n_processors / p.tiles;
-    p.blocks = p.blocks < 1 ? 1 : p.blocks > MOST_SPLITS ? MOST_SPLITS : p.blocks;
+    p.blocks = MOST_SPLITS;
+    while (p.blocks > 1 && p.blocks * p.tiles > 2 * k->info.n_processors)
+        p.blocks /= 2;
     p.steps = (slabs + p.blocks - 1) / p.blocks;
     while (p.blocks > 1 && (p.blocks - 1) * p.steps >= slabs) { /* a block without work */
-        p.blocks--;
+        p.blocks /= 2;
         p.steps = (slabs + p.blocks - 1) / p.blocks;
     }
     const slk_cuda_grid grid = {.x = (uint32_t)(p.tiles * p.blocks),
                                 .y = 1,
                                 .z = 1,
-                                .threads = 256,
+                                .threads = 288,
                                 .shared = SLK_LINEAR_BATCH_SHARED,
                                 .dependent = 1,
                                 .cluster = p.blocks > 1 ? (uint32_t)p.blocks : 0};
-    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &p, sizeof p, grid);
+    SL_TRY(map_of(k, lane, p.w, p.act_mul ? 2 * (int64_t)p.n : p.n, p.k, p.ldw, &a.w));
+    SL_TRY(map_of(k, lane, p.x, p.t, p.k, p.ldx, &a.x));
+    a.p = p;
+    return slk_cuda_launch(k, lane, SLK_CUDA_linear_batch, &a, sizeof a, grid);
 }
 
 sl_status slk_cuda_finish(const slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,

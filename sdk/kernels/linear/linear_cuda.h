@@ -3,7 +3,7 @@
  *
  * A row's sums are in one order whatever T is: chunks of 64 inputs (packed integers: 128) go round eight warps, a warp
  * adds its chunks in ascending order, the eight sums are added in ascending order. Tile shapes change with T and N, the
- * order does not.
+ * order does not. Batches and one row have kernels with other orders, each with one whatever T is.
  */
 #ifndef SLUICE_KERNELS_LINEAR_CUDA_H
 #define SLUICE_KERNELS_LINEAR_CUDA_H
@@ -48,6 +48,25 @@ typedef struct slk_linear_params {
     uint32_t magic; /* ceil(2^31 / (group / 32)) */
     uint32_t pad;
 } slk_linear_params;
+
+/* One row: bytes of codes and of scales from a tile of outputs to the next, from its first 16 rows of w to its second,
+ * and from the end of a block's tile to its next. */
+typedef struct slk_linear_one_params {
+    slk_linear_params p;
+    uint32_t chunks; /* of a row */
+    uint32_t tile_codes, tile_scales, pair_codes, pair_scales, jump_codes, jump_scales, pad;
+} slk_linear_one_params;
+
+/* A driver's map of a matrix (sl_tensor_map), as kernels take it. */
+typedef struct __attribute__((aligned(64))) slk_tensor_map {
+    uint64_t opaque[16];
+} slk_tensor_map;
+
+/* Batches: maps of the weights and of x, in boxes of 64 rows and 64 inputs, 128-byte swizzle. */
+typedef struct slk_linear_batch_params {
+    slk_tensor_map w, x;
+    slk_linear_params p;
+} slk_linear_batch_params;
 
 /* After a product with many rows: y = epilogue(row_scale col_scale in). */
 typedef struct slk_finish_params {
@@ -95,14 +114,15 @@ enum {
     SLK_LINEAR_RING_ONE = 8704,
     SLK_LINEAR_RING_ONE_PACKED = 6144, /* tiles of 16 rows */
     SLK_LINEAR_SHARED = SLK_LINEAR_WARPS * SLK_LINEAR_RING + 16384,
-    SLK_LINEAR_BATCH_SHARED = 98304
+    SLK_LINEAR_BATCH_SHARED = 98304 + 64,
+    SLK_LINEAR_BATCH_ROWS = 64,
+    SLK_LINEAR_ONE_WARPS = 16,
+    SLK_LINEAR_ONE_SHARED = SLK_LINEAR_ONE_WARPS * (3 * 2112 + 448 + 256)
 };
 /* Stages of so many bytes in a ring. */
 #define SLK_LINEAR_STAGES(bytes, ring) ((ring) / (bytes) < 2 ? 2 : (ring) / (bytes) > 8 ? 8 : (ring) / (bytes))
 
 #define SLK_LINEAR_KERNELS(X)                                                                                          \
-    X(linear_bf16_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
-    X(linear_bf16_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                                \
     X(linear_bf16_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, linear)                                               \
@@ -126,12 +146,11 @@ enum {
     X(linear_int4_plain_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
     X(linear_int4_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_int4_plain_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                         \
-    X(linear_e4m3_1x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
-    X(linear_e4m3_2x1, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_1x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x8, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                               \
     X(linear_e4m3_2x16, slk_linear_params, SLK_LINEAR_SHARED, 1, qlinear)                                              \
-    X(linear_batch, slk_linear_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                       \
+    X(linear_int4_one, slk_linear_one_params, SLK_LINEAR_ONE_SHARED, 1, qlinear_one)                                   \
+    X(linear_batch, slk_linear_batch_params, SLK_LINEAR_BATCH_SHARED, 4, linear_batch)                                 \
     X(finish_bf16_bf16, slk_finish_params, 0, 1, linear_many)                                                          \
     X(finish_f32_bf16, slk_finish_params, 0, 1, linear_many)                                                           \
     X(finish_f32_f32, slk_finish_params, 0, 1, linear_many)                                                            \
@@ -149,9 +168,11 @@ struct slk_cuda;
  * act_mul of f32 weights, or of packed integers whose N is no multiple of 16; E4M3 below compute capability 8.9. [step]
  * [capture] */
 sl_status slk_cuda_linear(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
-/* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own. SL_E_UNIMPLEMENTED: more rows,
- * or a device that is not of compute capability 9.0. */
-enum { SLK_LINEAR_BATCH_ROWS = 64 };
+/* One row times packed integers of 4 bits, in an order of sums of its own. SL_E_UNIMPLEMENTED: another kind, zeros, K
+ * or groups that are no multiples of SLK_LINEAR_CHUNK_PACKED; and what slk_cuda_linear does not do. */
+sl_status slk_cuda_linear_one(const struct slk_cuda *k, const sl_lane *lane, int kind, const slk_linear_params *p);
+/* Up to SLK_LINEAR_BATCH_ROWS rows times bf16 weights, in an order of sums of its own, which is one whatever T is.
+ * SL_E_UNIMPLEMENTED: more rows, or a device that is not of compute capability 9.0. */
 sl_status slk_cuda_linear_batch(const struct slk_cuda *k, const sl_lane *lane, const slk_linear_params *p);
 /* in_bf16, y_bf16: bf16 to bf16, f32 to either. */
 sl_status slk_cuda_finish(const struct slk_cuda *k, const sl_lane *lane, int in_bf16, int y_bf16,

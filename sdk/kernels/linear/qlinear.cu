@@ -168,11 +168,11 @@ template <int BITS, int ROWS, bool PLAIN> struct of_integers {
 };
 /* Both sides e4m3, weights in plain rows: a lane has inputs 16 t .. 16 t + 15 of a chunk, 32 inputs a product; each
  * product's sum is added in f32, whatever the tensor core keeps inside. */
-template <int ROWS> struct of_e4m3 {
-    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 2, x16 = 1, x_bytes = 1, x_rows = ROWS, scales = 0,
+struct of_e4m3 {
+    static constexpr int chunk = SLK_LINEAR_CHUNK, w16 = 2, x16 = 1, x_bytes = 1, x_rows = 8, scales = 0,
                          scale_bytes = 0;
     static constexpr bool zeros = false;
-    static constexpr int ring(int) { return ROWS == 1 ? SLK_LINEAR_RING_ONE : SLK_LINEAR_RING; }
+    static constexpr int ring(int) { return SLK_LINEAR_RING; }
 
     template <int MT> using walk = typename row_walk<1, 1, 1>::template of<MT>;
     template <int MT, int NT>
@@ -181,7 +181,7 @@ template <int ROWS> struct of_e4m3 {
         uint4 b[NT];
 #pragma unroll
         for (int n = 0; n < NT; n++)
-            b[n] = load_x(x + n * 512, ROWS == 1 || n * 8 < rows);
+            b[n] = load_x(x + n * 512, n * 8 < rows);
 #pragma unroll
         for (int m = 0; m < MT; m++) {
             const uint4 low = load16(w + m * 1024), high = load16(w + m * 1024 + 512);
@@ -219,8 +219,6 @@ INTEGERS(8, 1, 4, 2)
 INTEGERS(8, 8, 2, 2)
 INTEGERS(4, 1, 4, 3)
 INTEGERS(4, 8, 2, 2)
-LINEAR(e4m3, 1, 1, 3, of_e4m3<1>)
-LINEAR(e4m3, 2, 1, 3, of_e4m3<1>)
-LINEAR(e4m3, 1, 8, 2, of_e4m3<8>)
-LINEAR(e4m3, 2, 8, 2, of_e4m3<8>)
-LINEAR(e4m3, 2, 16, 2, of_e4m3<8>)
+LINEAR(e4m3, 1, 8, 2, of_e4m3)
+LINEAR(e4m3, 2, 8, 2, of_e4m3)
+LINEAR(e4m3, 2, 16, 2, of_e4m3)

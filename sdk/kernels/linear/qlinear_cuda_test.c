@@ -169,6 +169,70 @@ static void test_act_mul(void **state) {
                                          .act = e});
 }
 
+/* The kernel of one row, which adds in an order of its own: every sixteenth chunk or none for a warp, tiles of 32 rows
+ * and parts of one, several tiles a block, groups of one chunk and of more. */
+static void test_one(void **state) {
+    slt_host *h = slt_get(state);
+    static const format_case plain[] = {{"one g128", 4, 0, SL_Q_INTEGER, 128},
+                                        {"one g256", 4, 0, SL_Q_INTEGER, 256},
+                                        {"one row", 4, 0, SL_Q_INTEGER, 0}};
+    static const int32_t shapes[][2] = {/* n, k */
+                                        {1, 128},    {16, 2048},   {32, 4096},  {47, 1920},  {100, 2176},
+                                        {6144, 256}, {40000, 128}, {64, 14336}, {9984, 2304}};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
+            for (int e = 0; e < (shapes[j][0] > 1000 ? 1 : 6); e++) {
+                const int act = e == 4 && shapes[j][0] % 16 == 0 ? SL_ACT_SILU : -1;
+                check_case c = {.name = plain[i].name,
+                                .t = 1,
+                                .n = shapes[j][0],
+                                .k = shapes[j][1],
+                                .ldx = shapes[j][1],
+                                .ldy = shapes[j][0],
+                                .bias = e % 2,
+                                .residual = act < 0 ? e / 2 : 0,
+                                .y_bf16 = e == 0 || e == 4,
+                                .act = act};
+                check_data d = check_make(h, c);
+                const sl_q_format f = format_of(&plain[i], check_rows(&c), c.k);
+                float *w = put_blob(h, &f, &d.p.w, &d.p.scale);
+                d.p.group = (int32_t)slk_linear_group(&f);
+                assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &d.p), SL_OK);
+                check_values(h, &d, d.x, w, 2e-6);
+                free(w);
+                check_free(&d);
+            }
+}
+
+/* Rows whose chunks are of very different sizes, with one value above the others, and of zeros. */
+static void test_one_sizes(void **state) {
+    slt_host *h = slt_get(state);
+    enum { K = 4096, N = 48 };
+    const format_case fc = {"one, sizes", 4, 0, SL_Q_INTEGER, 128};
+    check_data d = check_make(h, (check_case){.name = fc.name, .t = 1, .n = N, .k = K, .ldx = K, .ldy = N, .act = -1});
+    uint16_t x[K];
+    for (int i = 0; i < K; i++) {
+        const int of = i / 128;
+        d.x[i] = of % 5 == 4 ? 0 : ldexpf(d.x[i], of % 5 * 3 - 6) * (i % 128 == of ? 300.0f : 1.0f);
+        x[i] = slt_bf16(d.x[i]);
+        d.x[i] = slt_float(x[i]);
+    }
+    d.p.x = slt_upload(h, x, sizeof x);
+    const sl_q_format f = format_of(&fc, N, K);
+    float *w = put_blob(h, &f, &d.p.w, &d.p.scale);
+    d.p.group = 128;
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &d.p), SL_OK);
+    check_values(h, &d, d.x, w, 2e-6);
+    x[77] = 0x7fc0; /* one that is not a number makes all outputs likewise */
+    d.p.x = slt_upload(h, x, sizeof x);
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &d.p), SL_OK);
+    float *y = check_get(h, &d);
+    for (int i = 0; i < N; i++)
+        assert_true(isnan(y[i]));
+    free(y), free(w);
+    check_free(&d);
+}
+
 /* Blobs as bf16 rows: each value rounded once. */
 static void test_widen(void **state) {
     slt_host *h = slt_get(state);
@@ -209,11 +273,20 @@ static void test_refusals(void **state) {
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_UNIMPLEMENTED);
     p = good, p.ldw = 64; /* no scales of x */
     assert_int_equal(slk_cuda_linear(&h->k, h->lane, SLK_LINEAR_E4M3, &p), SL_E_INVALID);
+    p = good; /* half a chunk */
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_UNIMPLEMENTED);
+    p = good, p.k = p.ldx = 128, p.group = 128, p.asym = 1;
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_UNIMPLEMENTED);
+    p.asym = 0, p.t = 2;
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_UNIMPLEMENTED);
+    p.t = 1, p.x = (char *)m + 2;
+    assert_int_equal(slk_cuda_linear_one(&h->k, h->lane, SLK_LINEAR_INT4, &p), SL_E_INVALID);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows),      cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_act_mul),
+                                       cmocka_unit_test(test_one),       cmocka_unit_test(test_one_sizes),
                                        cmocka_unit_test(test_widen),     cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("qlinear_cuda", tests, slt_setup, slt_teardown);
 }
