@@ -36,6 +36,7 @@ static int is_served(const sl_instance *self, int32_t layer) {
     return self->served == NULL || self->served[layer] != 0;
 }
 
+/* In a page the rows of a head lie behind one another: who attends reads them head by head. */
 static void describe_views(sl_instance *self, paged_device *d) {
     self->page_bytes = 0;
     for (int32_t l = 0; l < self->model->n_layers; l++) {
@@ -50,11 +51,11 @@ static void describe_views(sl_instance *self, paged_device *d) {
                                        .pages = d->tables.pages,
                                        .pages_stride = d->tables.stride,
                                        .k_page_stride = k_page,
-                                       .k_row_stride = p->k_row,
-                                       .k_head_stride = p->k_head,
+                                       .k_row_stride = p->k_head,
+                                       .k_head_stride = p->k_head * self->page_rows,
                                        .v_page_stride = v_page,
-                                       .v_row_stride = p->v_row,
-                                       .v_head_stride = p->v_head,
+                                       .v_row_stride = p->v_head,
+                                       .v_head_stride = p->v_head * self->page_rows,
                                        .page_rows = (int32_t)self->page_rows,
                                        .n_heads = info->n_kv_heads,
                                        .k_dim = info->head_dim,
@@ -304,22 +305,53 @@ sl_status paged_device_edit(sl_instance *self, const sl_kv_edit *e) {
 
 /* ---- export and import ------------------------------------------------------------------------------------------- */
 
-/* One side (keys or values) of the rows, page by page, through a host buffer of stored rows. */
-static sl_status copy_side(sl_instance *self, const paged_sequence *s, const sl_kv_copy *copy, char *pool,
-                           int64_t page_stride, int64_t row, int64_t width, char *stored, char *dense, sl_error *err) {
+/* One side of a layer: keys or values. */
+typedef struct copied_side {
+    char *pool, *dense;
+    int64_t page_stride, head_stride, head, heads; /* bytes; head: of a row */
+} copied_side;
+
+/* Between rows of all heads and pages of one head after another, on the host. */
+static void reorder(const copied_side *c, char *page, int64_t in_page, int64_t run, char *row, int is_import) {
+    for (int64_t i = 0; i < run; i++)
+        for (int64_t h = 0; h < c->heads; h++) {
+            char *a = page + h * c->head_stride + (in_page + i) * c->head, *b = row + (i * c->heads + h) * c->head;
+            memcpy(is_import ? a : b, is_import ? b : a, (size_t)c->head);
+        }
+}
+
+/* One side of the rows, page by page: whole pages at once, pieces of others a head at a time. rows and pages: host
+ * buffers of the rows as they are stored, and of all pages that hold some. */
+static sl_status copy_side(sl_instance *self, const paged_sequence *s, const sl_kv_copy *copy, const copied_side *c,
+                           char *rows, char *pages, sl_error *err) {
     const paged_device *d = self->device;
-    int64_t n = copy->end - copy->begin;
-    int is_import = copy->direction == SL_COPY_IMPORT;
+    const int64_t n = copy->end - copy->begin, row = c->heads * c->head;
+    const int64_t first = copy->begin / self->page_rows, width = row * 8 / sl_dtype_bits(self->dtype);
+    const int is_import = copy->direction == SL_COPY_IMPORT;
     if (is_import)
-        SL_TRY(self->ops->convert(stored, self->dtype, dense, copy->dtype, n * width));
-    for (int64_t i = 0, run; i < n; i += run) {
-        int64_t slot = copy->begin + i, in_page = slot % self->page_rows;
-        run = self->page_rows - in_page < n - i ? self->page_rows - in_page : n - i;
-        char *at = pool + s->pages[slot / self->page_rows] * page_stride + in_page * row, *here = stored + i * row;
-        SL_TRY(d->exec->copy(d->lane, is_import ? at : here, is_import ? here : at, run * row));
+        SL_TRY(self->ops->convert(rows, self->dtype, c->dense, copy->dtype, n * width));
+    for (int turn = 0; turn < 2; turn++) { /* an import fills the buffer first, an export reads it last */
+        for (int64_t i = 0, run; i < n; i += run) {
+            const int64_t slot = copy->begin + i, in_page = slot % self->page_rows;
+            run = self->page_rows - in_page < n - i ? self->page_rows - in_page : n - i;
+            char *there = c->pool + s->pages[slot / self->page_rows] * c->page_stride;
+            char *here = pages + (slot / self->page_rows - first) * c->page_stride;
+            if (turn != is_import) {
+                reorder(c, here, in_page, run, rows + i * row, is_import);
+                continue;
+            }
+            const int whole = run == self->page_rows;
+            const int64_t bytes = whole ? c->page_stride : run * c->head;
+            for (int64_t h = 0; h < (whole ? 1 : c->heads); h++) {
+                const int64_t at = h * c->head_stride + in_page * c->head;
+                SL_TRY(d->exec->copy(d->lane, is_import ? there + at : here + at, is_import ? here + at : there + at,
+                                     bytes));
+            }
+        }
+        if (turn == is_import)
+            SL_TRY(d->exec->sync(d->lane, err));
     }
-    SL_TRY(d->exec->sync(d->lane, err));
-    return is_import ? SL_OK : self->ops->convert(dense, copy->dtype, stored, self->dtype, n * width);
+    return is_import ? SL_OK : self->ops->convert(c->dense, copy->dtype, rows, self->dtype, n * width);
 }
 
 sl_status paged_device_copy_rows(sl_instance *self, const paged_sequence *s, const sl_kv_copy *copy, sl_error *err) {
@@ -330,14 +362,19 @@ sl_status paged_device_copy_rows(sl_instance *self, const paged_sequence *s, con
         return sl_fail(err, SL_E_RANGE, "paged: layer %d is another store's", copy->layer);
     if (n == 0)
         return SL_OK;
-    char *stored = malloc((size_t)(n * (p->k_row > p->v_row ? p->k_row : p->v_row)));
+    const copied_side sides[2] = {
+        {v->k_pool, copy->buffer, v->k_page_stride, v->k_head_stride, p->k_head, v->n_heads},
+        {v->v_pool, (char *)copy->buffer + n * p->k_width * element, v->v_page_stride, v->v_head_stride, p->v_head,
+         v->n_heads},
+    };
+    const int64_t row = p->k_row > p->v_row ? p->k_row : p->v_row;
+    const int64_t pages = (copy->end - 1) / self->page_rows - copy->begin / self->page_rows + 1;
+    char *stored = malloc((size_t)((n + pages * self->page_rows) * row));
     if (stored == NULL)
         return sl_fail(err, SL_E_NO_MEMORY, "paged: no memory to copy %lld rows", (long long)n);
-    char *k = copy->buffer;
-    sl_status status = copy_side(self, s, copy, v->k_pool, v->k_page_stride, p->k_row, p->k_width, stored, k, err);
-    if (status >= 0)
-        status = copy_side(self, s, copy, v->v_pool, v->v_page_stride, p->v_row, p->v_width, stored,
-                           k + n * p->k_width * element, err);
+    sl_status status = SL_OK;
+    for (int i = 0; i < 2 && status >= 0; i++)
+        status = copy_side(self, s, copy, &sides[i], stored, stored + n * row, err);
     free(stored);
     return status;
 }

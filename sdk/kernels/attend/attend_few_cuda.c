@@ -32,6 +32,10 @@ static int64_t part_bytes(int64_t rows, int64_t heads, int64_t splits, int64_t d
     return rows * heads * splits * (dim + 2) * (int64_t)sizeof(float);
 }
 
+static int64_t ml_bytes(int64_t rows, int64_t heads, int64_t splits) {
+    return up(rows * heads * splits * 2 * (int64_t)sizeof(float), 256) * 256;
+}
+
 int64_t slk_cuda_attend_few_workspace(int64_t max_rows, int64_t max_context, int64_t heads, int64_t head_dim) {
     /* Many rows fill the device without sharing their keys: what splits of 128 rows take is enough. */
     int64_t lse = max_rows * heads * (int64_t)sizeof(float) + 256;
@@ -96,6 +100,40 @@ static int32_t shares_of(const slk_cuda *k, int64_t others, int64_t per_processo
         }
     }
     return (int32_t)best;
+}
+
+/* Is it the packed kernel's? Its rows depend on each other's number, and it knows no windows. */
+static int wants_packed(const slk_cuda *k, const slk_attend_few_params *p, int64_t rows) {
+    return !k->deterministic && k->function[SLK_CUDA_attend_packed_128] != NULL && p->k.kind == SLK_SIDE_BF16 &&
+           p->v.kind == SLK_SIDE_BF16 && p->n_coded == NULL && p->head_dim > 64 && p->head_dim <= 128 &&
+           p->window == 0 && p->scores == NULL && !p->per_row && p->group <= SLK_PACKED_ROWS && rows * p->group > 32;
+}
+
+/* Clusters of blocks share the keys of a block of rows; as many as fill the device, up to eight in one cluster. */
+static sl_status packed(const slk_cuda *k, const sl_lane *lane, slk_attend_few_params *p, const sl_step_device *step,
+                        int64_t rows, int64_t bound, int64_t room) {
+    p->row_block = (int32_t)least(SLK_PACKED_ROWS / p->group, rows);
+    p->row_blocks = (int32_t)up(rows, p->row_block);
+    const int64_t blocks = (int64_t)p->kv_heads * step->max_seqs * p->row_blocks;
+    const int64_t each = least(k->info.n_processors / blocks, up(bound, SLK_PACKED_KEYS));
+    p->cluster = each >= 8 ? 8 : each >= 4 ? 4 : each >= 2 ? 2 : 1;
+    p->max_splits = (int32_t)least(each / p->cluster, room);
+    if (p->cluster < 8 || p->max_splits < 1)
+        p->max_splits = 1;
+    p->shares = p->cluster * p->max_splits;
+    slk_cuda_grid grid = {.x = (uint32_t)p->shares,
+                          .y = (uint32_t)p->kv_heads,
+                          .z = (uint32_t)(step->max_seqs * p->row_blocks),
+                          .threads = 384,
+                          .shared = SLK_PACKED_SHARED,
+                          .dependent = 1,
+                          .cluster = (uint32_t)p->cluster};
+    return slk_cuda_launch(k, lane, SLK_CUDA_attend_packed_128, p, sizeof *p, grid);
+}
+
+static sl_status join(const slk_cuda *k, const sl_lane *lane, const slk_attend_few_params *p, int64_t rows) {
+    slk_cuda_grid grid = {.x = (uint32_t)rows, .y = (uint32_t)p->heads, .z = 1, .threads = 256, .dependent = 1};
+    return slk_cuda_launch(k, lane, SLK_CUDA_attend_few_join, p, sizeof *p, grid);
 }
 
 static sl_status supported(const sl_attend *a) {
@@ -281,6 +319,19 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
         at += lse_bytes;
         workspace_bytes -= lse_bytes;
     }
+    const int64_t room = (workspace_bytes - 256) / part_bytes(step->max_rows, p.heads, 1, dim); /* splits that fit */
+    p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
+              p.v.kind == SLK_SIDE_BF16;
+    p.part_ml = (float *)(void *)at;
+    if (wants_packed(k, &p, rows)) {
+        if (rows * step->max_seqs == 0)
+            return SL_OK;
+        p.part_o = (float *)(void *)(at + ml_bytes(step->max_rows, p.heads, least(room, SLK_FEW_MAX_SPLITS)));
+        s = packed(k, lane, &p, step, rows, bound, room);
+        if (s == SL_OK && p.max_splits > 1)
+            s = join(k, lane, &p, step->max_rows);
+        return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;
+    }
     p.row_block = p.per_row ? 1 : (int32_t)least(16 * variant->tiles / p.group, rows);
     p.row_blocks = (int32_t)up(step->max_seq_rows, p.row_block);
     /* Heads that see little are done at once: the others fill the device. */
@@ -290,19 +341,14 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     if (splits > SLK_FEW_MAX_SPLITS || others == 0)
         return others == 0 ? SL_OK : SL_E_RANGE;
     p.uniform = !k->deterministic;
-    int64_t room = (workspace_bytes - 256) / part_bytes(step->max_rows, p.heads, 1, dim); /* splits that fit */
     int64_t most = p.uniform ? least(least(tiles, room), SLK_FEW_MAX_SPLITS) : room >= splits ? splits : 1;
     p.shares = shares_of(k, others, variant->blocks, most);
     p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
     int paths = p.is_tree != NULL && !p.masked;
-    p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
-              p.v.kind == SLK_SIDE_BF16;
     if (paths && p.shares == 1 && most > 1)
         p.shares = 2; /* so that only tails are read once a row */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
-    int64_t n_ml = up((int64_t)step->max_rows * p.heads * p.max_splits * 2 * (int64_t)sizeof(float), 256) * 256;
-    p.part_ml = (float *)(void *)at;
-    p.part_o = (float *)(void *)(at + n_ml);
+    p.part_o = (float *)(void *)(at + ml_bytes(step->max_rows, p.heads, p.max_splits));
 
     s = launch(k, lane, variant, &p, step->max_seqs * p.row_blocks);
     if (s == SL_OK && paths) {
@@ -316,11 +362,8 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
             one = variant;
         s = launch(k, lane, one, &tails, step->max_seqs * tails.row_blocks);
     }
-    if (s == SL_OK && p.shares > 1) {
-        slk_cuda_grid join = {
-            .x = (uint32_t)step->max_rows, .y = (uint32_t)p.heads, .z = 1, .threads = 256, .dependent = 1};
-        s = slk_cuda_launch(k, lane, SLK_CUDA_attend_few_join, &p, sizeof p, join);
-    }
+    if (s == SL_OK && p.shares > 1)
+        s = join(k, lane, &p, step->max_rows);
     return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;
 }
 

@@ -7,6 +7,9 @@
  * many blocks there are. In fast mode sizes follow the lengths. Row maxima are rounded up to whole powers of two, so
  * that every rescaling is exact: who joins splits, and when, changes no bit. A row of a tree meets its ancestors at the
  * ranks that they will have when it is accepted: it is bit-equal to the decode step that it stands for.
+ *
+ * In fast mode trees and chunks of more than 32 rows x heads of a group go through a kernel of their own where there is
+ * one (Hopper, D 72 to 128, bf16 rows, no window): attend_packed.cu reads keys once for 128 rows of the matrix.
  */
 #ifndef SLUICE_KERNELS_ATTEND_FEW_CUDA_H
 #define SLUICE_KERNELS_ATTEND_FEW_CUDA_H
@@ -64,8 +67,14 @@ typedef struct slk_attend_few_params {
     int32_t o_f32;
     int32_t colsum_apart, colsum_per_row;
     int32_t head_dim, window_first;
-    int32_t early; /* 1: tiles of committed keys are fetched while the kernel in front still runs */
+    int32_t cluster; /* of the packed kernel: blocks that join their shares, max_splits clusters a row; else 0 */
+    int32_t early;   /* 1: tiles of committed keys are fetched while the kernel in front still runs */
 } slk_attend_few_params;
+
+/* The packed kernel, attend_packed.cu: rows of its matrix a block, keys a tile; 32 KiB of queries, three stages of keys
+ * and values, barriers. */
+enum { SLK_PACKED_ROWS = 128, SLK_PACKED_KEYS = 128 };
+#define SLK_PACKED_SHARED (224 * 1024 + 128)
 
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \
     X(attend_few_64_1, slk_attend_few_params, 74 * 1024, 1, attend_few)                                                \
@@ -80,6 +89,7 @@ typedef struct slk_attend_few_params {
     X(attend_few_any_128_2, slk_attend_few_params, 140 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_1, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
+    X(attend_packed_128, slk_attend_few_params, SLK_PACKED_SHARED, 8, attend_packed)                                   \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 

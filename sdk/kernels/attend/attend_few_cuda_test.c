@@ -118,6 +118,32 @@ static void test_trees(void **state) {
     }
 }
 
+/* Rows and heads in one matrix: blocks of rows, clusters that have all keys or a part, shares that get none. */
+static void test_packed(void **state) {
+    slt_host *h = slt_get(state);
+    static const int32_t dims[] = {128, 96, 128, 72, 128, 112}, groups[] = {4, 7, 8, 4, 1, 12},
+                         rows[] = {64, 31, 9, 128, 100, 40}, past[] = {2600, 1000, 4200, 62, 127, 0};
+    for (int i = 0; i < 12; i++) {
+        attend_case c = shape(dims[i % 6], i % 4 == 3 ? 1 : 2, groups[i % 6], 900 + (uint64_t)i);
+        c.fast = 1;
+        c.page_rows = 16 << i % 3;
+        c.o_bf16 = i % 2;
+        c.softcap = i % 4 == 1 ? 20.0f : 0.0f;
+        c.own_scale = i % 3 == 2;
+        c.list = i % 5 == 4 ? LIST_HEAD : LIST_NONE;
+        c.more_context = i % 4 == 2 ? 9000 : 0;
+        c.more_rows = 3;
+        add(&c, past[i % 6], rows[i % 6], i % 12 != 7 && i % 12 != 2);
+        if (i >= 6) {
+            c.want = SL_WANT_COLSUM;
+            c.more_seqs = i;
+            add(&c, past[(i + 1) % 6] / 2, 1 + i, i % 2);
+            add(&c, 140, 1, 0);
+        }
+        check(h, &c, "packed, D %d, group %d, %d rows behind %d", c.dim, c.group, rows[i % 6], past[i % 6]);
+    }
+}
+
 /* Sinks beside windows, windows of chunks, and heads in places of their own: what streams and what does not. */
 static void test_sinks(void **state) {
     slt_host *h = slt_get(state);
@@ -368,9 +394,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),    cmocka_unit_test(test_trees),
-        cmocka_unit_test(test_lists),  cmocka_unit_test(test_sinks),   cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_mixed),  cmocka_unit_test(test_sums),    cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_bits),   cmocka_unit_test(test_refusals)};
+        cmocka_unit_test(test_decode), cmocka_unit_test(test_rows),  cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_packed), cmocka_unit_test(test_lists), cmocka_unit_test(test_sinks),
+        cmocka_unit_test(test_codes),  cmocka_unit_test(test_mixed), cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_heads),  cmocka_unit_test(test_bits),  cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("attend_few_cuda", tests, slt_setup, slt_teardown);
 }

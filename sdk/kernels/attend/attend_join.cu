@@ -12,7 +12,9 @@ SLK_KERNEL __launch_bounds__(256) slk_attend_few_join(const __grid_constant__ sl
     const int row = blockIdx.x, head = blockIdx.y, place = p.row_seq[row], thread = threadIdx.x;
     /* Splits of the sinks, then those of the window: between them nothing was written. */
     int sink_splits = 0, skipped = 0, n = 0;
-    if (place >= 0) {
+    if (p.cluster > 0) {
+        n = p.max_splits;
+    } else if (place >= 0) {
         const slk::Keys keys = slk::keys_of(p, slk::seat_of(p, place), place, row, head / p.group);
         const slk::Cuts cuts = slk::cuts_of(p, keys);
         const int depth = slk::depth_of(p, keys, row - keys.first_row);
