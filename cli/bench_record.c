@@ -232,7 +232,10 @@ static void test_cell(json_t *r, char *out, size_t cap) { text_cell(r, "test", o
 static void device_cell(json_t *r, char *out, size_t cap) {
     text_cell(r, json_object_get(r, "device_name") != NULL ? "device_name" : "device", out, cap);
 }
-static void size_cell(json_t *r, char *out, size_t cap) { snprintf(out, cap, "%.2f GB", real(r, "model_size") / 1e9); }
+static void size_cell(json_t *r, char *out, size_t cap) {
+    const double bytes = real(r, "model_size");
+    snprintf(out, cap, "%.1f %s", bytes / (bytes < 1e9 ? 1e6 : 1e9), bytes < 1e9 ? "MB" : "GB");
+}
 static void params_cell(json_t *r, char *out, size_t cap) {
     snprintf(out, cap, "%.1f M", real(r, "model_n_params") / 1e6);
 }

@@ -12,7 +12,7 @@ typedef struct bench_result {
     int repetitions;
     double seconds[BENCH_MAX_REPETITIONS], busy[BENCH_MAX_REPETITIONS]; /* busy: of a device */
     /* Of a prompt, from handing it over to its first token, sampler included, the mean over sessions; 0 of them: the
-     * test has no prompt. */
+     * test has no prompt, or its prompt fills the context. */
     double first_token[BENCH_MAX_REPETITIONS];
     int n_first_tokens;
     /* Of decode steps, over all repetitions. */

@@ -14,7 +14,7 @@ typedef struct bench {
     bench_lists lists;
     bench_list threads; /* empty: as the configuration has it */
     bench_tests tests;
-    int repetitions, synthetic;
+    int repetitions, synthetic, stop; /* stop: an engine could not be opened */
     records out;
     /* Progress on stderr: a line that is written over on a terminal, else a line each. */
     int progress, done, all;
@@ -47,8 +47,10 @@ static int run_tests(bench *b, int64_t threads, bench_result *result) {
     options.sets = sets;
     options.n_sets += threads >= 0;
     double begin = now();
-    if (sluice_open(&options, &engine, &err) < 0)
+    if (sluice_open(&options, &engine, &err) < 0) {
+        b->stop = 1;
         return fail(&err);
+    }
     const double load_seconds = now() - begin;
     int status = 0;
     b->out.columns = bench_columns(engine, &b->tests);
@@ -74,7 +76,7 @@ static int run_all(bench *b) {
         return 1;
     }
     b->all = runs * b->tests.n;
-    for (int i = 0; i < runs; i++)
+    for (int i = 0; i < runs && !b->stop; i++)
         status |= run_tests(b, b->threads.n > 0 ? b->threads.v[i] : -1, result);
     records_end(&b->out);
     free(result);
