@@ -1,5 +1,5 @@
 /* sluice bench - what a combination costs, in llama-bench's terms: pp N, tg N, pp N + tg N, at a depth, for one session
- * or some side by side, with one number of workers or several. */
+ * or some side by side, with one number of workers or several; and `sluice bench kernels`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +114,8 @@ static int plan(bench *b, text_list *given, const char *words, const char *fill,
 }
 
 int cmd_bench(int argc, char **argv) {
+    if (argc >= 2 && strcmp(argv[1], "kernels") == 0)
+        return bench_kernels(argc - 1, argv + 1);
     bench *b = calloc(1, sizeof *b);
     if (b == NULL) {
         fprintf(stderr, "sluice: out of memory\n");
@@ -147,7 +149,7 @@ int cmd_bench(int argc, char **argv) {
     };
     int status =
         options_parse(argc, argv,
-                      "sluice bench [options]\n\n"
+                      "sluice bench [options]\n       sluice bench kernels [PATTERN] [options]\n\n"
                       "A LIST is 512,1024 or 128-1024+128 or 64-1024*2, or some of them; options with lists may "
                       "be repeated.",
                       own, &b->c, NULL, 0);

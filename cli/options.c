@@ -113,7 +113,8 @@ int options_parse(int argc, char **argv, const char *usage, const option *own, c
             printf("usage: %s\n\n", usage);
             if (own != NULL)
                 print_table(own, NULL);
-            print_table(shared, own);
+            if (!c->own_only)
+                print_table(shared, own);
             printf("  %-28s %s\n", "-h, --help", "print this");
             c->help = 1;
             return 0;
@@ -121,7 +122,7 @@ int options_parse(int argc, char **argv, const char *usage, const option *own, c
         const char *equals = word[1] == '-' ? strchr(word, '=') : NULL;
         size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
         const option *o = find(own, word, length);
-        if (o == NULL)
+        if (o == NULL && !c->own_only)
             o = find(shared, word, length);
         if (o == NULL) {
             fprintf(stderr, "sluice: unknown option %.*s (see --help)\n", (int)length, word);

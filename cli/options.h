@@ -40,6 +40,7 @@ typedef struct common {
     char *owned[CLI_MAX_SETS];
     int n_sets;
     int help;
+    int own_only; /* 1: this command has no configuration, and none of these options but help */
 } common;
 
 /* Parses argv[1 ..]; own: rows ended by names = NULL, which stand in front of shared ones of the same name. Words that are no options are stored in words (at most
