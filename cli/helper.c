@@ -13,7 +13,7 @@
 extern char **environ;
 
 int helper_find(const char *name, char path[PATH_MAX]) {
-    static const char *const beside[] = {"", "sdk/kernels/", "sdk/testhost/", "benches/", "../libexec/sluice/"};
+    static const char *const beside[] = {"", "sdk/kernels/", "sdk/testhost/", "../libexec/sluice/"};
     char self[PATH_MAX];
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     char *slash = n > 0 ? (self[n] = '\0', strrchr(self, '/')) : NULL;
