@@ -120,7 +120,7 @@ int sluice_get_memory(const sluice_engine *e, int place, int i, sluice_memory *o
     } rows[] = {{"weights", SLI_TAG_WEIGHTS}, {"kv", SLI_TAG_KV},         {"kv_host", SLI_TAG_KV_HOST},
                 {"scratch", SLI_TAG_SCRATCH}, {"plugin", SLI_TAG_PLUGIN}, {"misc", SLI_TAG_MISC}};
     enum { N = sizeof rows / sizeof *rows };
-    _Static_assert(N == SLI_TAG_COUNT && N + 1 == SLUICE_MEMORY_ROWS, "a row for each tag");
+    _Static_assert((int)N == (int)SLI_TAG_COUNT && (int)N + 1 == (int)SLUICE_MEMORY_ROWS, "a row for each tag");
     (void)e;
     if (i < 0 || i > N || place < SLUICE_HOST || place > SLUICE_PINNED)
         return 0;
