@@ -12,7 +12,7 @@ static const struct {
     const char *help;
 } commands[] = {
     {"run", cmd_run, "continue a prompt; text goes to stdout"},
-    {"bench", cmd_bench, "measure prompt and decode speed"},
+    {"bench", cmd_bench, "measure speed and memory of a combination, or the kernels alone"},
     {"eval", cmd_eval, "measure quality: perplexity, retrieval, drafting"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
     {"quantize", cmd_quantize, "pack weights with calibration data, into a file for [quant] artifact"},

@@ -36,9 +36,12 @@ static const option *find(const option *table, const char *word, size_t length) 
     return NULL;
 }
 
-static void print_table(const option *table) {
+/* hidden: rows whose options are there already; NULL: none. */
+static void print_table(const option *table, const option *hidden) {
     for (; table->names != NULL; table++) {
         char left[64];
+        if (find(hidden, table->names, strcspn(table->names, ",")) != NULL)
+            continue;
         snprintf(left, sizeof left, "%s%s%s", table->names, table->argument != NULL ? " " : "",
                  table->argument != NULL ? table->argument : "");
         printf("  %-28s %s\n", left, table->help);
@@ -56,6 +59,15 @@ static int add_set(common *c, char *text) {
     return 0;
 }
 
+static int add_text(text_list *list, const char *name, const char *value) {
+    if (list->n == CLI_MAX_TEXTS) {
+        fprintf(stderr, "sluice: %s: given more than %d times\n", name, CLI_MAX_TEXTS);
+        return -1;
+    }
+    list->text[list->n++] = value;
+    return 0;
+}
+
 static int store(const option *o, const char *name, const char *value, common *c) {
     char *end = NULL, *text = NULL;
     switch (o->kind) {
@@ -63,6 +75,7 @@ static int store(const option *o, const char *name, const char *value, common *c
     case OPT_ANY_SET: return add_set(c, strdup(value));
     case OPT_SET: return add_set(c, asprintf(&text, "%s=%s", o->key, value) < 0 ? NULL : text);
     case OPT_TEXT: *(const char **)o->target = value; return 0;
+    case OPT_TEXTS: return add_text(o->target, name, value);
     case OPT_FLAG: *(int *)o->target = 1; return 0;
     case OPT_INT:
         errno = 0;
@@ -99,8 +112,9 @@ int options_parse(int argc, char **argv, const char *usage, const option *own, c
         if (strcmp(word, "-h") == 0 || strcmp(word, "--help") == 0) {
             printf("usage: %s\n\n", usage);
             if (own != NULL)
-                print_table(own);
-            print_table(shared);
+                print_table(own, NULL);
+            if (!c->own_only)
+                print_table(shared, own);
             printf("  %-28s %s\n", "-h, --help", "print this");
             c->help = 1;
             return 0;
@@ -108,7 +122,7 @@ int options_parse(int argc, char **argv, const char *usage, const option *own, c
         const char *equals = word[1] == '-' ? strchr(word, '=') : NULL;
         size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
         const option *o = find(own, word, length);
-        if (o == NULL)
+        if (o == NULL && !c->own_only)
             o = find(shared, word, length);
         if (o == NULL) {
             fprintf(stderr, "sluice: unknown option %.*s (see --help)\n", (int)length, word);

@@ -4,18 +4,25 @@
 
 #include "libsluice.h"
 
-enum { CLI_MAX_SETS = 64, CLI_USAGE = 2 };
+enum { CLI_MAX_SETS = 64, CLI_MAX_TEXTS = 32, CLI_USAGE = 2 };
 
 /* Where an option's value goes. */
 typedef enum {
     OPT_SET,    /* override `key` of the configuration */
     OPT_TEXT,   /* const char ** */
+    OPT_TEXTS,  /* text_list *: may be given several times */
     OPT_INT,    /* int64_t * */
     OPT_REAL,   /* double * */
     OPT_FLAG,   /* int *, no argument */
     OPT_CONFIG, /* the INI file */
     OPT_ANY_SET /* section.key=value */
 } option_kind;
+
+/* Values of an option that may be repeated. */
+typedef struct text_list {
+    const char *text[CLI_MAX_TEXTS];
+    int n;
+} text_list;
 
 typedef struct option {
     const char *names;    /* "-n, --n-predict" */
@@ -33,9 +40,10 @@ typedef struct common {
     char *owned[CLI_MAX_SETS];
     int n_sets;
     int help;
+    int own_only; /* 1: this command has no configuration, and none of these options but help */
 } common;
 
-/* Parses argv[1 ..]; own: rows ended by names = NULL. Words that are no options are stored in words (at most
+/* Parses argv[1 ..]; own: rows ended by names = NULL, which stand in front of shared ones of the same name. Words that are no options are stored in words (at most
  * max_words). Returns the number of words, or -1 after printing one error. --help prints and sets c->help. */
 int options_parse(int argc, char **argv, const char *usage, const option *own, common *c, const char **words,
                   int max_words);

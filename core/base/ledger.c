@@ -117,4 +117,16 @@ void sli_ledger_read_device(sli_ledger_place place, sli_ledger_device_report *ou
     out->total_peak = atomic_load(&c->total_peak);
 }
 
+static void restart_peaks(counters *c) {
+    for (int t = 0; t < SLI_TAG_COUNT; t++)
+        atomic_store(&c->peak[t], atomic_load(&c->now[t]));
+    atomic_store(&c->total_peak, atomic_load(&c->total));
+}
+
+void sli_ledger_restart_peaks(void) {
+    restart_peaks(&host_);
+    for (int place = 0; place < SLI_LEDGER_PLACES; place++)
+        restart_peaks(&places_[place]);
+}
+
 void sli_ledger_fail_after(int64_t n) { atomic_store(&fail_after_, n); }

@@ -53,6 +53,9 @@ typedef struct sli_ledger_device_report {
 void sli_ledger_note_device(sli_ledger_place place, sli_tag tag, int64_t bytes);
 void sli_ledger_read_device(sli_ledger_place place, sli_ledger_device_report *out);
 
+/* Largest values begin again with what is held now, here and on devices. */
+void sli_ledger_restart_peaks(void);
+
 /* Makes the n-th allocation from now on (0 = the next) and all after it fail; a negative n turns that off. For tests. */
 void sli_ledger_fail_after(int64_t n);
 

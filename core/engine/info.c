@@ -113,6 +113,36 @@ void sluice_get_stats(const sluice_engine *e, sluice_stats *out) {
     out->bytes_pinned = pinned.total;
 }
 
+int sluice_get_memory(const sluice_engine *e, int place, int i, sluice_memory *out) {
+    static const struct {
+        const char *name;
+        sli_tag tag;
+    } rows[] = {{"weights", SLI_TAG_WEIGHTS}, {"kv", SLI_TAG_KV},         {"kv_host", SLI_TAG_KV_HOST},
+                {"scratch", SLI_TAG_SCRATCH}, {"plugin", SLI_TAG_PLUGIN}, {"misc", SLI_TAG_MISC}};
+    enum { N = sizeof rows / sizeof *rows };
+    _Static_assert((int)N == (int)SLI_TAG_COUNT && (int)N + 1 == (int)SLUICE_MEMORY_ROWS, "a row for each tag");
+    (void)e;
+    if (i < 0 || i > N || place < SLUICE_HOST || place > SLUICE_PINNED)
+        return 0;
+    sli_ledger_report host;
+    sli_ledger_device_report r;
+    if (place == SLUICE_HOST) {
+        sli_ledger_read(&host);
+        memcpy(r.now, host.now, sizeof r.now);
+        memcpy(r.peak, host.peak, sizeof r.peak);
+        r.total = host.total, r.total_peak = host.total_peak;
+    } else
+        sli_ledger_read_device(place == SLUICE_GPU ? SLI_LEDGER_DEVICE : SLI_LEDGER_PINNED, &r);
+    *out = i == N ? (sluice_memory){"total", r.total, r.total_peak}
+                  : (sluice_memory){rows[i].name, r.now[rows[i].tag], r.peak[rows[i].tag]};
+    return 1;
+}
+
+void sluice_reset_peaks(sluice_engine *e) {
+    (void)e;
+    sli_ledger_restart_peaks();
+}
+
 void sluice_reset_stats(sluice_engine *e) {
     int32_t lossless = e->stats.lossless;
     e->stats = (sluice_stats){.lossless = lossless};

@@ -274,6 +274,19 @@ typedef struct sluice_stats {
 } sluice_stats;
 void sluice_get_stats(const sluice_engine *engine, sluice_stats *out);
 void sluice_reset_stats(sluice_engine *engine);
+
+/* Memory of the process by what it is for, as the allocator counts it. */
+/* Places; pinned is host memory for a GPU, and not part of HOST. */
+enum { SLUICE_HOST = 0, SLUICE_GPU = 1, SLUICE_PINNED = 2, SLUICE_MEMORY_ROWS = 7 };
+typedef struct sluice_memory {
+    const char *tag;     /* "weights" (mapped files included), "kv", "kv_host", "scratch", "plugin", "misc", "total"; static */
+    int64_t bytes, peak; /* held now; the most since the process began or the peaks were reset */
+} sluice_memory;
+/* Row i, from 0 on, of a place; 0: there is no such row. The last one is the sum, and its peak is that of the sum. */
+int sluice_get_memory(const sluice_engine *engine, int place, int i, sluice_memory *out);
+/* Largest values, those of sluice_stats too, begin again with what is held now. They belong to the process: those of other
+ * engines begin again, too. */
+void sluice_reset_peaks(sluice_engine *engine);
 /* The statistics and what they belong to (isa, plugins, counters of plugins) as one JSON object. */
 int sluice_stats_json(const sluice_engine *engine, sluice_write_fn write, void *user, sluice_error *err);
 

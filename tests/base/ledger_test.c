@@ -22,6 +22,18 @@ static void counts_by_tag(void **state) {
     sli_ledger_read(&after);
     assert_int_equal(after.now[SLI_TAG_KV], before.now[SLI_TAG_KV]);
     assert_true(after.peak[SLI_TAG_KV] >= before.now[SLI_TAG_KV] + 3000);
+    sli_ledger_note_device(SLI_LEDGER_DEVICE, SLI_TAG_KV, 500);
+    sli_ledger_note_device(SLI_LEDGER_DEVICE, SLI_TAG_KV, -400);
+    sli_ledger_restart_peaks();
+    sli_ledger_device_report device;
+    sli_ledger_read_device(SLI_LEDGER_DEVICE, &device);
+    assert_int_equal(device.peak[SLI_TAG_KV], 100);
+    assert_int_equal(device.total_peak, 100);
+    sli_ledger_read(&after);
+    for (int t = 0; t < SLI_TAG_COUNT; t++)
+        assert_int_equal(after.peak[t], after.now[t]);
+    assert_int_equal(after.total_peak, after.total);
+    sli_ledger_note_device(SLI_LEDGER_DEVICE, SLI_TAG_KV, -100);
 }
 
 static void refuses_overflow_and_fails_on_request(void **state) {

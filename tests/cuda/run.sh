@@ -24,7 +24,7 @@ done
 all=$(ninja -C "$build" -t targets all)
 names=$(meson test -C "$build" --list --suite cuda 2>/dev/null | sed -n 's|.*/ *\([A-Za-z0-9_]*\) *$|\1|p' | sort -u | grep -v '_fake$' || true)
 target_of() { printf '%s\n' "$all" | sed -n "s|^\(\([^:]*/\)\{0,1\}$1\): c_LINKER.*|\1|p" | head -n 1; }
-tests= benches=
+tests= benches= helpers=
 for name in $names; do
     target=$(target_of "$name")
     [ -n "$target" ] || target=$(target_of "${name}_test")
@@ -33,6 +33,7 @@ for name in $names; do
 done
 for target in $(printf '%s\n' "$all" | sed -n 's|^\([^:]*_bench\): c_LINKER.*|\1|p' | sort -u); do
     case $target in
+    */kernels_bench | */kernels_cuda_bench) helpers+="$target " ;; # of `sluice bench kernels`, which looks beside itself
     *cuda_bench | */cuda/*_bench) benches+="$target " ;;
     *) ! ninja -C "$build" -t query "$target" | grep -q 'testhost' || benches+="$target " ;;
     esac
@@ -40,7 +41,7 @@ done
 plugins=$(printf '%s\n' "$all" | sed -n 's|^\(plugins/[^:]*\.so\): c_LINKER.*|\1|p')
 module=$(printf '%s\n' "$all" | sed -n 's|^\([^:]*sluice-cuda\.so\): c_LINKER.*|\1|p' | head -n 1)
 [ -n "$module" ] || echo "run.sh: this build has no sluice-cuda.so: what is collected runs on the CPU" >&2
-[ $compile = no ] || ninja -C "$build" sluice $module $plugins $tests $benches >&2
+[ $compile = no ] || ninja -C "$build" sluice $module $plugins $tests $benches $helpers >&2
 
 rm -rf "$stage"
 mkdir -p "$stage/lib" "$stage/tests" "$stage/benches"
@@ -53,6 +54,7 @@ for p in $plugins; do
 done
 for t in $tests; do put "$t" "$stage/tests/${t##*/}"; done
 for b in $benches; do put "$b" "$stage/benches/${b##*/}"; done
+for h in $helpers; do put "$h" "$stage/${h##*/}"; done
 # Shared libraries, but for the C library's own, which must be that of the machine.
 find "$stage" -type f -perm -u+x -print0 | xargs -0 -n 1 ldd 2>/dev/null |
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |

@@ -235,62 +235,7 @@ static void test_plugins(void **state) {
     cli_free(&r);
 }
 
-/* ---- bench and eval ---------------------------------------------------------------------------------------------- */
-
-static void test_bench(void **state) {
-    (void)state;
-    cli_result r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "16,32", "-n", "8", "-d", "0,20", "-r", "2", "-o", "json"), NULL);
-    json_t *all = json_loads(r.out, 0, NULL), *one;
-    size_t i;
-    assert_int_equal(json_array_size(all), 6);
-    static const char *const numbers[] = {"model_size", "model_n_params", "n_threads", "n_prompt", "n_gen", "n_depth", "avg_ns",
-                                          "stddev_ns", "avg_ts", "stddev_ts"};
-    static const int64_t expected[6][3] = {{16, 0, 0}, {32, 0, 0}, {0, 8, 0}, {16, 0, 20}, {32, 0, 20}, {0, 8, 20}};
-    json_array_foreach(all, i, one) {
-        for (size_t j = 0; j < sizeof numbers / sizeof *numbers; j++)
-            assert_true(e2e_number(one, numbers[j]) >= 0);
-        assert_int_equal(e2e_number(one, "n_prompt"), expected[i][0]);
-        assert_int_equal(e2e_number(one, "n_gen"), expected[i][1]);
-        assert_int_equal(e2e_number(one, "n_depth"), expected[i][2]);
-        assert_int_equal(e2e_number(one, "n_threads"), 1);
-        assert_int_equal(e2e_number(one, "model_n_params"), 5180672);
-        assert_int_equal(json_array_size(json_object_get(one, "samples_ns")), 2);
-        assert_int_equal(json_array_size(json_object_get(one, "samples_ts")), 2);
-        assert_true(json_is_string(json_object_get(one, "model_filename")) && json_is_string(json_object_get(one, "model_type")));
-        double tokens = e2e_number(one, "n_prompt") + e2e_number(one, "n_gen");
-        for (size_t j = 0; j < 2; j++) {
-            double ns = json_number_value(json_array_get(json_object_get(one, "samples_ns"), j));
-            double ts = json_number_value(json_array_get(json_object_get(one, "samples_ts"), j));
-            assert_true(fabs(ts * ns / 1e9 - tokens) < 1e-3 * tokens);
-        }
-    }
-    json_decref(all);
-    cli_free(&r);
-    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "8", "-n", "4", "-r", "1"), NULL);
-    assert_non_null(strstr(r.out, "| pp8 |"));
-    assert_non_null(strstr(r.out, "| tg4 |"));
-    cli_free(&r);
-    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "-p", "8", "-n", "0", "-r", "1", "-o", "jsonl"), NULL);
-    one = json_loads(r.out, 0, NULL);
-    assert_int_equal(e2e_number(one, "n_prompt"), 8);
-    json_decref(one);
-    cli_free(&r);
-    r = cli_good(CLI("bench", "-m", tiny, "-t", "1", "--tests", "pp8 tg4@16x2,ts4", "--fill", "synthetic", "-r", "3", "-o", "json"), NULL);
-    all = json_loads(r.out, 0, NULL);
-    assert_int_equal(json_array_size(all), 3);
-    one = json_array_get(all, 1);
-    assert_int_equal(e2e_number(one, "n_depth"), 16);
-    assert_int_equal(e2e_number(one, "n_sequences"), 2);
-    assert_int_equal(e2e_number(one, "tokens_step"), 2); /* of two sessions */
-    assert_true(fabs(e2e_number(one, "ms_step") * 4 * 1e6 - e2e_number(one, "avg_ns")) < 0.01 * e2e_number(one, "avg_ns"));
-    assert_true(json_is_true(json_object_get(json_array_get(all, 2), "sampled")));
-    json_decref(all);
-    cli_free(&r);
-    cli_refused(CLI("bench", "-m", tiny, "-p", "8,x"), SETS("-p"));
-    cli_refused(CLI("bench", "-m", tiny, "-b", "0"), SETS("-b"));
-    cli_refused(CLI("bench", "-m", tiny, "--tests", "pp8,tg0"), SETS("--tests", "\"tg0\""));
-    cli_refused(CLI("bench", "-m", tiny, "-c", "64", "-p", "128", "-n", "0", "-r", "1", "-o", "jsonl"), SETS("context"));
-}
+/* ---- eval -------------------------------------------------------------------------------------------------------- */
 
 static void test_perplexity(void **state) {
     (void)state;
@@ -433,7 +378,7 @@ int main(void) {
         cmocka_unit_test(test_run),          cmocka_unit_test(test_run_config), cmocka_unit_test(test_stats),
         cmocka_unit_test(test_validate),
         cmocka_unit_test(test_help),         cmocka_unit_test(test_config_show), cmocka_unit_test(test_config_check),
-        cmocka_unit_test(test_plugins),      cmocka_unit_test(test_bench),      cmocka_unit_test(test_perplexity),
+        cmocka_unit_test(test_plugins),      cmocka_unit_test(test_perplexity),
         cmocka_unit_test(test_retrieval),
     };
     return cmocka_run_group_tests_name("cli", tests, set_up, tear_down);
