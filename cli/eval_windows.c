@@ -53,7 +53,7 @@ static void strided_span(const eval_windows *w, int64_t i, eval_span *out) {
 
 static const eval_protocol protocols[] = {
     {"bos", 0, 0, 0, 1, bos_count, bos_span},
-    {"gptq", 2048, 0, 1, 0, whole_count, gptq_span},
+    {"gptq", 2048, 0, 1, 0, whole_count, gptq_span}, /* named after the paper; no plugin */
     {"lcpp", 512, 0, 1, 0, whole_count, lcpp_span},
     {"strided", 0, 512, 1, 0, strided_count, strided_span},
 };
