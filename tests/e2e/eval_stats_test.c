@@ -298,6 +298,53 @@ static void divergence(void **state) {
     json_decref(json);
 }
 
+/* What transformers makes of the same windows and the same two models. */
+static void transformers(void **state) {
+    (void)state;
+    static const char *const names[] = {"bos", "gptq", "lcpp", "strided"};
+    static const char *const ppl_keys[] = {"ppl", "mean_nll", "ppl_pm"};
+    static const char *const kld_keys[] = {"kld_mean", "kld_mean_pm", "kld_median", "kld_p90",      "kld_p95",
+                                           "kld_p99",  "kld_p999",    "kld_max",    "same_top",     "same_top_pm",
+                                           "dp_mean",  "dp_mean_pm",  "dp_rms",     "dp_min",       "dp_median",
+                                           "dp_max",   "ppl",         "ppl_base",   "ln_ppl_ratio", "ln_ppl_ratio_pm"};
+    const char *path = e2e_path("tests/data/tiny/statistics.json");
+    if (access(path, R_OK) != 0)
+        skip_because("needs tests/data/tiny/statistics.json, which recipes/golden/make_statistics.py writes");
+    json_t *golden = e2e_json(path);
+    assert_int_equal(of(golden, "context"), 256);
+    assert_int_equal(of(golden, "stride"), 100);
+    assert_int_equal(of(golden, "bits"), 2);
+    for (int p = 0; p < 4; p++) {
+        json_t *want = json_object_get(json_object_get(golden, "protocols"), names[p]);
+        json_t *json =
+            p < 3 ? report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p]))
+                  : report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p],
+                               "--stride", "100"));
+        assert_int_equal(of(json, "n_tokens"), of(want, "n_tokens"));
+        assert_int_equal(of(json, "windows"), of(want, "windows"));
+        for (size_t i = 0; i < sizeof ppl_keys / sizeof *ppl_keys; i++)
+            near(json, ppl_keys[i], of(want, ppl_keys[i]), 1e-4, 0);
+        json_decref(json);
+    }
+    char base[PATH_MAX];
+    snprintf(base, sizeof base, "%s", e2e_temp("golden.base"));
+    json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "256", "--save", base, "--exact")));
+    const char *other = rounded_model();
+    size_t n;
+    char hex[65], file[PATH_MAX + 32];
+    snprintf(file, sizeof file, "%s/model.safetensors", other);
+    char *bytes = e2e_read(file, &n);
+    sha256_hex(bytes, n, hex);
+    free(bytes);
+    assert_string_equal(hex, json_string_value(json_object_get(golden, "rounded_sha256")));
+    json_t *json = report(CLI("eval", "kld", "-m", other, "--base", base)), *want = json_object_get(golden, "kld");
+    assert_int_equal(of(json, "tokens"), of(want, "tokens"));
+    for (size_t i = 0; i < sizeof kld_keys / sizeof *kld_keys; i++)
+        near(json, kld_keys[i], of(want, kld_keys[i]), 2e-4, 1e-7);
+    json_decref(json);
+    json_decref(golden);
+}
+
 /* The same run against itself, and what is lossy against it. */
 static void zero_and_lossy(void **state) {
     (void)state;
@@ -481,9 +528,9 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(digest),     cmocka_unit_test(protocols),      cmocka_unit_test(unequal_windows),
-        cmocka_unit_test(divergence), cmocka_unit_test(zero_and_lossy), cmocka_unit_test(layout),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(digest),          cmocka_unit_test(transformers), cmocka_unit_test(protocols),
+        cmocka_unit_test(unequal_windows), cmocka_unit_test(divergence),   cmocka_unit_test(zero_and_lossy),
+        cmocka_unit_test(layout),          cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests_name("eval_stats", tests, set_up, tear_down);
 }
