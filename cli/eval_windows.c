@@ -181,8 +181,7 @@ void eval_windows_report(const eval_windows *w, json_t *report) {
     free(row);
     json_object_set_new(report, "protocol", json_string(w->protocol->name));
     json_object_set_new(report, "context", json_integer(w->context));
-    if (w->protocol->stride != 0)
-        json_object_set_new(report, "stride", json_integer(w->stride));
+    json_object_set_new(report, "stride", w->protocol->stride != 0 ? json_integer(w->stride) : json_null());
     json_object_set_new(report, "steps", json_integer(w->steps));
     json_object_set_new(report, "windows", json_integer(w->n_windows));
     json_object_set_new(report, "text_tokens", json_integer(w->n));
