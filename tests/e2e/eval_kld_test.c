@@ -1,200 +1,11 @@
-/* sluice eval ppl and kld: their figures against logits of the library, worked out here in double, window by window;
+/* sluice eval kld: its figures against logits of the library, worked out here in double, and against transformers;
  * files of logits read and written by hand; what must be zero is, what is lossy shows; refusals. */
-#include <unistd.h>
-
-#include "cli.h"
+#include "eval_rig.h"
 
 /* The command's own file, compiled into this program. */
 #include "../../cli/sha256.c"
 
-enum { VOCAB = 4096, W = 128, STRIDE = 50, R = W - 1 - W / 2 };
-
-static char tiny[PATH_MAX], text[PATH_MAX], exact[PATH_MAX], coded[PATH_MAX];
-static int32_t *ids; /* [n_ids] of the text, beginning of text in front */
-static int64_t n_ids;
-
-static json_t *report(const char *const *args) {
-    cli_result r = cli_good(args, NULL);
-    json_t *json = json_loads(r.out, 0, NULL);
-    if (json == NULL)
-        fail_msg("no JSON: %s", r.out);
-    cli_free(&r);
-    return json;
-}
-
-static double of(json_t *result, const char *name) { return e2e_number(result, name); }
-
-static void near(json_t *result, const char *name, double expected, double relative, double absolute) {
-    double got = of(result, name);
-    if (!(fabs(got - expected) <= relative * fabs(expected) + absolute))
-        fail_msg("%s is %.10g, expected %.10g", name, got, expected);
-}
-
-static void log_softmax(const float *logits, double *out) {
-    double sum = 0;
-    for (int i = 0; i < VOCAB; i++)
-        sum += exp((double)logits[i]);
-    for (int i = 0; i < VOCAB; i++)
-        out[i] = logits[i] - log(sum);
-}
-
-/* Log probabilities [n, VOCAB] behind each token. */
-static double *logprobs(sluice_engine *e, const int32_t *tokens, int64_t n) {
-    float *logits = e2e_logits_of(e, tokens, n);
-    double *lp = malloc(sizeof *lp * VOCAB * (size_t)n);
-    assert_non_null(lp);
-    for (int64_t i = 0; i < n; i++)
-        log_softmax(logits + i * VOCAB, lp + i * VOCAB);
-    free(logits);
-    return lp;
-}
-
-/* ---- perplexity -------------------------------------------------------------------------------------------------- */
-
-static void digest(void **state) {
-    (void)state;
-    static const struct {
-        const char *text, *hex;
-    } known[] = {
-        {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
-        {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
-        {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
-         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
-    };
-    char hex[65];
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        sha256_hex(known[i].text, strlen(known[i].text), hex);
-        assert_string_equal(hex, known[i].hex);
-    }
-}
-
-/* Negative log-likelihoods of the last `scored` of n tokens. */
-static double window_nll(sluice_engine *e, const int32_t *row, int64_t n, int64_t scored, double *squares) {
-    double *lp = logprobs(e, row, n), sum = 0;
-    for (int64_t t = n - scored; t < n; t++) {
-        double nll = -lp[(t - 1) * VOCAB + row[t]];
-        sum += nll;
-        *squares += nll * nll;
-    }
-    free(lp);
-    return sum;
-}
-
-/* Window i of a protocol, as docs/eval.md words it: tokens in row, how many in *n; returns how many are predicted, 0
- * behind the last. */
-static int64_t window_of(const char *protocol, int64_t i, int32_t *row, int64_t *n) {
-    int64_t begin = i * W, scored = W - 1;
-    *n = W;
-    if (strcmp(protocol, "bos") == 0) {
-        begin = 1 + i * (W - 1); /* ids[0] is no part of the text */
-        if (begin + W - 1 > n_ids)
-            return 0;
-        memcpy(row + 1, ids + begin, sizeof *row * (W - 1));
-        row[0] = 0;
-        return W - 1;
-    }
-    if (strcmp(protocol, "strided") == 0) {
-        begin = i * STRIDE;
-        int64_t before = i == 0 ? 1 : begin - STRIDE + W; /* tokens that are predicted already, or cannot be */
-        if (before >= n_ids)
-            return 0;
-        *n = begin + W < n_ids ? W : n_ids - begin;
-        scored = begin + *n - before;
-    } else if (begin + W > n_ids)
-        return 0;
-    memcpy(row, ids + begin, sizeof *row * (size_t)*n);
-    if (strcmp(protocol, "lcpp") == 0) {
-        row[0] = 0;
-        scored = R; /* positions W/2 .. W-2 predict */
-    }
-    return scored;
-}
-
-static void protocols(void **state) {
-    (void)state;
-    static const char *const names[] = {"bos", "gptq", "lcpp", "strided"};
-    sluice_engine *e = e2e_open("models/tiny", NO_SETS);
-    for (int p = 0; p < 4; p++) {
-        json_t *json =
-            p < 3 ? report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p]))
-                  : report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p],
-                               "--stride", "50"));
-        json_t *windows = json_object_get(json, "nll_by_window");
-        int32_t row[W];
-        int64_t n, scored, i = 0, all = 0;
-        double sum = 0, squares = 0;
-        for (; (scored = window_of(names[p], i, row, &n)) > 0; i++) {
-            double nll = window_nll(e, row, n, scored, &squares),
-                   got = json_number_value(json_array_get(windows, (size_t)i));
-            if (!(fabs(got - nll) < 1e-6 * nll))
-                fail_msg("%s: window %d is %.9f, expected %.9f", names[p], (int)i, got, nll);
-            sum += nll;
-            all += scored;
-        }
-        assert_int_equal(json_array_size(windows), i);
-        assert_int_equal(of(json, "windows"), i);
-        assert_int_equal(of(json, "n_tokens"), all);
-        double mean = sum / (double)all;
-        near(json, "mean_nll", mean, 1e-6, 0);
-        near(json, "ppl", exp(mean), 1e-5, 0);
-        near(json, "ppl_pm", exp(mean) * sqrt((squares / (double)all - mean * mean) / (double)(all - 1)), 1e-4, 0);
-        assert_string_equal(json_string_value(json_object_get(json, "protocol")), names[p]);
-        assert_string_equal(json_string_value(json_object_get(json, "text_sha256")),
-                            "9344e5dde26256428c2c3a7302ca3bbe2ecb4662bce607cd5699fa4c7983502f");
-        json_t *first = json_object_get(json, "first_tokens");
-        assert_int_equal(json_array_size(first), 8);
-        for (size_t j = 0; j < 8; j++)
-            assert_int_equal(json_integer_value(json_array_get(first, j)), ids[j]);
-        if (p == 3)
-            assert_int_equal(all, n_ids - 1); /* every token once, the tail included */
-        json_decref(json);
-    }
-    sluice_close(e);
-}
-
-/* Windows of unequal size: the difference is that of all tokens, its interval that of a ratio of sums. */
-static void unequal_windows(void **state) {
-    (void)state;
-    cli_result r = cli_good(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", "strided",
-                                "--stride", "128", "--windows", "5"),
-                            NULL);
-    e2e_put_text(e2e_temp(""), "dense.json", r.out);
-    json_t *dense = json_loads(r.out, 0, NULL);
-    cli_free(&r);
-    char earlier[PATH_MAX];
-    snprintf(earlier, sizeof earlier, "%s", e2e_temp("dense.json"));
-    json_t *json = report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", "strided",
-                              "--stride", "128", "--windows", "5", "--set", "quant.plugin=rtn", "--against", earlier));
-    double d[5], n[5], sum = 0, all = 0, squares = 0;
-    for (int i = 0; i < 5; i++) {
-        d[i] = json_number_value(json_array_get(json_object_get(json, "nll_by_window"), (size_t)i)) -
-               json_number_value(json_array_get(json_object_get(dense, "nll_by_window"), (size_t)i));
-        n[i] = W - 1; /* the first token of a window that overlaps nothing is not predicted */
-        sum += d[i];
-        all += n[i];
-    }
-    for (int i = 0; i < 5; i++)
-        squares += (d[i] - sum / all * n[i]) * (d[i] - sum / all * n[i]);
-    near(json, "against.mean_difference", sum / all, 1e-6, 0);
-    near(json, "against.half_width_95", 2.776 * sqrt(squares * 5 / 4) / all, 1e-6, 0);
-    near(json, "against.ppl_ratio", exp(sum / all), 1e-6, 0);
-    json_decref(json);
-    json_decref(dense);
-    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--against", earlier),
-                SETS("protocol"));
-    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", text, "--protocol", "mine"),
-                SETS("--protocol", "strided", "\"mine\""));
-    cli_refused(CLI("eval", "ppl", "-m", tiny, "--text", text, "--protocol", "gptq", "--stride", "3"),
-                SETS("--stride", "gptq"));
-    cli_refused(
-        CLI("eval", "ppl", "-m", tiny, "--text", text, "--protocol", "strided", "--context", "64", "--stride", "65"),
-        SETS("--stride", "64"));
-    cli_refused(
-        CLI("eval", "ppl", "-m", tiny, "--text", text, "--protocol", "lcpp", "--context", "64", "--steps", "32"),
-        SETS("--steps", "31"));
-}
-
-/* ---- divergence -------------------------------------------------------------------------------------------------- */
+static char exact[PATH_MAX], coded[PATH_MAX];
 
 /* tiny with two bits of mantissa left, rounded to nearest even: what recipes/golden/make_statistics.py makes. */
 static const char *rounded_model(void) {
@@ -298,34 +109,14 @@ static void divergence(void **state) {
     json_decref(json);
 }
 
-/* What transformers makes of the same windows and the same two models. */
+/* What transformers makes of the same two models. */
 static void transformers(void **state) {
     (void)state;
-    static const char *const names[] = {"bos", "gptq", "lcpp", "strided"};
-    static const char *const ppl_keys[] = {"ppl", "mean_nll", "ppl_pm"};
     static const char *const kld_keys[] = {"kld_mean", "kld_mean_pm", "kld_median", "kld_p90",      "kld_p95",
                                            "kld_p99",  "kld_p999",    "kld_max",    "same_top",     "same_top_pm",
                                            "dp_mean",  "dp_mean_pm",  "dp_rms",     "dp_min",       "dp_median",
                                            "dp_max",   "ppl",         "ppl_base",   "ln_ppl_ratio", "ln_ppl_ratio_pm"};
-    const char *path = e2e_path("tests/data/tiny/statistics.json");
-    if (access(path, R_OK) != 0)
-        skip_because("needs tests/data/tiny/statistics.json, which recipes/golden/make_statistics.py writes");
-    json_t *golden = e2e_json(path);
-    assert_int_equal(of(golden, "context"), 256);
-    assert_int_equal(of(golden, "stride"), 100);
-    assert_int_equal(of(golden, "bits"), 2);
-    for (int p = 0; p < 4; p++) {
-        json_t *want = json_object_get(json_object_get(golden, "protocols"), names[p]);
-        json_t *json =
-            p < 3 ? report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p]))
-                  : report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p],
-                               "--stride", "100"));
-        assert_int_equal(of(json, "n_tokens"), of(want, "n_tokens"));
-        assert_int_equal(of(json, "windows"), of(want, "windows"));
-        for (size_t i = 0; i < sizeof ppl_keys / sizeof *ppl_keys; i++)
-            near(json, ppl_keys[i], of(want, ppl_keys[i]), 1e-4, 0);
-        json_decref(json);
-    }
+    json_t *golden = golden_statistics();
     char base[PATH_MAX];
     snprintf(base, sizeof base, "%s", e2e_temp("golden.base"));
     json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "256", "--save", base, "--exact")));
@@ -502,19 +293,9 @@ static void refusals(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    snprintf(tiny, sizeof tiny, "%s", e2e_path("models/tiny"));
-    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    rig_begin();
     snprintf(exact, sizeof exact, "%s", e2e_temp("exact.base"));
     snprintf(coded, sizeof coded, "%s", e2e_temp("coded.base"));
-    sluice_engine *e = e2e_open("models/tiny", NO_SETS);
-    size_t n;
-    char *bytes = e2e_read(text, &n);
-    n_ids = sluice_tokenize(e, bytes, n, SLUICE_ADD_SPECIAL, NULL, 0, NULL);
-    ids = malloc(sizeof *ids * (size_t)n_ids);
-    assert_non_null(ids);
-    sluice_tokenize(e, bytes, n, SLUICE_ADD_SPECIAL, ids, n_ids, NULL);
-    free(bytes);
-    sluice_close(e);
     json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", exact, "--exact")));
     json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", coded)));
     return 0;
@@ -528,9 +309,8 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(digest),          cmocka_unit_test(transformers), cmocka_unit_test(protocols),
-        cmocka_unit_test(unequal_windows), cmocka_unit_test(divergence),   cmocka_unit_test(zero_and_lossy),
-        cmocka_unit_test(layout),          cmocka_unit_test(refusals),
+        cmocka_unit_test(divergence), cmocka_unit_test(transformers), cmocka_unit_test(zero_and_lossy),
+        cmocka_unit_test(layout),     cmocka_unit_test(refusals),
     };
-    return cmocka_run_group_tests_name("eval_stats", tests, set_up, tear_down);
+    return cmocka_run_group_tests_name("eval_kld", tests, set_up, tear_down);
 }
