@@ -11,6 +11,8 @@ static const struct task {
     int (*run)(int argc, char **argv);
 } tasks[] = {
     {"ppl", "--text FILE", eval_ppl},
+    {"kld", "--save FILE | --base FILE", eval_kld},
+    {"choice", "--questions FILE", eval_choice},
     {"retrieval", "--text FILE", eval_retrieval},
     {"spec", "--prompts FILE", eval_spec},
 };

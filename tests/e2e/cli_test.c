@@ -136,7 +136,7 @@ static void test_help(void **state) {
     } cases[] = {
         {{"--help"}, "run"},           {{"-h"}, "bench"},           {{"run", "--help"}, "--stats"}, {{"run", "-h"}, "--top-k"},
         {{"bench", "--help"}, "-r"},   {{"eval", "--help"}, "ppl"}, {{"eval", "ppl", "--help"}, "--text"},
-        {{"eval", "retrieval", "--help"}, "--mode"},                {{"plugins", "--help"}, "describe"},
+        {{"eval", "kld", "--help"}, "--base"}, {{"eval", "choice", "--help"}, "--shots"}, {{"eval", "retrieval", "--help"}, "--mode"},                {{"plugins", "--help"}, "describe"},
         {{"config", "--help"}, "check"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
