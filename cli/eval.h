@@ -9,6 +9,8 @@
 /* Each gets argv with the task's name in front and returns the exit status. */
 int eval_ppl(int argc, char **argv);
 int eval_retrieval(int argc, char **argv);
+int eval_ruler(int argc, char **argv);
+int eval_scbench(int argc, char **argv);
 int eval_spec(int argc, char **argv);
 
 /* Prints an object (stolen) as indented JSON; 0. */
