@@ -6,6 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+int gen_no_memory(sluice_error *err) {
+    snprintf(err->text, sizeof err->text, "out of memory");
+    return SLUICE_E_NO_MEMORY;
+}
+
 /* ---- text ------------------------------------------------------------------------------------------------------ */
 
 void gen_bytes(gen_context *c, const char *bytes, size_t n) {
@@ -126,8 +131,7 @@ static int tokens_of(sluice_engine *engine, gen_context *c, sluice_error *err) {
     int32_t *wider = realloc(c->tokens, sizeof *wider * (c->length + 2)); /* a token has a byte at least */
     if (wider == NULL || c->failed) {
         c->tokens = wider != NULL ? wider : c->tokens;
-        snprintf(err->text, sizeof err->text, "out of memory");
-        return SLUICE_E_NO_MEMORY;
+        return gen_no_memory(err);
     }
     c->tokens = wider;
     c->n_tokens = 0;
@@ -143,6 +147,10 @@ static int tokens_of(sluice_engine *engine, gen_context *c, sluice_error *err) {
         if (status >= 0)
             status = piece(engine, c, q->text_answer, q->text_end, err);
         q->n = c->n_tokens - q->begin;
+        if (status >= 0 && q->n == 0) {
+            snprintf(err->text, sizeof err->text, "an answer has no tokens: is there text to cut it from?");
+            status = SLUICE_E_DATA;
+        }
     }
     return status;
 }

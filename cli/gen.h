@@ -35,6 +35,8 @@ typedef struct gen_context {
     int failed;   /* memory ran out */
 } gen_context;
 void gen_context_free(gen_context *c);
+/* Writes "out of memory" and returns its code. */
+int gen_no_memory(sluice_error *err);
 
 /* ---- tasks ----------------------------------------------------------------------------------------------------- */
 
@@ -133,6 +135,8 @@ typedef enum {
 /* line: writes a distractor (GEN_LINES). */
 void gen_hay(gen_context *c, const gen_source *source, gen_random *r, gen_hay_kind kind, int64_t size, gen_needle *needles,
              int n, void (*line)(gen_random *r, char *out, size_t cap));
+/* Bytes [at, at + n) of the text, which begins anew behind its end. */
+void gen_around(gen_context *c, const gen_source *s, size_t at, size_t n);
 /* Depth of the i-th of n things, somewhere in its n-th of the whole. */
 double gen_depth(gen_random *r, int i, int n);
 /* Depth of the only thing of the numbered context: contexts go through all of them evenly. */

@@ -1,4 +1,5 @@
 /* The retrieval formats that the project's models were trained on, word for word; see docs/eval.md. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,28 +154,32 @@ static void variables(const gen_task *task, const gen_source *s, gen_random *r, 
     }
 }
 
-/* size: bytes of other text; the passage is about 64 tokens of the same text, at the context's depth. */
+/* size: bytes of other text. The passage is about 64 tokens long and lies at the context's depth; the other text is what
+ * follows it where it was cut from, once around at most: so it stands there once. */
 static void passage(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
-    (void)task;
     enum { BYTES = 256 };
+    (void)task;
     char text[2 * BYTES];
-    size_t from = gen_draw(r, s->bytes), n = 0;
-    while (n < BYTES || (n + 1 < sizeof text && !(text[n - 1] != '\n' && s->text[(from + n) % s->bytes] == ' '))) {
+    size_t from = gen_draw(r, s->bytes), n = 0, most = (size_t)size;
+    while (from < s->bytes && s->text[from] != ' ') /* it begins behind a blank */
+        from++;
+    from++;
+    while (n < BYTES || (n + 1 < sizeof text && !isspace((unsigned char)s->text[(from + n) % s->bytes]))) {
         text[n] = s->text[(from + n) % s->bytes];
         n++;
     }
-    while (n > 0 && (text[n - 1] == ' ' || text[n - 1] == '\n'))
+    most = most + n < s->bytes ? most : s->bytes > n ? s->bytes - n : 0;
+    size_t before = (size_t)(gen_depth_of(s) * (double)most), at = from + n;
+    while (n > 0 && isspace((unsigned char)text[n - 1]))
         n--;
-    size_t skip = 0; /* it begins behind a blank */
-    while (skip + 1 < n && !(skip > 0 && text[skip - 1] == ' ' && text[skip] != ' ' && text[skip] != '\n'))
-        skip++;
-    double depth = gen_depth_of(s);
-    gen_hay(c, s, r, GEN_ESSAY, (int64_t)(depth * (double)size), NULL, 0, NULL);
-    gen_text(c, "\nPassage:\n%.*s\n", (int)(n - skip), text + skip);
-    gen_hay(c, s, r, GEN_ESSAY, size - (int64_t)(depth * (double)size), NULL, 0, NULL);
+    gen_around(c, s, at, before);
+    gen_text(c, "\nPassage:\n");
+    size_t begin = c->length;
+    gen_text(c, "%.*s\n", (int)n, text);
+    gen_around(c, s, at + before, most - before);
     gen_end(c, ".");
-    gen_ask(c, depth, "", "\nRepeat the passage:\n");
-    gen_answer(c, "%.*s", (int)(n - skip), text + skip);
+    gen_ask(c, (double)begin / (double)(c->shared + 1), "", "\nRepeat the passage:\n");
+    gen_answer(c, "%.*s", (int)n, text);
 }
 
 const gen_task gen_formats[] = {

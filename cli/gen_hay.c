@@ -1,4 +1,5 @@
 /* What needles are hidden in; see gen.h. */
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,13 +14,12 @@ void gen_say(gen_needle *needle, const char *fmt, ...) {
 
 /* The end of the sentence that begins at or after `at`: behind its full stop. */
 static size_t sentence_end(const char *text, size_t bytes, size_t at) {
-    while (at + 1 < bytes && !(text[at] == '.' && text[at + 1] == ' '))
+    while (at + 1 < bytes && !(text[at] == '.' && isspace((unsigned char)text[at + 1])))
         at++;
     return at + 1 < bytes ? at + 1 : bytes;
 }
 
-/* Bytes [at, at + n) of the text, which begins anew behind its end. */
-static void around(gen_context *c, const gen_source *s, size_t at, size_t n) {
+void gen_around(gen_context *c, const gen_source *s, size_t at, size_t n) {
     while (n > 0) {
         size_t from = at % s->bytes, part = n < s->bytes - from ? n : s->bytes - from;
         gen_bytes(c, s->text + from, part);
@@ -37,12 +37,12 @@ static void essay(gen_context *c, const gen_source *s, gen_random *r, size_t siz
         stop += end - from;
         stop = stop < size ? stop : size;
         stop = stop > at ? stop : at;
-        around(c, s, first + at, stop - at);
+        gen_around(c, s, first + at, stop - at);
         at = stop;
         needles[i].depth = (double)(c->length - begin);
         gen_text(c, " %s", needles[i].sentence);
     }
-    around(c, s, first + at, size - at);
+    gen_around(c, s, first + at, size - at);
     for (int i = 0; i < n; i++)
         needles[i].depth /= (double)(c->length - begin + 1);
 }

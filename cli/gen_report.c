@@ -143,7 +143,7 @@ int gen_report(const gen_run *r, json_t *result, sluice_error *err) {
     json_object_set_new(result, "by_task", by_task(r->rows, with_nll));
     json_object_set_new(result, "by_turn", by_turn(r->rows, 0, json_array_size(r->rows), with_nll));
     json_object_set_new(result, "by_depth", by_depth(r->rows, 0, json_array_size(r->rows), with_nll));
-    return json_object_set(result, "by_question", r->rows) == 0 ? SLUICE_OK : eval_no_memory(err);
+    return json_object_set(result, "by_question", r->rows) == 0 ? SLUICE_OK : gen_no_memory(err);
 }
 
 /* ---- differences ----------------------------------------------------------------------------------------------------- */
@@ -187,7 +187,7 @@ int gen_compare(json_t *result, const char *against, sluice_error *err) {
     size_t n = json_array_size(rows);
     double *d = malloc(sizeof *d * (n + 1));
     int64_t *context = malloc(sizeof *context * (n + 1));
-    int status = d != NULL && context != NULL ? SLUICE_OK : eval_no_memory(err);
+    int status = d != NULL && context != NULL ? SLUICE_OK : gen_no_memory(err);
     if (status >= 0 && json_array_size(earlier) != n) {
         snprintf(err->text, sizeof err->text, "%s: by_question must hold %zu questions", against, n);
         status = SLUICE_E_DATA;

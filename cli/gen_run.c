@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "eval.h"
 #include "options.h"
 
 /* How much of a context is computed together with a question that belongs to the prompt: more than any policy's
@@ -40,7 +39,7 @@ static char *text_of(sluice_engine *engine, const int32_t *tokens, int64_t n, sl
     if (text != NULL)
         sluice_detokenize(engine, tokens, n, text, bytes, err);
     else if (bytes >= 0)
-        eval_no_memory(err);
+        gen_no_memory(err);
     return text;
 }
 
@@ -62,13 +61,14 @@ static int note(gen_run *r, int question, const int32_t *got, int64_t n_got, con
                             (json_int_t)r->source->length, "context", (json_int_t)r->contexts, "question", question,
                             "depth", q->depth < 0 ? json_null() : json_real(q->depth), "tokens", (json_int_t)q->n,
                             "tokens_right", (json_int_t)right, "score", score, "got", ids);
+    json_object_set_new(one, "right", json_stringn(r->ctx->text + q->text_answer, q->text_end - q->text_answer));
     json_t *text = r->task->metric != GEN_TOKENS && r->mode != GEN_FORCED ? json_string(output) : NULL;
     if (text != NULL) /* not what ends within a character */
         json_object_set_new(one, "output", text);
     if (golden_nll != NULL)
         json_object_set_new(one, "golden_nll", json_real(*golden_nll));
     free(output);
-    return json_array_append_new(r->rows, one) == 0 ? SLUICE_OK : eval_no_memory(err);
+    return json_array_append_new(r->rows, one) == 0 ? SLUICE_OK : gen_no_memory(err);
 }
 
 /* ---- answers ---------------------------------------------------------------------------------------------------- */
@@ -80,7 +80,7 @@ static int forced(gen_run *r, sluice_session *s, sluice_error *err) {
     int64_t n = ctx->n_tokens, first = ctx->questions[0].begin;
     int32_t *best = malloc(sizeof *best * (size_t)(n - first));
     double *logprob = malloc(sizeof *logprob * (size_t)(n - first));
-    int status = best != NULL && logprob != NULL ? SLUICE_OK : eval_no_memory(err);
+    int status = best != NULL && logprob != NULL ? SLUICE_OK : gen_no_memory(err);
     if (status >= 0)
         status = sluice_session_append(s, ctx->tokens, n, err);
     if (status >= 0)
@@ -118,7 +118,7 @@ static int score_golden(gen_run *r, sluice_session *s, int64_t from, const gen_q
     const gen_context *ctx = r->ctx;
     double *logprob = malloc(sizeof *logprob * (size_t)q->n);
     sluice_session *fork = NULL;
-    int status = logprob != NULL ? sluice_session_fork(s, -1, &fork, err) : eval_no_memory(err);
+    int status = logprob != NULL ? sluice_session_fork(s, -1, &fork, err) : gen_no_memory(err);
     if (status >= 0 && from < ctx->n_shared)
         status = sluice_session_append(fork, ctx->tokens + from, ctx->n_shared - from, err);
     if (status >= 0)

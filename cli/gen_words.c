@@ -5,7 +5,7 @@
 
 #include "gen_niah.h"
 
-enum { COMMON = 10, LONG = 4096 };
+enum { COMMON = 10, SHORT = 2048, MIDDLE = 4096, LONG = 8192 }; /* tokens of a context */
 
 /* The list of n words, of which the first COMMON stand there `often` times, the others `seldom` times. words: [n] as
  * first word * all words + second word. */
@@ -36,10 +36,11 @@ static void join(const int32_t *words, char *out, size_t cap) {
 
 #define ASK_CWE "The ten words that appear most often in the list above are: "
 
-/* size: words beside the common ones. Below 4096 tokens the list and its example are shorter. */
+/* size: words beside the common ones. Below 4096 tokens words stand there less often; the example is short below 8192
+ * and missing below 2048. */
 void cwe_build(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
     (void)task;
-    int is_long = s->length >= LONG;
+    int is_long = s->length >= LONG, many = s->length >= MIDDLE;
     int32_t all = gen_n_words() * gen_n_words(), *words = malloc(sizeof *words * (size_t)all);
     int64_t example = is_long ? 40 : 20, n = COMMON + size < all - example ? COMMON + size : all - example;
     char answer[COMMON * (GEN_KEY + 2)];
@@ -51,10 +52,12 @@ void cwe_build(const gen_task *task, const gen_source *s, gen_random *r, int64_t
         words[i] = i;
     gen_shuffle(r, words, all);
     gen_text(c, "Below are lists of words. Some words appear more often than others.\n");
-    word_list(r, words + n, example, is_long ? 10 : 3, is_long ? 3 : 1, c);
-    join(words + n, answer, sizeof answer);
-    gen_text(c, ASK_CWE "%s.\n\n", answer);
-    word_list(r, words, n, is_long ? 30 : 6, is_long ? 3 : 1, c);
+    if (s->length >= SHORT) {
+        word_list(r, words + n, example, is_long ? 10 : 3, is_long ? 3 : 1, c);
+        join(words + n, answer, sizeof answer);
+        gen_text(c, ASK_CWE "%s.\n\n", answer);
+    }
+    word_list(r, words, n, many ? 30 : 6, many ? 3 : 1, c);
     gen_end(c, "");
     gen_ask(c, -1, "", "\n" ASK_CWE);
     join(words, answer, sizeof answer);

@@ -9,17 +9,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "eval.h"
+#include "gen.h"
 
 enum { DIR_BYTES = 512, PATH_BYTES = DIR_BYTES + 80 };
 
 static void take(void *user, const char *text, size_t n) {
     prefill_cache *c = user;
     if (c->length + n + 1 > c->cap) {
-        char *wider = realloc(c->identity, c->cap = 2 * (c->length + n) + 256);
+        size_t cap = 2 * (c->length + n) + 256;
+        char *wider = realloc(c->identity, cap);
+        c->failed |= wider == NULL;
         if (wider == NULL)
-            return; /* shorter than it should be: found out below */
+            return;
         c->identity = wider;
+        c->cap = cap;
     }
     memcpy(c->identity + c->length, text, n);
     c->length += n;
@@ -30,7 +33,7 @@ int prefill_cache_open(prefill_cache *c, const sluice_engine *engine, const char
     *c = (prefill_cache){.dir = strdup(dir)};
     sluice_error why = {0};
     if (c->dir == NULL)
-        return eval_no_memory(err);
+        return gen_no_memory(err);
     if (strlen(dir) >= DIR_BYTES) {
         snprintf(err->text, sizeof err->text, "--prefill-cache: a name of at least %d bytes", DIR_BYTES);
         return SLUICE_E_INVALID;
@@ -41,8 +44,8 @@ int prefill_cache_open(prefill_cache *c, const sluice_engine *engine, const char
     }
     if (sluice_prefill_identity(engine, take, c, &why) < 0)
         snprintf(c->why, sizeof c->why, "%s", why.text);
-    else if (c->identity == NULL)
-        return eval_no_memory(err);
+    else if (c->failed || c->identity == NULL)
+        return gen_no_memory(err);
     return SLUICE_OK;
 }
 
@@ -122,7 +125,7 @@ int prefill_cached(prefill_cache *cache, sluice_session *s, const int32_t *token
     char *name = keeps ? name_of(cache, tokens, n, more) : NULL;
     *loaded = 0;
     if (keeps && name == NULL)
-        return eval_no_memory(err);
+        return gen_no_memory(err);
     if (keeps && load(cache, name, s, tokens, n, more)) {
         cache->hits++;
         *loaded = 1;

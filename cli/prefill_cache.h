@@ -10,6 +10,7 @@ typedef struct prefill_cache {
     char *dir;
     char *identity; /* NULL: this configuration's prompts cannot be shared */
     size_t length, cap;
+    int failed;     /* memory ran out */
     char why[1024]; /* ... because */
     int64_t hits, misses;
 } prefill_cache;
