@@ -53,6 +53,11 @@ void gen_end(gen_context *c, const char *tail) {
         c->length--;
     int ends = c->length >= n && memcmp(c->text + c->length - n, tail, n) == 0;
     c->length -= ends ? n : 0;
+    if (strcmp(tail, ".") == 0) { /* running text, cut anywhere */
+        while (c->length > 0 && (ispunct((unsigned char)c->text[c->length - 1]) || isspace((unsigned char)c->text[c->length - 1])))
+            c->length--;
+        ends = 1;
+    }
     c->tail = ends ? tail : "";
     c->shared = c->length;
 }

@@ -90,8 +90,8 @@ int64_t gen_answer_limit(const gen_task *task, const gen_source *source, const g
 
 void gen_bytes(gen_context *c, const char *bytes, size_t n);
 void gen_text(gen_context *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The context ends: questions follow. Blanks behind it go, and `tail` (".") moves to the first question, which begins with
- * a line feed: tokenizers make one word of both. */
+/* The context ends: questions follow. Blanks behind it go, and `tail` moves to the first question, which begins with a line
+ * feed: tokenizers make one word of both. ".": that ends the text, whatever stood there. */
 void gen_end(gen_context *c, const char *tail);
 /* A question, in front of the answer; a blank between them belongs to the answer if that begins with a letter. after: what
  * ends the answer to the question before. */

@@ -99,7 +99,7 @@ void fwe_build(const gen_task *task, const gen_source *s, gen_random *r, int64_t
     for (int64_t i = 0; i < at; i++)
         gen_text(c, " %s", words[list[i]]);
     gen_text(c, "\n");
-    gen_end(c, "");
+    gen_end(c, " ...");
     if (task->how == NULL) {
         gen_ask(c, -1, "", "\nThe three most frequent words of the coded text above are: ");
         for (int i = 1; i <= ASKED; i++)
