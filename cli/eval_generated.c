@@ -169,10 +169,12 @@ static int report(const job *j, const gen_run *r, double seconds, sluice_error *
         snprintf(text, sizeof text, "%016llx", (unsigned long long)fingerprint(j->text, j->source.bytes));
     json_t *result = json_pack("{s:s, s:s, s:s, s:o, s:O, s:I, s:I, s:s, s:b, s:I, s:f}", "task", j->suite->name, "mode",
                                gen_mode_names[r->mode], "model", info.model, "tasks", tasks, "length",
-                               j->n_lengths == 1 ? json_array_get(lengths, 0) : lengths, "needles",
+                               j->n_lengths == 1 ? json_array_get(lengths, 0) : lengths, "turns",
                                (json_int_t)j->turns, "seed", (json_int_t)j->seed, "text", text, "own_history",
                                j->own_history, "max_tokens", (json_int_t)j->max_tokens, "seconds", seconds);
     json_decref(lengths);
+    if (j->suite == &retrieval)
+        json_object_set_new(result, "needles", json_integer(j->turns));
     if (json_object_size(j->left_out) > 0)
         json_object_set(result, "left_out", j->left_out);
     int status = gen_report(r, result, err);

@@ -178,7 +178,7 @@ static json_t *differences(const json_t *now, const json_t *before, size_t begin
 }
 
 int gen_compare(json_t *result, const char *against, sluice_error *err) {
-    static const char *const same[] = {"task",  "mode", "own_history", "tasks",    "length",     "needles",
+    static const char *const same[] = {"task",  "mode", "own_history", "tasks",    "length",     "turns",
                                        "seed",  "text", "contexts",    "answers",  "tokens",     "max_tokens", NULL};
     json_t *before = eval_earlier(against, result, same, err);
     if (before == NULL)
