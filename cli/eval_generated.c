@@ -14,12 +14,15 @@ enum { MAX_TASKS = 32, MAX_LENGTHS = 32 };
 typedef struct suite {
     const char *name;
     const gen_task *tasks;
-    const char *task_option, *tasks_of; /* how its tasks are chosen, and which are without that; NULL: all that can be made */
-    const char *mode, *turn_option;     /* turn_option NULL: one question a context */
+    const char *task_option,
+        *tasks_of; /* how its tasks are chosen, and which are without that; NULL: all that can be made */
+    const char *mode, *turn_option; /* turn_option NULL: one question a context */
     int64_t turns, questions, seed;
 } suite;
 
-static const suite retrieval = {"retrieval", gen_formats, "--format, --formats", "needle", "forced", "--needles", 8, 200, 1},
+static const suite retrieval = {"retrieval", gen_formats, "--format, --formats",
+                                "needle",    "forced",    "--needles",
+                                8,           200,         1},
                    ruler = {"ruler", gen_ruler, "--task, --tasks", NULL, "single", NULL, 1, 20, 42},
                    scbench = {"scbench", gen_scbench, "--task, --tasks", NULL, "multi_turn", "--turns", 4, 40, 1};
 
@@ -129,7 +132,8 @@ static int read_sources(job *j, sluice_error *err) {
     return choose_tasks(j, err);
 }
 
-/* ---- the run ------------------------------------------------------------------------------------------------------ */
+/* ---- the run ------------------------------------------------------------------------------------------------------
+ */
 
 static int ask_all(job *j, gen_run *r, sluice_error *err) {
     int status = SLUICE_OK;
@@ -137,8 +141,8 @@ static int ask_all(job *j, gen_run *r, sluice_error *err) {
         for (int l = 0; l < j->n_lengths; l++) {
             size_t first = json_array_size(r->rows);
             j->source.length = j->lengths[l];
-            for (j->source.number = 0;
-                 status >= 0 && (int64_t)(json_array_size(r->rows) - first) < j->questions; j->source.number++) {
+            for (j->source.number = 0; status >= 0 && (int64_t)(json_array_size(r->rows) - first) < j->questions;
+                 j->source.number++) {
                 gen_context ctx = {0};
                 status = gen_make(r->engine, j->tasks[t], &j->source, &ctx, err);
                 if (status >= 0)
@@ -167,11 +171,11 @@ static int report(const job *j, const gen_run *r, double seconds, sluice_error *
     char text[32] = "";
     if (j->text != NULL)
         snprintf(text, sizeof text, "%016llx", (unsigned long long)fingerprint(j->text, j->source.bytes));
-    json_t *result = json_pack("{s:s, s:s, s:s, s:o, s:O, s:I, s:I, s:s, s:b, s:I, s:f}", "task", j->suite->name, "mode",
-                               gen_mode_names[r->mode], "model", info.model, "tasks", tasks, "length",
-                               j->n_lengths == 1 ? json_array_get(lengths, 0) : lengths, "turns",
-                               (json_int_t)j->turns, "seed", (json_int_t)j->seed, "text", text, "own_history",
-                               j->own_history, "max_tokens", (json_int_t)j->max_tokens, "seconds", seconds);
+    json_t *result = json_pack("{s:s, s:s, s:s, s:o, s:O, s:I, s:I, s:s, s:b, s:I, s:f}", "task", j->suite->name,
+                               "mode", gen_mode_names[r->mode], "model", info.model, "tasks", tasks, "length",
+                               j->n_lengths == 1 ? json_array_get(lengths, 0) : lengths, "turns", (json_int_t)j->turns,
+                               "seed", (json_int_t)j->seed, "text", text, "own_history", j->own_history, "max_tokens",
+                               (json_int_t)j->max_tokens, "seconds", seconds);
     json_decref(lengths);
     if (j->suite == &retrieval)
         json_object_set_new(result, "needles", json_integer(j->turns));
@@ -250,8 +254,8 @@ static int command(const suite *s, int argc, char **argv) {
          OPT_TEXT, NULL, &j.length_list},
         {"--questions", "N", questions_help, OPT_INT, NULL, &j.questions},
         {"--mode", "MODE", mode_help, OPT_TEXT, NULL, &j.mode_name},
-        {"--own-history", NULL, "multi_turn: later turns follow what was answered, not the right answers", OPT_FLAG, NULL,
-         &j.own_history},
+        {"--own-history", NULL, "multi_turn: later turns follow what was answered, not the right answers", OPT_FLAG,
+         NULL, &j.own_history},
         {"--golden", NULL, "also the log probability of the right answers, their tokens being decode steps", OPT_FLAG,
          NULL, &j.golden},
         {"--max-tokens", "N", "of an answer (default: the task's; answers of retrieval are as long as the right one)",
@@ -269,14 +273,14 @@ static int command(const suite *s, int argc, char **argv) {
     };
     int n = options_parse(argc, argv, usage, own, &c, NULL, 0);
     gen_mode mode = gen_mode_named(j.mode_name);
-    const char *wrong = n < 0 || c.help                    ? NULL
+    const char *wrong = n < 0 || c.help                          ? NULL
                         : s == &retrieval && j.text_path == NULL ? "--text FILE"
-                        : mode == GEN_N_MODES              ? "--mode forced, single, multi_turn or multi_request"
-                        : j.turns < 1 || j.turns > GEN_MAX_QUESTIONS ? "1 to 64 questions in a context"
-                        : j.questions < 1                  ? "--questions of at least 1"
+                        : mode == GEN_N_MODES                    ? "--mode forced, single, multi_turn or multi_request"
+                        : j.turns < 1 || j.turns > GEN_MAX_QUESTIONS   ? "1 to 64 questions in a context"
+                        : j.questions < 1                              ? "--questions of at least 1"
                         : j.max_tokens < 0 || j.max_tokens > INT32_MAX ? "--max-tokens of at least 0"
-                        : j.own_history && mode != GEN_MULTI_TURN ? "--mode multi_turn for --own-history"
-                                                           : NULL;
+                        : j.own_history && mode != GEN_MULTI_TURN      ? "--mode multi_turn for --own-history"
+                                                                       : NULL;
     if (wrong != NULL)
         fprintf(stderr, "sluice: eval %s needs %s\n", s->name, wrong);
     if (c.help)

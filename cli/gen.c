@@ -54,7 +54,8 @@ void gen_end(gen_context *c, const char *tail) {
     int ends = c->length >= n && memcmp(c->text + c->length - n, tail, n) == 0;
     c->length -= ends ? n : 0;
     if (strcmp(tail, ".") == 0) { /* running text, cut anywhere */
-        while (c->length > 0 && (ispunct((unsigned char)c->text[c->length - 1]) || isspace((unsigned char)c->text[c->length - 1])))
+        while (c->length > 0 &&
+               (ispunct((unsigned char)c->text[c->length - 1]) || isspace((unsigned char)c->text[c->length - 1])))
             c->length--;
         ends = 1;
     }
@@ -201,7 +202,8 @@ static int try_size(sluice_engine *engine, const gen_task *task, const gen_sourc
     return status;
 }
 
-int gen_make(sluice_engine *engine, const gen_task *task, const gen_source *source, gen_context *out, sluice_error *err) {
+int gen_make(sluice_engine *engine, const gen_task *task, const gen_source *source, gen_context *out,
+             sluice_error *err) {
     *out = (gen_context){0};
     int64_t length = source->length;
     uint64_t state = begin_random(task, source);
@@ -214,8 +216,8 @@ int gen_make(sluice_engine *engine, const gen_task *task, const gen_source *sour
         if (status < 0)
             break;
         if (n > length && size == task->least) {
-            snprintf(err->text, sizeof err->text, "%s: the smallest context has %lld tokens, more than %lld", task->name,
-                     (long long)n, (long long)length);
+            snprintf(err->text, sizeof err->text, "%s: the smallest context has %lld tokens, more than %lld",
+                     task->name, (long long)n, (long long)length);
             status = SLUICE_E_RANGE;
         } else if (n > length) {
             over = over == 0 || size < over ? size : over;

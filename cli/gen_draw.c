@@ -43,9 +43,7 @@ void gen_number(gen_random *r, char *out) {
 void gen_uuid(gen_random *r, char *out) {
     static const char form[] = "xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx", hex[] = "0123456789abcdef";
     for (size_t i = 0; i < sizeof form; i++)
-        out[i] = form[i] == 'x'   ? hex[gen_draw(r, 16)]
-                 : form[i] == 'y' ? hex[8 + gen_draw(r, 4)]
-                                  : form[i];
+        out[i] = form[i] == 'x' ? hex[gen_draw(r, 16)] : form[i] == 'y' ? hex[8 + gen_draw(r, 4)] : form[i];
 }
 
 void gen_letters(gen_random *r, char first, int n, char *out) {

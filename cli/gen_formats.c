@@ -28,17 +28,17 @@ static void needle(const gen_task *task, const gen_source *s, gen_random *r, int
     order_of(r, n, order);
     for (int i = 0; i < n; i++) {
         needles[i].depth = n == 1 ? gen_depth_of(s) : gen_depth(r, i, n);
-        gen_say(&needles[i], "One of the special magic numbers for %s is: %s.",
-                 keys[i], numbers[i]);
+        gen_say(&needles[i], "One of the special magic numbers for %s is: %s.", keys[i], numbers[i]);
     }
     gen_hay(c, s, r, GEN_ESSAY, size, needles, n, NULL);
     gen_end(c, ".");
     for (int i = 0; i < n; i++) {
         int k = order[i];
-        gen_ask(c, needles[k].depth, ".",
-                "\nWhat is the special magic number for %s mentioned in the provided text? The special magic number for "
-                "%s mentioned in the provided text is ",
-                keys[k], keys[k]);
+        gen_ask(
+            c, needles[k].depth, ".",
+            "\nWhat is the special magic number for %s mentioned in the provided text? The special magic number for "
+            "%s mentioned in the provided text is ",
+            keys[k], keys[k]);
         gen_answer(c, "%s", numbers[k]);
     }
 }
@@ -58,8 +58,7 @@ static void multi_value(const gen_task *task, const gen_source *s, gen_random *r
     order_of(r, n, order);
     for (int i = 0; i < all; i++) {
         needles[i].depth = gen_depth(r, i, all);
-        gen_say(&needles[i], "One of the special magic numbers for %s is: %s.",
-                 keys[key_of[i]], numbers[i]);
+        gen_say(&needles[i], "One of the special magic numbers for %s is: %s.", keys[key_of[i]], numbers[i]);
     }
     gen_hay(c, s, r, GEN_ESSAY, size, needles, all, NULL);
     gen_end(c, ".");
@@ -107,15 +106,16 @@ static void key_value(const gen_task *task, const gen_source *s, gen_random *r, 
     gen_end(c, "\"}");
     for (int i = 0; i < n; i++) {
         int64_t k = asked[order[i]];
-        gen_ask(c, (double)k / (double)size, "\".", "\n        \nThe value of the key \"%d\" in the JSON data is \"", key[k]);
+        gen_ask(c, (double)k / (double)size, "\".", "\n        \nThe value of the key \"%d\" in the JSON data is \"",
+                key[k]);
         gen_answer(c, "%d", key[size + k]);
     }
     free(key);
 }
 
 static void variable_name(gen_random *r, char *out) {
-    snprintf(out, GEN_KEY, "%c%c%c%c", "ABCDEFGHK"[gen_draw(r, 9)], "LMNPQRST"[gen_draw(r, 8)], "UVWXYZ"[gen_draw(r, 6)],
-             (char)('1' + gen_draw(r, 3)));
+    snprintf(out, GEN_KEY, "%c%c%c%c", "ABCDEFGHK"[gen_draw(r, 9)], "LMNPQRST"[gen_draw(r, 8)],
+             "UVWXYZ"[gen_draw(r, 6)], (char)('1' + gen_draw(r, 3)));
 }
 
 static void variables(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
@@ -135,8 +135,8 @@ static void variables(const gen_task *task, const gen_source *s, gen_random *r, 
     for (int i = 0; i < all; i++) {
         int k = chain_of[i];
         needles[i].depth = gen_depth(r, i, all);
-        gen_say(&needles[i], "VAR %s = %s%s.", names[i],
-                 last[k] < 0 ? "" : "VAR ", last[k] < 0 ? numbers[k] : names[last[k]]);
+        gen_say(&needles[i], "VAR %s = %s%s.", names[i], last[k] < 0 ? "" : "VAR ",
+                last[k] < 0 ? numbers[k] : names[last[k]]);
         last[k] = i;
     }
     gen_hay(c, s, r, GEN_ESSAY, size, needles, all, NULL);
@@ -154,8 +154,8 @@ static void variables(const gen_task *task, const gen_source *s, gen_random *r, 
     }
 }
 
-/* size: bytes of other text. The passage is about 64 tokens long and lies at the context's depth; the other text is what
- * follows it where it was cut from, once around at most: so it stands there once. */
+/* size: bytes of other text. The passage is about 64 tokens long and lies at the context's depth; the other text is
+ * what follows it where it was cut from, once around at most: so it stands there once. */
 static void passage(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
     enum { BYTES = 256 };
     (void)task;
@@ -183,10 +183,12 @@ static void passage(const gen_task *task, const gen_source *s, gen_random *r, in
 }
 
 const gen_task gen_formats[] = {
-    {"needle", "a number for each of several keys, in sentences of their own", needle, GEN_TOKENS, 0, 1, 64, GEN_TEXT, NULL},
+    {"needle", "a number for each of several keys, in sentences of their own", needle, GEN_TOKENS, 0, 1, 64, GEN_TEXT,
+     NULL},
     {"multi_value", "two numbers for each key, both asked for", multi_value, GEN_TOKENS, 0, 1, 64, GEN_TEXT, NULL},
     {"key_value", "pairs of numbers as JSON", key_value, GEN_TOKENS, 0, 22, 2, 0, NULL},
-    {"variables", "chains of five variables, each assigned the one before", variables, GEN_TOKENS, 0, 1, 64, GEN_TEXT, NULL},
+    {"variables", "chains of five variables, each assigned the one before", variables, GEN_TOKENS, 0, 1, 64, GEN_TEXT,
+     NULL},
     {"passage", "a passage of some 60 tokens, to be repeated", passage, GEN_TOKENS, 0, 1, 64, GEN_TEXT, NULL},
     {0},
 };

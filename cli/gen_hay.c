@@ -66,8 +66,8 @@ static void lines(gen_context *c, gen_random *r, int64_t size, gen_needle *needl
         needles[i].depth /= (double)(c->length - begin + 1);
 }
 
-void gen_hay(gen_context *c, const gen_source *source, gen_random *r, gen_hay_kind kind, int64_t size, gen_needle *needles,
-             int n, void (*line)(gen_random *r, char *out, size_t cap)) {
+void gen_hay(gen_context *c, const gen_source *source, gen_random *r, gen_hay_kind kind, int64_t size,
+             gen_needle *needles, int n, void (*line)(gen_random *r, char *out, size_t cap)) {
     if (kind == GEN_ESSAY)
         essay(c, source, r, (size_t)size, needles, n);
     else

@@ -45,10 +45,10 @@ static void list_keys(char *out, size_t cap, char (*keys)[GEN_KEY], const int32_
     size_t used = 0;
     for (int i = 0; i < n && used < cap; i++)
         used += (size_t)snprintf(out + used, cap - used, "%s%s",
-                                 i == 0       ? ""
-                                 : i + 1 < n  ? ", "
-                                 : n == 2     ? " and "
-                                              : ", and ",
+                                 i == 0      ? ""
+                                 : i + 1 < n ? ", "
+                                 : n == 2    ? " and "
+                                             : ", and ",
                                  keys[which[i]]);
 }
 
@@ -74,9 +74,9 @@ void niah_build(const gen_task *task, const gen_source *s, gen_random *r, int64_
     if (n == 1)
         needles[0].depth = gen_depth_of(s);
     for (int i = 0; i < n; i++)
-        gen_say(&needles[i], "One of the special magic %ss for %s is: %s.", name,
-                 keys[key_of[i]], values[i]);
-    gen_text(c, "Special magic %ss are hidden in the following text. Remember them: you will be asked for them.\n", name);
+        gen_say(&needles[i], "One of the special magic %ss for %s is: %s.", name, keys[key_of[i]], values[i]);
+    gen_text(c, "Special magic %ss are hidden in the following text. Remember them: you will be asked for them.\n",
+             name);
     gen_hay(c, s, r, hay, hay == GEN_ESSAY || how->hay != GEN_ESSAY ? size : size / 90, needles, n,
             how->value == NIAH_UUIDS ? uuids_line : numbers_line);
     gen_end(c, ".");
@@ -135,8 +135,8 @@ static void chains(const gen_source *s, gen_random *r, int n, int hops, int64_t 
     for (int i = 0; i < all; i++) {
         int k = chain_of[i];
         needles[i].depth = gen_depth(r, i, all);
-        gen_say(&needles[i], "VAR %s = %s%s.", names[i],
-                 last[k] < 0 ? "" : "VAR ", last[k] < 0 ? numbers[k] : names[last[k]]);
+        gen_say(&needles[i], "VAR %s = %s%s.", names[i], last[k] < 0 ? "" : "VAR ",
+                last[k] < 0 ? numbers[k] : names[last[k]]);
         last[k] = i;
     }
     gen_hay(c, s, r, GEN_NOISE, size, needles, all, NULL);

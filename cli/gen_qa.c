@@ -55,8 +55,8 @@ gen_paragraphs *gen_paragraphs_read(const char *path, sluice_error *err) {
         json_t *row = json_loads(line, 0, &why);
         bad = n_paragraphs(row) == 0;
         if (bad)
-            snprintf(err->text, sizeof err->text, "%s: line %d: expected an object with \"text\" or \"texts\"%s%s", path,
-                     number, row == NULL ? ": " : "", row == NULL ? why.text : "");
+            snprintf(err->text, sizeof err->text, "%s: line %d: expected an object with \"text\" or \"texts\"%s%s",
+                     path, number, row == NULL ? ": " : "", row == NULL ? why.text : "");
         else
             p->n_paragraphs += n_paragraphs(row);
         json_array_append_new(p->rows, row);
@@ -138,8 +138,8 @@ void qa_build(const gen_task *task, const gen_source *s, gen_random *r, int64_t 
     }
     free(order);
     gen_end(c, ".");
-    gen_ask(c, n_gold == 1 ? depth : -1, "", "\n\nQuestion: %s\nAnswer: ",
-            json_string_value(json_object_get(row, "question")));
+    gen_ask(c, n_gold == 1 ? depth : -1, "",
+            "\n\nQuestion: %s\nAnswer: ", json_string_value(json_object_get(row, "question")));
     const json_t *answers = json_object_get(row, "answers");
     for (size_t i = 0; i < json_array_size(answers) && i < GEN_MAX_REFS; i++) {
         const char *answer = json_string_value(json_array_get(answers, i));

@@ -4,8 +4,8 @@
 
 #include "gen.h"
 
-/* Lines of JSON: {"text": ..., "question": ..., "answers": [...]}; a question about several paragraphs has "texts": [...]
- * instead. A line without a question is a paragraph that others are hidden among. */
+/* Lines of JSON: {"text": ..., "question": ..., "answers": [...]}; a question about several paragraphs has "texts":
+ * [...] instead. A line without a question is a paragraph that others are hidden among. */
 typedef struct gen_paragraphs gen_paragraphs;
 
 /* NULL after writing an error. */

@@ -42,7 +42,8 @@ static void tell(json_t *o, const tally *t, int with_nll) {
         json_object_set_new(o, "golden_nll_per_token", tokens > 0 ? json_real(t->nll / tokens) : json_null());
 }
 
-/* Rows [begin, end) by tenth of the context in which the answer lies; those whose answer lies all over it are left out. */
+/* Rows [begin, end) by tenth of the context in which the answer lies; those whose answer lies all over it are left out.
+ */
 static json_t *by_depth(const json_t *rows, size_t begin, size_t end, int with_nll) {
     tally bins[BINS] = {{0}};
     json_t *list = json_array();
@@ -96,8 +97,8 @@ static json_t *by_task(const json_t *rows, int with_nll) {
         end = group_end(rows, begin);
         for (size_t i = begin; i < end; i++)
             count(&t, json_array_get(rows, i));
-        json_t *one = json_pack("{s:O, s:O}", "task", json_object_get(first, "task"), "length",
-                                json_object_get(first, "length"));
+        json_t *one =
+            json_pack("{s:O, s:O}", "task", json_object_get(first, "task"), "length", json_object_get(first, "length"));
         tell(one, &t, with_nll);
         json_object_set_new(one, "by_turn", by_turn(rows, begin, end, with_nll));
         json_object_set_new(one, "by_depth", by_depth(rows, begin, end, with_nll));
@@ -106,21 +107,21 @@ static json_t *by_task(const json_t *rows, int with_nll) {
     return list;
 }
 
-/* ---- measurements -------------------------------------------------------------------------------------------------- */
+/* ---- measurements --------------------------------------------------------------------------------------------------
+ */
 
 static json_t *rate(double n, double seconds) { return seconds > 0 ? json_real(n / seconds) : json_null(); }
 
 static void measured(const gen_run *r, json_t *result) {
     sluice_stats s;
     sluice_get_stats(r->engine, &s);
-    json_object_set_new(result, "kv_bytes", json_pack("{s:I, s:I}", "prefill", (json_int_t)r->kv_prefill, "peak",
-                                                      (json_int_t)r->kv_peak));
-    json_object_set_new(result, "context_seconds", r->contexts_computed > 0
-                                                       ? json_real(r->context_seconds / (double)r->contexts_computed)
-                                                       : json_null());
-    json_object_set_new(result, "ttft_seconds", r->first_answers > 0
-                                                    ? json_real(r->first_seconds / (double)r->first_answers)
-                                                    : json_null());
+    json_object_set_new(result, "kv_bytes",
+                        json_pack("{s:I, s:I}", "prefill", (json_int_t)r->kv_prefill, "peak", (json_int_t)r->kv_peak));
+    json_object_set_new(result, "context_seconds",
+                        r->contexts_computed > 0 ? json_real(r->context_seconds / (double)r->contexts_computed)
+                                                 : json_null());
+    json_object_set_new(result, "ttft_seconds",
+                        r->first_answers > 0 ? json_real(r->first_seconds / (double)r->first_answers) : json_null());
     json_object_set_new(result, "prompt_tps", rate((double)s.prompt_tokens, s.prompt_seconds));
     json_object_set_new(result, "decode_tps", rate((double)s.emitted, s.decode_seconds));
     if (r->cache == NULL)
@@ -146,7 +147,8 @@ int gen_report(const gen_run *r, json_t *result, sluice_error *err) {
     return json_object_set(result, "by_question", r->rows) == 0 ? SLUICE_OK : gen_no_memory(err);
 }
 
-/* ---- differences ----------------------------------------------------------------------------------------------------- */
+/* ---- differences
+ * ----------------------------------------------------------------------------------------------------- */
 
 static json_t *interval(double value) { return value == value ? json_real(value) : json_null(); }
 
@@ -163,8 +165,8 @@ static json_t *differences(const json_t *now, const json_t *before, size_t begin
     }
     eval_difference difference = eval_paired(d, context, (int64_t)n);
     json_t *out = json_pack("{s:f, s:o, s:I, s:f}", "mean_difference", difference.mean, "half_width_95",
-                            interval(difference.half_width), "clusters", (json_int_t)difference.n_clusters, "same_answer",
-                            (double)same / (double)n);
+                            interval(difference.half_width), "clusters", (json_int_t)difference.n_clusters,
+                            "same_answer", (double)same / (double)n);
     if (with_nll < n)
         return out;
     for (size_t i = 0; i < n; i++) {
@@ -178,8 +180,8 @@ static json_t *differences(const json_t *now, const json_t *before, size_t begin
 }
 
 int gen_compare(json_t *result, const char *against, sluice_error *err) {
-    static const char *const same[] = {"task",  "mode", "own_history", "tasks",    "length",     "turns",
-                                       "seed",  "text", "contexts",    "answers",  "tokens",     "max_tokens", NULL};
+    static const char *const same[] = {"task", "mode",     "own_history", "tasks",  "length",     "turns", "seed",
+                                       "text", "contexts", "answers",     "tokens", "max_tokens", NULL};
     json_t *before = eval_earlier(against, result, same, err);
     if (before == NULL)
         return SLUICE_E_DATA;

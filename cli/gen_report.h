@@ -7,7 +7,8 @@
 /* Adds counts, accuracies, the same by task and length, by turn and by depth, measurements, and the rows themselves. */
 int gen_report(const gen_run *r, json_t *result, sluice_error *err);
 
-/* Adds "against": paired differences of points to an earlier run of the same questions, over all and by task and length. */
+/* Adds "against": paired differences of points to an earlier run of the same questions, over all and by task and
+ * length. */
 int gen_compare(json_t *result, const char *against, sluice_error *err);
 
 #endif

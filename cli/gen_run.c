@@ -44,7 +44,8 @@ static char *text_of(sluice_engine *engine, const int32_t *tokens, int64_t n, sl
 }
 
 /* The row of a question that was answered with n_got tokens. golden_nll: nats of the right answer; NULL: not known. */
-static int note(gen_run *r, int question, const int32_t *got, int64_t n_got, const double *golden_nll, sluice_error *err) {
+static int note(gen_run *r, int question, const int32_t *got, int64_t n_got, const double *golden_nll,
+                sluice_error *err) {
     const gen_question *q = &r->ctx->questions[question];
     int64_t right = 0;
     char *output = text_of(r->engine, got, n_got, err);
@@ -166,8 +167,8 @@ static int answer(gen_run *r, sluice_session *s, int64_t from, int first, int n,
     for (int i = 0; status >= 0 && i < n; i++) {
         r->first_seconds += w.first[i];
         r->first_answers += w.first[i] > 0;
-        status = note(r, first + i, sluice_session_tokens(forks[i]) + asked[i], sluice_session_length(forks[i]) - asked[i],
-                      r->golden ? &nll[i] : NULL, err);
+        status = note(r, first + i, sluice_session_tokens(forks[i]) + asked[i],
+                      sluice_session_length(forks[i]) - asked[i], r->golden ? &nll[i] : NULL, err);
     }
     for (int i = 0; i < n; i++)
         if (keep != NULL && status >= 0)
@@ -262,12 +263,13 @@ static int own_turns(gen_run *r, sluice_session *s, sluice_error *err) {
     return status;
 }
 
-int gen_run_context(gen_run *r, const gen_task *task, const gen_source *source, const gen_context *ctx, sluice_error *err) {
-    static int (*const run[GEN_N_MODES])(gen_run *, sluice_session *, sluice_error *) = {
-        [GEN_FORCED] = forced,
-        [GEN_SINGLE] = single,
-        [GEN_MULTI_TURN] = golden_turns,
-        [GEN_MULTI_REQUEST] = multi_request};
+int gen_run_context(gen_run *r, const gen_task *task, const gen_source *source, const gen_context *ctx,
+                    sluice_error *err) {
+    static int (*const run[GEN_N_MODES])(gen_run *, sluice_session *,
+                                         sluice_error *) = {[GEN_FORCED] = forced,
+                                                            [GEN_SINGLE] = single,
+                                                            [GEN_MULTI_TURN] = golden_turns,
+                                                            [GEN_MULTI_REQUEST] = multi_request};
     sluice_info info;
     sluice_get_info(r->engine, &info);
     int own = r->mode == GEN_MULTI_TURN && source->own_history;

@@ -31,9 +31,11 @@ typedef struct gen_run {
 } gen_run;
 
 /* Asks all questions of a context in the run's mode and adds their rows. */
-int gen_run_context(gen_run *r, const gen_task *task, const gen_source *source, const gen_context *ctx, sluice_error *err);
+int gen_run_context(gen_run *r, const gen_task *task, const gen_source *source, const gen_context *ctx,
+                    sluice_error *err);
 
 /* Points of an output for a question, 0 .. 1. n_right of the n tokens of the right answer are those of the output. */
-double gen_score(const gen_task *task, const gen_context *ctx, const gen_question *q, const char *output, int64_t n_right);
+double gen_score(const gen_task *task, const gen_context *ctx, const gen_question *q, const char *output,
+                 int64_t n_right);
 
 #endif

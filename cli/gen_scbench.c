@@ -1,5 +1,5 @@
-/* Several questions about one context, as SCBench asks them (arXiv 2412.10319): strings that cannot be compressed, numbers,
- * chains, words; see docs/eval.md. */
+/* Several questions about one context, as SCBench asks them (arXiv 2412.10319): strings that cannot be compressed,
+ * numbers, chains, words; see docs/eval.md. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,8 +44,8 @@ static void kv(const gen_task *task, const gen_source *s, gen_random *r, int64_t
     gen_text(c, "}");
     gen_end(c, "\"}");
     for (int k = 0; k < turns; k++) {
-        gen_ask(c, (double)asked[k] / (double)size, "\".", "\n        \nThe value of the key \"%s\" in the JSON data is \"",
-                keys[k]);
+        gen_ask(c, (double)asked[k] / (double)size, "\".",
+                "\n        \nThe value of the key \"%s\" in the JSON data is \"", keys[k]);
         gen_answer(c, "%s", values[k]);
     }
 }
@@ -81,7 +81,7 @@ static void prefix_suffix(const gen_task *task, const gen_source *s, gen_random 
 
 /* size: numbers of three digits. Those that are asked for are the only ones of 900 and more, and below 200. */
 static void math_find(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
-    static const char *const which[] = {"largest",        "smallest",      "second largest",
+    static const char *const which[] = {"largest",         "smallest",      "second largest",
                                         "second smallest", "third largest", "third smallest"};
     enum { TARGETS = sizeof which / sizeof *which };
     (void)task;
@@ -112,7 +112,8 @@ static void math_find(const gen_task *task, const gen_source *s, gen_random *r, 
     free(list);
 }
 
-/* size: bytes of running text (repeated sentences without one) between pairs and needles. Turns ask for both in turn. */
+/* size: bytes of running text (repeated sentences without one) between pairs and needles. Turns ask for both in turn.
+ */
 static void mix(const gen_task *task, const gen_source *s, gen_random *r, int64_t size, gen_context *c) {
     enum { THINGS = 2 * TURNS };
     (void)task;
@@ -133,8 +134,7 @@ static void mix(const gen_task *task, const gen_source *s, gen_random *r, int64_
         if (i % 2 == 0)
             gen_say(&things[i], "{\"%s\": \"%s\"}.", keys[i], values[i]);
         else
-            gen_say(&things[i], "One of the special magic numbers for %s is: %s.",
-                     keys[i], values[i]);
+            gen_say(&things[i], "One of the special magic numbers for %s is: %s.", keys[i], values[i]);
     }
     choose(s, r, turns, turns, asked);
     gen_hay(c, s, r, s->text != NULL ? GEN_ESSAY : GEN_NOISE, s->text != NULL ? size : size / 90, things, n, NULL);
@@ -145,10 +145,11 @@ static void mix(const gen_task *task, const gen_source *s, gen_random *r, int64_
         if (k % 2 == 0)
             gen_ask(c, things[i].depth, after, "\nThe value of the key \"%s\" in the JSON data is \"", keys[i]);
         else
-            gen_ask(c, things[i].depth, after,
-                    "\nWhat is the special magic number for %s mentioned in the provided text? The special magic number "
-                    "for %s mentioned in the provided text is ",
-                    keys[i], keys[i]);
+            gen_ask(
+                c, things[i].depth, after,
+                "\nWhat is the special magic number for %s mentioned in the provided text? The special magic number "
+                "for %s mentioned in the provided text is ",
+                keys[i], keys[i]);
         gen_answer(c, "%s", values[i]);
     }
 }

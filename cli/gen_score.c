@@ -26,7 +26,8 @@ static int is_number(const char *output, const char *right, size_t n) {
     return strncmp(output, right, n) == 0 && !isdigit((unsigned char)output[n]);
 }
 
-double gen_score(const gen_task *task, const gen_context *ctx, const gen_question *q, const char *output, int64_t n_right) {
+double gen_score(const gen_task *task, const gen_context *ctx, const gen_question *q, const char *output,
+                 int64_t n_right) {
     const char *right = ctx->text + q->text_answer;
     size_t n = q->text_end - q->text_answer;
     while (n > 0 && *right == ' ')

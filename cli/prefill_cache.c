@@ -83,7 +83,8 @@ static int same_identity(const prefill_cache *c, const char *path, int more) {
 }
 
 /* 1: the session is what computing the tokens would have made of it. 0: it is empty. */
-static int load(const prefill_cache *c, const char *name, sluice_session *s, const int32_t *tokens, int64_t n, int more) {
+static int load(const prefill_cache *c, const char *name, sluice_session *s, const int32_t *tokens, int64_t n,
+                int more) {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s.id", name);
     if (!same_identity(c, path, more))

@@ -88,10 +88,9 @@ static int acts_on_prompts(const sli_bound *c, int32_t n_layers) {
 
 /* Attention that only decodes must still find what it needs of the prompt in the rows, hence the declaration. */
 static sl_status write_attention(const sli_bound *c, sl_error *err) {
-    return provides(c->plugin, plain_prefill)
-               ? SL_OK
-               : sl_fail(err, SL_E_UNIMPLEMENTED, "[%s] %s does not provide %s", c->section, c->plugin->id,
-                         plain_prefill);
+    return provides(c->plugin, plain_prefill) ? SL_OK
+                                              : sl_fail(err, SL_E_UNIMPLEMENTED, "[%s] %s does not provide %s",
+                                                        c->section, c->plugin->id, plain_prefill);
 }
 
 static sl_status write_choice(const sluice_engine *e, const sli_bound *c, FILE *out, sl_error *err) {
@@ -104,8 +103,10 @@ static sl_status write_choice(const sluice_engine *e, const sli_bound *c, FILE *
     if (strcmp(c->role, "kvcache.store") == 0 && !provides(c->plugin, exact_export))
         return sl_fail(err, SL_E_UNIMPLEMENTED, "[%s] %s does not provide %s", c->section, c->plugin->id, exact_export);
     if (strcmp(c->role, "kvcache.store") != 0 && strncmp(c->role, "quant", 5) != 0)
-        return sl_fail(err, SL_E_UNIMPLEMENTED, "[%s] %s changes the cache or the prompt, and a saved session does not "
-                       "hold what it knows", c->section, c->plugin->id);
+        return sl_fail(err, SL_E_UNIMPLEMENTED,
+                       "[%s] %s changes the cache or the prompt, and a saved session does not "
+                       "hold what it knows",
+                       c->section, c->plugin->id);
     fprintf(out, "%s %s %s %s%s\n", c->role, c->section, c->plugin->id, c->plugin->version,
             acts_on_prompts(c, e->target.info->n_layers) ? "" : " (decoding alone)");
     write_file(out, c->path);

@@ -1,5 +1,6 @@
-/* Generated contexts and the runner of their questions, from inside: what `sluice eval retrieval`, `ruler` and `scbench` are
- * made of. Generators need a tokenizer only; the runner's invariants are checked on the embedded model. */
+/* Generated contexts and the runner of their questions, from inside: what `sluice eval retrieval`, `ruler` and
+ * `scbench` are made of. Generators need a tokenizer only; the runner's invariants are checked on the embedded model.
+ */
 #include "e2e.h"
 
 #include <dirent.h>
@@ -83,12 +84,12 @@ static void check_answers(const gen_task *task, const gen_context *c) {
 }
 
 static int same(const gen_context *a, const gen_context *b) {
-    return a->n_tokens == b->n_tokens &&
-           memcmp(a->tokens, b->tokens, sizeof *a->tokens * (size_t)a->n_tokens) == 0;
+    return a->n_tokens == b->n_tokens && memcmp(a->tokens, b->tokens, sizeof *a->tokens * (size_t)a->n_tokens) == 0;
 }
 
 static void check_task(const gen_task *task, int64_t length) {
-    gen_source s = source_of(length, 4, 7, 3), other_seed = source_of(length, 4, 8, 3), other = source_of(length, 4, 7, 4);
+    gen_source s = source_of(length, 4, 7, 3), other_seed = source_of(length, 4, 8, 3),
+               other = source_of(length, 4, 7, 4);
     gen_context a = make(task, &s), b = make(task, &s), c = make(task, &other_seed), d = make(task, &other);
     assert_true(same(&a, &b));
     assert_false(same(&a, &c) || same(&a, &d));
@@ -176,10 +177,18 @@ static void test_points(void **state) {
         int64_t right;
         double points;
     } cases[] = {
-        {GEN_TOKENS, "", 3, 1},           {GEN_TOKENS, "", 2, 0},        {GEN_CONTAINS, "so 1234567.", 0, 1},
-        {GEN_CONTAINS, "123456", 2, 0},   {GEN_ALL, "the ALPHA of", 0, 0.5}, {GEN_ALL, "BETA, alpha", 0, 1},
-        {GEN_ALL, "alp", 0, 0},           {GEN_ANY, "beta", 0, 1},       {GEN_ANY, "gamma", 0, 0},
-        {GEN_NUMBER, " 1234567, 2", 3, 1}, {GEN_NUMBER, "12345678", 3, 0}, {GEN_NUMBER, "2, 1234567", 0, 0},
+        {GEN_TOKENS, "", 3, 1},
+        {GEN_TOKENS, "", 2, 0},
+        {GEN_CONTAINS, "so 1234567.", 0, 1},
+        {GEN_CONTAINS, "123456", 2, 0},
+        {GEN_ALL, "the ALPHA of", 0, 0.5},
+        {GEN_ALL, "BETA, alpha", 0, 1},
+        {GEN_ALL, "alp", 0, 0},
+        {GEN_ANY, "beta", 0, 1},
+        {GEN_ANY, "gamma", 0, 0},
+        {GEN_NUMBER, " 1234567, 2", 3, 1},
+        {GEN_NUMBER, "12345678", 3, 0},
+        {GEN_NUMBER, "2, 1234567", 0, 0},
         {GEN_NUMBER, "none", 0, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -190,7 +199,8 @@ static void test_points(void **state) {
     }
 }
 
-/* ---- questions ------------------------------------------------------------------------------------------------------ */
+/* ---- questions ------------------------------------------------------------------------------------------------------
+ */
 
 /* Rows of one context; free with json_decref. */
 static json_t *rows_of(sluice_engine *e, prefill_cache *cache, gen_mode mode, const gen_task *task,
@@ -340,8 +350,8 @@ typedef struct kept {
 } kept;
 
 /* Runs the context in an engine of its own with that cache. */
-static kept with_cache(const char *dir, const char *const *sets, gen_mode mode, const gen_task *task, const gen_source *s,
-                       const gen_context *c) {
+static kept with_cache(const char *dir, const char *const *sets, gen_mode mode, const gen_task *task,
+                       const gen_source *s, const gen_context *c) {
     sluice_engine *e = e2e_open("models/tiny", sets);
     prefill_cache cache;
     sluice_error err = {0};
@@ -400,10 +410,8 @@ static void test_prefill_is_shared(void **state) {
 }
 
 static const char *const *const others[] = {
-    SETS("engine.max_context=1024", "engine.isa=ref"),
-    SETS("engine.max_context=1024", "engine.threads=2"),
-    SETS("engine.max_context=1024", "engine.prefill_chunk=64"),
-    SETS("engine.max_context=1024", "kvcache.page=32"),
+    SETS("engine.max_context=1024", "engine.isa=ref"),          SETS("engine.max_context=1024", "engine.threads=2"),
+    SETS("engine.max_context=1024", "engine.prefill_chunk=64"), SETS("engine.max_context=1024", "kvcache.page=32"),
     SETS("engine.max_context=1024", "quant.plugin=rtn"),
 };
 static const char *const *const refused[] = {
@@ -449,7 +457,8 @@ static void test_prefill_is_not_shared(void **state) {
     k = with_cache(dir2, dense, GEN_MULTI_REQUEST, task, &s2, &c2);
     drop(&k);
     char state_name[PATH_MAX];
-    snprintf(state_name, sizeof state_name, "%.*s.state", (int)(strlen(strrchr(id, '/') + 1) - 3), strrchr(id, '/') + 1);
+    snprintf(state_name, sizeof state_name, "%.*s.state", (int)(strlen(strrchr(id, '/') + 1) - 3),
+             strrchr(id, '/') + 1);
     char *wrong = e2e_read(only_file(dir2, ".state"), &n);
     e2e_put(dir, state_name, wrong, n);
     k = with_cache(dir, dense, GEN_MULTI_REQUEST, task, &s, &c);
@@ -475,8 +484,9 @@ static char *write_prose(size_t *bytes) {
     *bytes = 0;
     for (int i = 0; text != NULL && i < SENTENCES; i++) {
         gen_distinct(&r, gen_word, words, 6);
-        *bytes += (size_t)snprintf(text + *bytes, MOST, "In the year %d the %s of the %s saw a %s%sand gave it to the %s.%s",
-                                   1000 + i, words[0], words[1], words[2], i % 2 ? "\n" : " ", words[3], i % 5 ? " " : "\n\n");
+        *bytes += (size_t)snprintf(text + *bytes, MOST,
+                                   "In the year %d the %s of the %s saw a %s%sand gave it to the %s.%s", 1000 + i,
+                                   words[0], words[1], words[2], i % 2 ? "\n" : " ", words[3], i % 5 ? " " : "\n\n");
     }
     return text;
 }
@@ -502,11 +512,16 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contexts),          cmocka_unit_test(test_contexts_refused),
-        cmocka_unit_test(test_depths),            cmocka_unit_test(test_paragraphs),
-        cmocka_unit_test(test_points),            cmocka_unit_test(test_golden_history),
-        cmocka_unit_test(test_own_history),       cmocka_unit_test(test_order),
-        cmocka_unit_test(test_fork_leaves_nothing), cmocka_unit_test(test_prefill_is_shared),
+        cmocka_unit_test(test_contexts),
+        cmocka_unit_test(test_contexts_refused),
+        cmocka_unit_test(test_depths),
+        cmocka_unit_test(test_paragraphs),
+        cmocka_unit_test(test_points),
+        cmocka_unit_test(test_golden_history),
+        cmocka_unit_test(test_own_history),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_fork_leaves_nothing),
+        cmocka_unit_test(test_prefill_is_shared),
         cmocka_unit_test(test_prefill_is_not_shared),
     };
     return cmocka_run_group_tests_name("generated", tests, set_up, tear_down);
