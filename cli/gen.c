@@ -29,6 +29,7 @@ void gen_bytes(gen_context *c, const char *bytes, size_t n) {
     c->text[c->length] = '\0';
 }
 
+static void add(gen_context *c, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 static void add(gen_context *c, const char *fmt, va_list ap) {
     char *text = NULL;
     int n = vasprintf(&text, fmt, ap);

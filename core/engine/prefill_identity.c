@@ -1,6 +1,5 @@
 /* Which engines leave the same cache behind a prompt: one text that they share. It is too long rather than too short: a
  * difference that would not have mattered costs a prompt pass, one that was left out would cost a wrong answer. */
-#define _GNU_SOURCE /* dladdr */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <inttypes.h>
