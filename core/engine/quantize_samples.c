@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "engine/rewrite.h"
 #include "engine/rng.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
@@ -64,8 +65,10 @@ static sl_status run_rows(sli_quantize *q, int32_t layer, int64_t sample, int64_
                      .exit_layer = layer + 1};
     SL_TRY(sli_network_begin(net, b, err));
     SL_TRY(sli_network_forward(net, &pass, err));
-    if (keep)
+    if (keep) { /* hidden rows are in the checkpoint's own basis, as forward takes them */
         memcpy(hidden.data, net->x, sizeof(float) * (size_t)(n * E));
+        SL_TRY(sli_rewrite_residual(net, 1, hidden.data, n));
+    }
     for (int32_t i = 0; i < n; i++)
         e->path[i] = i;
     e->path_begin[0] = 0;
@@ -102,7 +105,9 @@ static sl_status run_head(sli_quantize *q, sl_error *err) {
         int64_t rows = n - at < e->logit_rows ? n - at : e->logit_rows;
         memcpy(e->target.x, q->hidden + at * E, sizeof(float) * (size_t)(rows * E));
         sli_engine_step_begin(e);
-        s = sli_network_head(&e->target, NULL, (int32_t)rows, e->logits, err);
+        s = sli_rewrite_residual(&e->target, 0, e->target.x, rows);
+        if (s >= 0)
+            s = sli_network_head(&e->target, NULL, (int32_t)rows, e->logits, err);
         sli_engine_step_end(e);
     }
     return s;

@@ -1,6 +1,6 @@
 /* A model on the CPU (f32) and on a GPU (bf16 activations, bf16 cache): models/tiny, the random checkpoint of each
- * architecture, and shapes with random weights. Logits lie near each other, greedy tokens part only where two are
- * nearly as likely, and on the GPU neither chunks nor decoding one by one change a bit.
+ * architecture, `small` where the shared models are, and shapes with random weights. Logits lie near each other, greedy
+ * tokens part only where two are nearly as likely, and on the GPU neither chunks nor decoding one by one change a bit.
  *
  * Tolerance. A value rounded to bf16 is off by 2^-9 of itself at most, 2^-9 / sqrt(3) = 0.0011 on the average. A
  * residual row collects such errors of about ten roundings a layer (inputs of linears, q, k, v, probabilities, o, the
@@ -14,7 +14,8 @@
 
 #include <math.h>
 
-#define SHAPE "shape/" /* a folder that is none: random weights, which each device makes for itself */
+#define SHAPE "shape/"   /* a folder that is none: random weights, which each device makes for itself */
+#define SHARED "shared/" /* a folder below $SLUICE_SHARED, which holds larger trained models */
 enum { CPU, GPU, N_GREEDY = 48, MAX_TOKENS = 512 };
 
 static double rms_limit(int layers) { return 4 * 0.0011 * sqrt(10.0 * layers + 2); }
@@ -29,6 +30,8 @@ static sluice_engine *open_on(const char *folder, int where, const char *set) {
     char path[PATH_MAX + 16];
     if (strncmp(folder, SHAPE, strlen(SHAPE)) == 0)
         snprintf(path, sizeof path, "model.shape=%s", folder + strlen(SHAPE));
+    else if (strncmp(folder, SHARED, strlen(SHARED)) == 0)
+        snprintf(path, sizeof path, "model.path=%s/%s", test_shared_dir(), folder + strlen(SHARED));
     else
         snprintf(path, sizeof path, "model.path=%s", e2e_path(folder));
     const char *sets[] = {path, where == GPU ? "engine.device=cuda" : "engine.device=cpu", "engine.max_context=1024",
@@ -137,6 +140,8 @@ static void one_model(void **state) {
         skip_because("600 M parameters on a CPU: only in long runs");
     if (strncmp(c->folder, SHAPE, strlen(SHAPE)) == 0 && test_length() < 1)
         skip_because("many rows of a large vocabulary: only in long runs");
+    if (strncmp(c->folder, SHARED, strlen(SHARED)) == 0)
+        test_shared_dir(); /* or skip */
     static int32_t ids[MAX_TOKENS], cpu_text[MAX_TOKENS], gpu_text[MAX_TOKENS];
     sluice_engine *gpu = open_on(c->folder, GPU, NULL), *cpu = open_on(c->folder, CPU, NULL);
     sluice_info info;
@@ -187,6 +192,7 @@ int main(void) {
                                           "tests/data/arch/qwen2",
                                           "tests/data/arch/qwen2_full",
                                           "tests/data/arch/qwen3",
+                                          SHARED "models/small",
                                           SHAPE "smollm2-135m",
                                           SHAPE "qwen3-0.6b"};
     enum { N = sizeof folders / sizeof *folders };

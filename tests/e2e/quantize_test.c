@@ -93,6 +93,35 @@ static void test_stream(void **state) {
     st_free(&plain), st_free(&zero), st_free(&ordered);
 }
 
+/* A rewritten model is heard in its own basis, and from layer to layer it stays one and the same: what does not depend on
+ * the residual's basis is what it is without rewriting. */
+static void test_stream_rewritten(void **state) {
+    (void)state;
+    char where[4096];
+    st_file plain, turned;
+    snprintf(where, sizeof where, "plugins.path=%s", e2e_built("tests/probe"));
+    st_read(pack_as("p.safetensors", SETS(where, "quant.plugin=probe"), 1, NULL), &plain);
+    st_read(pack_as("t.safetensors",
+                    SETS(where, "quant.plugin=probe", "quant.rewrite.plugin=hadamard", "quant.rewrite.keep=f32",
+                         "quant.rewrite.online_o=no", "quant.rewrite.online_down=no"),
+                    1, NULL),
+            &turned);
+    static const char *const names[] = {"layer0.ffn.down", "layer1.ffn.down", "layer5.ffn.down"};
+    for (size_t c = 0; c < sizeof names / sizeof *names; c++) {
+        const float *a = rows_of(&plain, names[c], 640), *b = rows_of(&turned, names[c], 640);
+        double off = 0, all = 0;
+        for (int64_t i = 0; i < SAMPLES * LENGTH * 640; i++) {
+            off += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+            all += (double)a[i] * a[i];
+        }
+        if (!(sqrt(off / all) < 1e-4))
+            fail_msg("%s: rows of the rotated model are %.3g off", names[c], sqrt(off / all));
+    }
+    const float *a = rows_of(&plain, "layer1.attn.qkv", 256), *b = rows_of(&turned, "layer1.attn.qkv", 256);
+    assert_memory_not_equal(a, b, sizeof *a * SAMPLES * LENGTH * 256);
+    st_free(&plain), st_free(&turned);
+}
+
 /* ---- files
  * ----------------------------------------------------------------------------------------------------------- */
 
@@ -371,6 +400,7 @@ int main(void) {
     text = e2e_read(e2e_path("recipes/golden/prose_watson.txt"), &text_length);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_stream_rewritten),
         cmocka_unit_test(test_same_seed_same_file),
         cmocka_unit_test_prestate(test_format, (void *)(uintptr_t)&formats[0]),
         cmocka_unit_test_prestate(test_format, (void *)(uintptr_t)&formats[1]),
