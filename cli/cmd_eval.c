@@ -11,6 +11,7 @@ static const struct task {
     int (*run)(int argc, char **argv);
 } tasks[] = {
     {"ppl", "--text FILE", eval_ppl},
+    {"kld", "--save FILE | --base FILE", eval_kld},
     {"retrieval", "--text FILE", eval_retrieval},
     {"ruler", "", eval_ruler},
     {"scbench", "", eval_scbench},

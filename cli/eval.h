@@ -7,6 +7,8 @@
 #include "libsluice.h"
 
 /* Each gets argv with the task's name in front and returns the exit status. */
+int eval_choice(int argc, char **argv);
+int eval_kld(int argc, char **argv);
 int eval_ppl(int argc, char **argv);
 int eval_retrieval(int argc, char **argv);
 int eval_ruler(int argc, char **argv);
@@ -32,6 +34,9 @@ typedef struct eval_difference {
     int64_t n_clusters;
 } eval_difference;
 eval_difference eval_paired(const double *d, const int64_t *cluster, int64_t n);
+
+/* The same of sums over clusters: d [n] is the sum of count [n] differences; the mean is that of a single one. */
+eval_difference eval_paired_sums(const double *d, const int64_t *count, int64_t n);
 
 /* {"file", "mean_difference", "half_width_95", "clusters"}; the caller adds what the task knows. */
 json_t *eval_difference_json(const char *path, const eval_difference *difference);

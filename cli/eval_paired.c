@@ -34,6 +34,23 @@ eval_difference eval_paired(const double *d, const int64_t *cluster, int64_t n) 
     return out;
 }
 
+eval_difference eval_paired_sums(const double *d, const int64_t *count, int64_t n) {
+    eval_difference out = {.n_clusters = n};
+    double all = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) {
+        out.mean += d[i];
+        all += (double)count[i];
+    }
+    out.mean /= all;
+    for (int64_t i = 0; i < n; i++) {
+        double left = d[i] - out.mean * (double)count[i];
+        squares += left * left;
+    }
+    double g = (double)n;
+    out.half_width = n < 2 ? NAN : student(n - 1) * sqrt(squares * g / (g - 1)) / all;
+    return out;
+}
+
 json_t *eval_earlier(const char *path, const json_t *now, const char *const *same, sluice_error *err) {
     json_error_t where;
     json_t *before = json_load_file(path, 0, &where);

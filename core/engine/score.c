@@ -20,10 +20,9 @@ typedef void (*logits_fn)(void *user, int64_t token_index, const float *logits, 
 static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
     uint32_t stage = s->n_kv >= sli_prompt_end(s) ? SL_STAGE_DECODE : SL_STAGE_PREFILL;
     int64_t end = sli_prompt_end(s) < s->n ? sli_prompt_end(s) : s->n;
-    int64_t rows =
-        stage == SL_STAGE_DECODE
-            ? 1
-            : sli_prompt_chunk(s, sli_chunk_rows(&e->target, s->n_kv, end - s->n_kv, e->limits.max_rows));
+    int64_t rows = stage == SL_STAGE_DECODE
+                       ? 1
+                       : sli_prompt_chunk(s, sli_chunk_rows(&e->target, s->n_kv, end - s->n_kv, e->limits.max_rows));
     double begin = sli_now();
     sli_batch_clear(&e->batch, 0, ++e->target.step);
     sli_batch_add(&e->batch, s->id, s->n_kv, stage, s->tokens + s->n_kv, (int32_t)rows, NULL,
@@ -107,26 +106,32 @@ static void score_row(void *user, int64_t token_index, const float *logits, int6
         c->best[next - c->first] = best;
 }
 
-/* in_steps: the scored tokens are decoded one by one. */
-static int score(sluice_session *s, int64_t n_scored, int in_steps, double *logprob, int32_t *best,
+/* Hands out what predicts the last n_scored tokens. in_steps: they are decoded one by one. Only here is it known where
+ * they begin, since a prompt transformer may have replaced what stands in front: *first gets their token index. */
+static int teach(sluice_session *s, int64_t n_scored, int in_steps, int64_t *first, logits_fn fn, void *user,
                  sluice_error *error) {
     SLI_API(err, error);
     sl_status asked = prompt_in_front(s, n_scored, &err);
     if (asked < 0)
         return sli_api_fail(&err, asked, error);
-    int64_t first = s->n - n_scored;
-    if (n_scored < 1 || first < 1 || first - 1 < s->n_kv)
+    *first = s->n - n_scored;
+    if (n_scored < 1 || *first < 1 || *first - 1 < s->n_kv)
         return sli_api_fail(&err,
                             sl_fail(&err, SL_E_RANGE,
                                     "%" PRId64 " tokens cannot be scored: %" PRId64 " of %" PRId64
                                     " are computed already, and one must stand in front",
                                     n_scored, s->n_kv, s->n),
                             error);
-    scorer c = {s, first, logprob, best};
-    s->prompt_end = in_steps ? first : 0;
-    sl_status status = compute(s, first - 1, score_row, &c, &err);
+    s->prompt_end = in_steps ? *first : 0;
+    sl_status status = compute(s, *first - 1, fn, user, &err);
     s->prompt_end = 0;
     return status < 0 ? sli_api_fail(&err, status, error) : SLUICE_OK;
+}
+
+static int score(sluice_session *s, int64_t n_scored, int in_steps, double *logprob, int32_t *best,
+                 sluice_error *error) {
+    scorer c = {s, 0, logprob, best};
+    return teach(s, n_scored, in_steps, &c.first, score_row, &c, error);
 }
 
 int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
@@ -135,6 +140,25 @@ int sluice_score(sluice_session *s, int64_t n_scored, double *logprob, int32_t *
 
 int sluice_score_steps(sluice_session *s, int64_t n_scored, double *logprob, int32_t *best, sluice_error *error) {
     return score(s, n_scored, 1, logprob, best, error);
+}
+
+typedef struct visitor {
+    int64_t first, n; /* token index of the first scored token; how many */
+    sluice_logits_fn fn;
+    void *user;
+} visitor;
+
+static void visit_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {
+    const visitor *v = user;
+    int64_t row = token_index + 1 - v->first;
+    if (row < v->n) /* behind the last token nothing is known */
+        v->fn(v->user, row, logits, vocab);
+}
+
+int sluice_visit_logits(sluice_session *s, int64_t n_scored, int in_steps, sluice_logits_fn fn, void *user,
+                        sluice_error *error) {
+    visitor v = {0, n_scored, fn, user};
+    return teach(s, n_scored, in_steps, &v.first, visit_row, &v, error);
 }
 
 static void no_row(void *user, int64_t token_index, const float *logits, int64_t vocab) {

@@ -205,6 +205,12 @@ int sluice_score(sluice_session *session, int64_t n_scored, double *logprob, int
 /* The same for the last n_scored tokens as a continuation: the tokens in front of them are computed as the prompt, they
  * themselves one by one as decode steps. What a technique does to decoding shows here. */
 int sluice_score_steps(sluice_session *session, int64_t n_scored, double *logprob, int32_t *best, sluice_error *err);
+/* Receives the raw logits [vocab] that predict scored token `row`; they live until it returns. */
+typedef void (*sluice_logits_fn)(void *user, int64_t row, const float *logits, int64_t vocab);
+/* As sluice_score (in_steps 0) or sluice_score_steps (1), but hands out the logits themselves: for rows 0 .. n_scored - 1, in
+ * this order, one at a time, so that the caller decides what is kept. */
+int sluice_visit_logits(sluice_session *session, int64_t n_scored, int in_steps, sluice_logits_fn fn, void *user,
+                        sluice_error *err);
 /* Computes the pending tokens as prompt. more != 0: the prompt goes on behind them, so that what happens at the end of a
  * prompt (policies that drop rows) waits for the tokens of a later call; a part of them may stay pending. */
 int sluice_prefill(sluice_session *session, int more, sluice_error *err);
