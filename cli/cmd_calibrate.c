@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "commands.h"
-#include "needles.h"
+#include "gen.h"
 #include "options.h"
 #include "svg_plot.h"
 
@@ -67,6 +67,18 @@ static int run_prompt(sluice_engine *e, const int32_t *tokens, int64_t n, int64_
     return status;
 }
 
+/* A context of needles in running text. */
+static int make_needles(sluice_engine *e, const job *j, const char *text, size_t bytes, int64_t length, int64_t number,
+                        gen_context *out, sluice_error *err) {
+    gen_source source = {.text = text,
+                         .bytes = bytes,
+                         .turns = (int)j->needles,
+                         .seed = (uint64_t)j->seed,
+                         .number = number,
+                         .length = length};
+    return gen_make(e, &gen_formats[0], &source, out, err);
+}
+
 /* Every second prompt is running text, the others end in a question whose answer stands somewhere in them. */
 static int run_prompts(sluice_engine *e, const job *j, const char *text, size_t bytes, int64_t decode, int64_t first,
                        int64_t n, sluice_error *err) {
@@ -85,14 +97,12 @@ static int run_prompts(sluice_engine *e, const job *j, const char *text, size_t 
             status = run_prompt(e, tokens + begin, length, decode, err);
             continue;
         }
-        needles_context ctx;
-        status = needles_make(e, text, bytes, j->length - decode, (int)j->needles,
-                              (uint64_t)(j->seed + 1000 + first + i), &ctx, err);
+        gen_context ctx;
+        status = make_needles(e, j, text, bytes, j->length - decode, 1000 + first + i, &ctx, err);
         if (status < 0)
             break;
-        const needles_answer *a = &ctx.answers[0];
-        status = run_prompt(e, ctx.tokens, a->begin, decode, err);
-        needles_free(&ctx);
+        status = run_prompt(e, ctx.tokens, ctx.questions[0].begin, decode, err);
+        gen_context_free(&ctx);
     }
     free(tokens);
     return status;
@@ -144,16 +154,16 @@ static int check(const job *j, const sluice_calibration_info *info, const char *
     sluice_engine *e = NULL;
     int status = sluice_open(&options, &e, err);
     for (int64_t context = 0; status >= 0 && v->total < j->answers; context++) {
-        needles_context ctx;
-        status = needles_make(e, text, bytes, j->length, (int)j->needles, (uint64_t)(j->seed + context), &ctx, err);
+        gen_context ctx;
+        status = make_needles(e, j, text, bytes, j->length, context, &ctx, err);
         if (status < 0)
             break;
         sluice_session *s = NULL;
         status = sluice_session_open(e, &s, err);
         if (status >= 0)
             status = sluice_session_append(s, ctx.tokens, ctx.n_shared, err);
-        for (int i = 0; status >= 0 && i < ctx.n_answers; i++) {
-            const needles_answer *a = &ctx.answers[i];
+        for (int i = 0; status >= 0 && i < ctx.n_questions; i++) {
+            const gen_question *a = &ctx.questions[i];
             sluice_session *fork = NULL;
             sluice_sampling greedy = greedy_of(e, a->n);
             if (i == 0) { /* computes what the questions share */
@@ -175,7 +185,7 @@ static int check(const job *j, const sluice_calibration_info *info, const char *
             sluice_session_close(fork);
         }
         sluice_session_close(s);
-        needles_free(&ctx);
+        gen_context_free(&ctx);
     }
     sluice_close(e);
     return status;
@@ -276,14 +286,14 @@ int cmd_calibrate(int argc, char **argv) {
     int n = options_parse(argc, argv, "sluice calibrate PLUGIN --config FILE --text FILE ... -o FILE [options]", own,
                           &j.c, words, MAX_TEXTS);
     int good = n >= 1 && j.texts[0] != NULL && j.out != NULL && j.prompts >= 1 && j.tokens >= 1 && j.checks >= 0 &&
-               j.checks <= MAX_CHECKS && j.needles >= 1 && j.needles <= NEEDLES_MAX;
+               j.checks <= MAX_CHECKS && j.needles >= 1 && j.needles <= GEN_MAX_QUESTIONS;
     if (n < 0 || j.c.help || !good) {
         if (n >= 0 && !j.c.help)
             fprintf(stderr,
                     "sluice: calibrate needs a plugin's name, --text FILE and -o FILE; --prompts and --tokens from 1, "
                     "--check "
                     "0 to %d, --needles 1 to %d\n",
-                    MAX_CHECKS, NEEDLES_MAX);
+                    MAX_CHECKS, GEN_MAX_QUESTIONS);
         options_free(&j.c);
         return j.c.help ? 0 : CLI_USAGE;
     }

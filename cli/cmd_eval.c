@@ -14,6 +14,8 @@ static const struct task {
     {"kld", "--save FILE | --base FILE", eval_kld},
     {"choice", "--questions FILE", eval_choice},
     {"retrieval", "--text FILE", eval_retrieval},
+    {"ruler", "", eval_ruler},
+    {"scbench", "", eval_scbench},
     {"spec", "--prompts FILE", eval_spec},
 };
 enum { N_TASKS = sizeof tasks / sizeof *tasks };
@@ -37,7 +39,8 @@ int cmd_eval(int argc, char **argv) {
     int help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     FILE *out = help ? stdout : stderr;
     for (int i = 0; i < N_TASKS; i++)
-        fprintf(out, "%s sluice eval %s %s [options]\n", i == 0 ? "usage:" : "      ", tasks[i].name, tasks[i].needs);
+        fprintf(out, "%s sluice eval %s%s%s [options]\n", i == 0 ? "usage:" : "      ", tasks[i].name,
+                tasks[i].needs[0] != '\0' ? " " : "", tasks[i].needs);
     fprintf(out, "\n`sluice eval TASK --help` lists the options of a task.\n");
     return help ? 0 : CLI_USAGE;
 }

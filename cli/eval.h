@@ -11,6 +11,8 @@ int eval_choice(int argc, char **argv);
 int eval_kld(int argc, char **argv);
 int eval_ppl(int argc, char **argv);
 int eval_retrieval(int argc, char **argv);
+int eval_ruler(int argc, char **argv);
+int eval_scbench(int argc, char **argv);
 int eval_spec(int argc, char **argv);
 
 /* Prints an object (stolen) as indented JSON; 0. */

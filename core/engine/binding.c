@@ -430,6 +430,19 @@ void sli_binding_event(sli_binding *b, const sl_event *event) {
     }
 }
 
+int sli_binding_choice(const sli_binding *b, int i, sli_bound *out) {
+    if (i >= b->n)
+        return 0;
+    const bound *c = &b->list[i];
+    *out = (sli_bound){.role = c->choice->scope.role,
+                       .section = c->choice->section->name,
+                       .plugin = c->package.plugin,
+                       .path = c->package.package->path,
+                       .params = c->params,
+                       .layer_stages = c->layer_stages};
+    return 1;
+}
+
 int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version) {
     if (i >= b->n)
         return 0;

@@ -66,6 +66,16 @@ int sli_binding_asks_for(const sli_binding *b, const char *capability);
 int sli_binding_hears(const sli_binding *b); /* does any instance want to be told of events? */
 void sli_binding_event(sli_binding *b, const sl_event *event);
 
+/* One choice as it was resolved; borrowed from the binding. */
+typedef struct sli_bound {
+    const char *role, *section;
+    const sl_plugin *plugin;
+    const char *path; /* of its package */
+    const sl_params *params;
+    const uint32_t *layer_stages; /* [n_layers] */
+} sli_bound;
+int sli_binding_choice(const sli_binding *b, int i, sli_bound *out); /* 0 behind the last one */
+
 /* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */
 int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version);
 

@@ -151,6 +151,12 @@ int64_t sluice_session_computed(const sluice_session *session, const int32_t **t
 int sluice_session_save(sluice_session *session, const char *path, sluice_error *err);
 int sluice_session_load(sluice_session *session, const char *path, sluice_error *err);
 
+/* What shapes the cache that computing a prompt leaves, as lines of text: model, engine settings, machine, store, packing,
+ * and the attention of the prompt pass - unless that is the plain one of every plugin that provides "sl.prefill.plain/1".
+ * What acts while decoding alone is not in it. Engines with equal texts leave the same rows for the same tokens, so each may
+ * load what another one saved. -3: this engine's sessions cannot be shared in that way; the error says why. */
+int sluice_prefill_identity(const sluice_engine *engine, sluice_write_fn write, void *user, sluice_error *err);
+
 /* ---- generate -------------------------------------------------------------------------------------------------- */
 
 typedef struct sluice_sampling {

@@ -136,7 +136,9 @@ static void test_help(void **state) {
     } cases[] = {
         {{"--help"}, "run"},           {{"-h"}, "bench"},           {{"run", "--help"}, "--stats"}, {{"run", "-h"}, "--top-k"},
         {{"bench", "--help"}, "-r"},   {{"eval", "--help"}, "ppl"}, {{"eval", "ppl", "--help"}, "--text"},
-        {{"eval", "kld", "--help"}, "--base"}, {{"eval", "choice", "--help"}, "--shots"}, {{"eval", "retrieval", "--help"}, "--mode"},                {{"plugins", "--help"}, "describe"},
+        {{"eval", "kld", "--help"}, "--base"}, {{"eval", "choice", "--help"}, "--shots"}, {{"eval", "retrieval", "--help"}, "--mode"},
+        {{"eval", "ruler", "--help"}, "niah_multikey_3"},
+        {{"eval", "scbench", "--help"}, "--turns"},                {{"plugins", "--help"}, "describe"},
         {{"config", "--help"}, "check"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -356,6 +358,82 @@ static void test_retrieval(void **state) {
     remove(earlier);
 }
 
+/* Accuracy by depth: a window of 400 tokens knows nothing of the first half of 1000, and the dense cache does. */
+static void test_window_forgets(void **state) {
+    (void)state;
+    char text[PATH_MAX];
+    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    for (int window = 0; window < 2; window++) {
+        cli_result r = window ? cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "1000", "--needles", "8",
+                                             "--questions", "8", "--mode", "multi_request", "--set", "kvcache.policy.plugin=streaming",
+                                             "--set", "kvcache.policy.budget=400"), NULL)
+                              : cli_good(CLI("eval", "retrieval", "-m", tiny, "--text", text, "--length", "1000", "--needles", "8",
+                                             "--questions", "8", "--mode", "multi_request"), NULL);
+        json_t *got = json_loads(r.out, 0, NULL), *bins = json_object_get(got, "by_depth");
+        double early = 0, n_early = 0, late = 0, n_late = 0;
+        for (size_t i = 0; i < json_array_size(bins); i++) {
+            json_t *bin = json_array_get(bins, i);
+            double from = e2e_number(bin, "from"), right = e2e_number(bin, "answers_right"), n = e2e_number(bin, "answers");
+            if (from < 0.4)
+                early += right, n_early += n;
+            if (from > 0.75)
+                late += right, n_late += n;
+        }
+        if (!(n_early >= 2 && n_late >= 1 && (window ? early == 0 && late >= 1 : early >= 0.7 * n_early)))
+            fail_msg("%s: %g of %g early answers right, %g of %g late ones", window ? "window" : "dense", early, n_early, late,
+                     n_late);
+        json_decref(got);
+        cli_free(&r);
+    }
+}
+
+/* The other suites of generated contexts: lists of tasks and lengths, contexts on disk, differences; and what is refused. */
+static void test_generated(void **state) {
+    (void)state;
+    char text[PATH_MAX], paragraphs[PATH_MAX], cache[PATH_MAX], earlier[PATH_MAX];
+    snprintf(text, sizeof text, "%s", e2e_path("recipes/golden/prose_watson.txt"));
+    snprintf(paragraphs, sizeof paragraphs, "%s", e2e_path("tests/data/paragraphs.jsonl"));
+    snprintf(cache, sizeof cache, "%s", e2e_temp("contexts"));
+    snprintf(earlier, sizeof earlier, "%s", e2e_temp("scbench.json"));
+    for (int again = 0; again < 2; again++) {
+        cli_result r = again == 0 ? cli_good(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv,mf", "--length", "500,700", "--turns", "2",
+                                                 "--questions", "2", "--max-tokens", "4", "--golden", "--prefill-cache", cache), NULL)
+                                  : cli_good(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv,mf", "--length", "500,700", "--turns", "2",
+                                                 "--questions", "2", "--max-tokens", "4", "--golden", "--prefill-cache", cache,
+                                                 "--set", "attention.plugin=quest", "--against", earlier), NULL);
+        json_t *got = json_loads(r.out, 0, NULL), *rows = json_object_get(got, "by_task");
+        assert_int_equal(json_array_size(rows), 4);
+        assert_int_equal(json_array_size(json_object_get(json_array_get(rows, 0), "by_turn")), 2);
+        assert_int_equal(e2e_number(got, "answers"), 8);
+        assert_int_equal(e2e_number(got, again ? "prefill_cache.hits" : "prefill_cache.misses"), 4);
+        assert_true(e2e_number(got, "kv_bytes.prefill") > 0 && e2e_number(got, "ttft_seconds") > 0);
+        assert_true(e2e_number(got, "golden_nll_per_token") > 0);
+        if (again == 0)
+            assert_int_equal(json_dump_file(got, earlier, 0), 0);
+        else { /* a budget that covers everything */
+            assert_true(e2e_number(got, "against.same_answer") == 1);
+            assert_true(fabs(e2e_number(got, "against.golden_nll_difference")) < 1e-4);
+            assert_int_equal(json_array_size(json_object_get(json_object_get(got, "against"), "by_task")), 4);
+        }
+        json_decref(got);
+        cli_free(&r);
+    }
+    cli_result r = cli_good(CLI("eval", "ruler", "-m", tiny, "--tasks", "qa_1,qa_2,niah_multikey_2", "--length", "600", "--questions", "1",
+                                "--max-tokens", "4", "--paragraphs", paragraphs), NULL);
+    json_t *got = json_loads(r.out, 0, NULL);
+    assert_int_equal(e2e_number(got, "answers"), 3);
+    json_decref(got);
+    cli_free(&r);
+    cli_refused(CLI("eval", "ruler", "-m", tiny, "--tasks", "qa_1"), SETS("qa_1", "--paragraphs"));
+    cli_refused(CLI("eval", "ruler", "-m", tiny, "--tasks", "niah_single_2"), SETS("niah_single_2", "--text"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv,nonsense"), SETS("nonsense", "prefix_suffix"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv", "--length", "99999"), SETS("99999", "4096"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv", "--length", "100"), SETS("kv", "100"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--tasks", "kv", "--length", "4k"), SETS("--length", "4k"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--mode", "single", "--own-history"), SETS("multi_turn"));
+    cli_refused(CLI("eval", "scbench", "-m", tiny, "--turns", "0"), SETS("1 to 64"));
+}
+
 /* ------------------------------------------------------------------------------------------------------------------ */
 
 static int set_up(void **state) {
@@ -379,7 +457,7 @@ int main(void) {
         cmocka_unit_test(test_validate),
         cmocka_unit_test(test_help),         cmocka_unit_test(test_config_show), cmocka_unit_test(test_config_check),
         cmocka_unit_test(test_plugins),      cmocka_unit_test(test_perplexity),
-        cmocka_unit_test(test_retrieval),
+        cmocka_unit_test(test_retrieval),    cmocka_unit_test(test_window_forgets), cmocka_unit_test(test_generated),
     };
     return cmocka_run_group_tests_name("cli", tests, set_up, tear_down);
 }

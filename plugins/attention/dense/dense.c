@@ -59,6 +59,7 @@ static const sl_param_def *const params[] = {NULL};
 static const char *const roles[] = {"attention", NULL};
 static const char *const needs[] = {SL_OPS_ID, NULL};
 static const char *const none[] = {NULL};
+static const char *const provides[] = {"sl.prefill.plain/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),
@@ -72,7 +73,7 @@ static const sl_plugin plugin = {
     .params = params,
     .needs = needs,
     .wants = none,
-    .provides = none,
+    .provides = provides,
     .devices = SL_ON_CPU | SL_ON_CUDA,
     .create = create,
     .destroy = destroy,

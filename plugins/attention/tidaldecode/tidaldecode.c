@@ -415,7 +415,7 @@ static const char *const roles[] = {"attention", NULL};
 static const char *const needs[] = {SL_OPS_ID,          SL_MEM_ID,         SL_SCRATCH_ID,     SL_THREADS_ID,
                                     SL_ATTENTION_KV_ID, SL_WORK_SOURCE_ID, "sl.background/1", "sl.overwrite/1", NULL};
 static const char *const wants[] = {SL_METRICS_ID, SL_ARTIFACT_ID, NULL};
-static const char *const provides[] = {NULL};
+static const char *const provides[] = {"sl.prefill.plain/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),

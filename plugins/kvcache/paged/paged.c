@@ -539,7 +539,7 @@ static const char *const roles[] = {"kvcache.store", NULL};
 static const char *const needs[] = {SL_MEM_ID, SL_OPS_ID, SL_THREADS_ID, NULL};
 static const char *const wants[] = {NULL};
 static const char *const provides[] = {"sl.kv.rows/1", "sl.kv.fork/1",    "sl.kv.truncate/1",  "sl.kv.export/1",
-                                       "sl.kv.edit/1", "sl.kv.perhead/1", "sl.kv.overwrite/1", NULL};
+                                       "sl.kv.edit/1", "sl.kv.perhead/1", "sl.kv.overwrite/1", "sl.kv.export.exact/1", NULL};
 
 static const sl_plugin plugin = {
     .struct_size = SL_SIZE(sl_plugin),
