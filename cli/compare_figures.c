@@ -94,7 +94,7 @@ static int scatter(FILE *f, const point *all, int n, plot_axis x, plot_axis y, i
         compare_number(a, sizeof a, all[i].x);
         compare_number(b, sizeof b, all[i].y);
         fprintf(f, ": %s; %s</title>", a, b);
-        whisker(&p, within(plot_x(&p, all[i].x_low), p.left, p.width), l[i].y,
+        whisker(&p, within(plot_x(&p, all[i].x_low), p.left, p.width - p.right), l[i].y,
                 within(plot_x(&p, all[i].x_high), p.left, p.width - p.right), l[i].y);
         whisker(&p, l[i].x, within(plot_y(&p, all[i].y_low), p.top, p.height - p.bottom), l[i].x,
                 within(plot_y(&p, all[i].y_high), p.top, p.height - p.bottom));
@@ -136,6 +136,8 @@ static void scatter_figure(FILE *f, json_t *report, const char *x_key, int x_rat
         plot_axis_add(&x, all[i].x), plot_axis_add(&y, all[i].y);
     plot_axis_finish(&x, 0);
     plot_axis_finish(&y, 0);
+    if (strchr(page_string(y_column, "unit"), '%') != NULL)
+        plot_axis_percent(&y);
     int x_better = (int)json_integer_value(json_object_get(x_column, "better"));
     int y_better = (int)json_integer_value(json_object_get(y_column, "better"));
     fputs("<figure>", f);

@@ -18,12 +18,14 @@ static int crosses(label_box b, double x, double y, double u, double v) {
 }
 
 static int is_free(label_box box, label_box frame, const label_box *taken, int n, const label *l, int n_labels,
-                   const label *own) {
+                   const label *own, int strict) {
     if (box.x0 < frame.x0 || box.x1 > frame.x1 || box.y0 < frame.y0 || box.y1 > frame.y1)
         return 0;
     for (int i = 0; i < n; i++)
         if (overlap(box, taken[i]))
             return 0;
+    if (!strict)
+        return 1;
     double to_x = fmax(box.x0, fmin(own->x, box.x1)), to_y = fmax(box.y0, fmin(own->y, box.y1));
     for (int i = 0; i < n_labels; i++) {
         if (!l[i].placed)
@@ -37,16 +39,16 @@ static int is_free(label_box box, label_box frame, const label_box *taken, int n
     return 1;
 }
 
-/* Farther and farther away, in all directions, beginning at the right. */
+/* Farther and farther away, in all directions, beginning at the right. strict: no line may cross a name. */
 static void place_one(label *own, double width, double height, label_box frame, const label_box *taken, int n,
-                      const label *l, int n_labels) {
+                      const label *l, int n_labels, int strict) {
     for (double r = 9; r < 190 && !own->placed; r += r < 30 ? 5 : 10)
         for (int k = 0; k < ANGLES && !own->placed; k++) {
             double turn = 2 * 3.14159265358979 * ((k + 1) / 2) / ANGLES * (k % 2 ? 1 : -1), dx = cos(turn),
                    dy = sin(turn);
             double cx = own->x + dx * (r + width / 2), cy = own->y + dy * (r + height / 2);
             label_box box = {cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2};
-            if (!is_free(box, frame, taken, n, l, n_labels, own))
+            if (!is_free(box, frame, taken, n, l, n_labels, own, strict))
                 continue;
             own->box = box;
             own->placed = 1;
@@ -62,7 +64,8 @@ int labels_place(label *l, int n, double font, label_box frame, const label_box 
     for (int i = 0; i < n && n_taken < MAX_TAKEN; i++)
         taken[n_taken++] = (label_box){l[i].x - 6, l[i].y - 6, l[i].x + 6, l[i].y + 6};
     for (int i = 0; i < n; i++) {
-        place_one(&l[i], label_width(l[i].text, font), font * 1.25, frame, taken, n_taken, l, n);
+        for (int strict = 1; strict >= 0 && !l[i].placed; strict--)
+            place_one(&l[i], label_width(l[i].text, font), font * 1.25, frame, taken, n_taken, l, n, strict);
         if (l[i].placed && n_taken < MAX_TAKEN)
             taken[n_taken++] = l[i].box;
         left_out += !l[i].placed;

@@ -33,6 +33,13 @@ void plot_axis_finish(plot_axis *a, int from_zero) {
     a->lo = from_zero || (positive && a->lo < room) ? fmin(0, a->lo) : a->lo - room;
 }
 
+void plot_axis_percent(plot_axis *a) {
+    double middle = (a->lo + a->hi) / 2, half = fmax(5, (a->hi - a->lo) / 2);
+    a->logarithmic = 0;
+    a->hi = fmin(middle + half, 101); /* room for a mark */
+    a->lo = fmax(fmin(middle - half, a->hi - 10), -1);
+}
+
 static double along(const plot_axis *a, double v) {
     return a->logarithmic ? log(v / a->lo) / log(a->hi / a->lo) : (v - a->lo) / (a->hi - a->lo);
 }

@@ -19,10 +19,14 @@ typedef struct plot {
 /* What a column's label says on an axis begins empty; values widen it. */
 void plot_axis_begin(plot_axis *a, const char *label, const char *detail);
 void plot_axis_add(plot_axis *a, double v);
-/* Room at the ends; logarithmic when the ends are far apart; integers: ticks at whole numbers. */
+/* Room at the ends; logarithmic when they are far apart. */
 void plot_axis_finish(plot_axis *a, int from_zero);
 
-/* Opens the picture with frame, grid and labels. description: what it says to those who cannot see it. */
+/* Of values in percent: not beyond 0 and 100, and at least ten points of them. */
+void plot_axis_percent(plot_axis *a);
+
+/* Opens the picture with frame, grid and labels. integers: ticks of x at whole numbers. description: what it says to
+ * those who cannot see it. */
 void plot_begin(plot *p, int narrow, const char *description, int integers);
 void plot_end(plot *p);
 double plot_x(const plot *p, double v);

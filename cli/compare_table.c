@@ -70,6 +70,9 @@ static void cell(FILE *f, json_t *report, json_t *column, json_t *row) {
     count_of(report, column, usual, sizeof usual);
     fprintf(f, "<td data-value=\"%.9g\" data-label=\"", v);
     page_text(f, page_string(column, "label"));
+    fputs("\" data-unit=\"", f);
+    page_text(f, page_string(column, "unit"));
+    fprintf(f, "%s%s", count[0] != '\0' ? ", " : "", count);
     fputs("\" title=\"measured: ", f);
     fprintf(f, "%s ", value);
     page_text(f, page_string(column, "unit"));
