@@ -113,19 +113,37 @@ static json_t *summary_of(json_t *rounds, json_t *test) {
     return s;
 }
 
-/* A number of bytes on host and device together, of one test; the base's beside it gives the ratio. */
-static double bytes_of(json_t *rounds, json_t *test, const char *whose, const char *host, const char *device) {
-    double h = value_in(rounds, 0, whose, test, host), d = value_in(rounds, 0, whose, test, device);
-    return isfinite(d) ? h + d : h;
+/* Bytes of the first round: the sum of members, those that are there; a path may lead into "ledger". */
+static double bytes_of(json_t *rounds, json_t *test, const char *whose, const char *const *paths) {
+    json_t *t = same_test(json_object_get(json_array_get(rounds, 0), whose), test);
+    double sum = NAN;
+    for (; *paths != NULL; paths++) {
+        json_t *v = compare_member(t, *paths);
+        if (json_is_number(v))
+            sum = (isfinite(sum) ? sum : 0) + json_number_value(v);
+    }
+    return sum;
 }
 
-static void put_bytes(json_t *rounds, json_t *test, const char *host, const char *device, const char *ratio,
-                      json_t *to) {
-    double own = bytes_of(rounds, test, "own", host, device), base = bytes_of(rounds, test, "base", host, device);
-    if (isfinite(own))
-        json_object_set_new(to, host, json_integer((json_int_t)own));
-    if (ratio != NULL && isfinite(own) && base > 0)
-        put_number(to, ratio, own / base);
+/* While the sessions of the test were open. */
+static void put_bytes(json_t *rounds, json_t *test, json_t *to) {
+    static const struct {
+        const char *name, *ratio, *paths[5];
+    } sums[] = {
+        {"bytes_kv",
+         "kv_ratio",
+         {"ledger.kv.bytes", "ledger.kv_host.bytes", "ledger_gpu.kv.bytes", "ledger_gpu.kv_host.bytes"}},
+        {"bytes_weights", "weights_ratio", {"bytes_weights", "gpu_bytes_weights"}},
+        {"bytes_peak", "peak_ratio", {"bytes_peak", "gpu_bytes_peak"}},
+        {"bytes_resident", "resident_ratio", {"bytes_resident"}},
+    };
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) {
+        double own = bytes_of(rounds, test, "own", sums[i].paths), base = bytes_of(rounds, test, "base", sums[i].paths);
+        if (isfinite(own))
+            json_object_set_new(to, sums[i].name, json_integer((json_int_t)own));
+        if (isfinite(own) && base > 0)
+            put_number(to, sums[i].ratio, own / base);
+    }
 }
 
 json_t *compare_bench(json_t *rounds) {
@@ -153,10 +171,7 @@ json_t *compare_bench(json_t *rounds) {
     if (largest == NULL)
         return out;
     json_object_set(out, "largest", in_words);
-    put_bytes(rounds, largest, "bytes_kv", "gpu_bytes_kv", "kv_ratio", out);
-    put_bytes(rounds, largest, "bytes_weights", "gpu_bytes_weights", "weights_ratio", out);
-    put_bytes(rounds, largest, "bytes_peak", "gpu_bytes_peak", NULL, out);
-    put_bytes(rounds, largest, "bytes_resident", "", NULL, out);
+    put_bytes(rounds, largest, out);
     static const char *const kept[] = {"device", "device_name",        "isa",        "n_threads",
                                        "type_k", "model_filename",     "model_type", "model_n_params",
                                        "ledger", "acceptance_by_depth"};

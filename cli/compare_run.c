@@ -254,6 +254,8 @@ static int run_task(comparison *c, int i, int k, const char *base, char **stored
             push(&m, "--against"), push(&m, base);
         if (file != NULL)
             push(&m, i == 0 ? "--save" : "--base"), push(&m, file);
+        if (file != NULL && i == 0)
+            push(&m, "--exact");
         compare_progress_begin(c, label);
         json_t *json = run_json(c, &m, &seconds, reason, sizeof reason);
         int good = json_is_object(json);
