@@ -88,7 +88,7 @@ static json_t *note(json_t *result, json_t *key, const char *state, const char *
     result = json_is_object(result) ? result : json_object();
     json_object_set_new(result, "compare",
                         json_pack("{s:O?, s:s, s:s?, s:f, s:o, s:o?}", "key", key, "state", state, "reason", reason,
-                                  "seconds", seconds, "date", date(), "command", words));
+                                  "seconds", seconds, "date", key != NULL ? date() : json_null(), "command", words));
     return result;
 }
 

@@ -106,7 +106,7 @@ int compare_write(const char *path, int (*write)(FILE *f, void *user), void *use
     return good ? 0 : -1;
 }
 
-static int dump(FILE *f, void *json) { return json_dumpf(json, f, JSON_INDENT(1) | JSON_REAL_PRECISION(12)); }
+static int dump(FILE *f, void *json) { return json_dumpf(json, f, JSON_INDENT(1)); }
 int compare_save(const char *path, const json_t *result) { return compare_write(path, dump, (void *)result); }
 
 /* The value of the first line "name : value" of a file in /proc. */
