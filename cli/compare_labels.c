@@ -77,8 +77,8 @@ double label_width(const char *text, double font) {
     double em = 0;
     for (; *text != '\0'; text++)
         if ((*text & 0xc0) != 0x80) /* a continued byte of UTF-8 has no width of its own */
-            em += *text == 'i' || *text == 'l' || *text == 'j' || *text == '.' || *text == ' ' ? 0.34
-                  : *text == 'm' || *text == 'w' || (*text >= 'A' && *text <= 'Z')             ? 0.86
-                                                                                               : 0.6;
+            em += *text == 'i' || *text == 'l' || *text == 'j' || *text == '.' || *text == ' ' ? 0.42
+                  : *text == 'm' || *text == 'w' || (*text >= 'A' && *text <= 'Z')             ? 1.02
+                                                                                               : 0.7;
     return em * font + 2;
 }
