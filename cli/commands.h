@@ -9,6 +9,7 @@ int cmd_bench(int argc, char **argv);
 int bench_kernels(int argc, char **argv); /* sluice bench kernels */
 int cmd_quantize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
 int cmd_calibrate(int argc, char **argv);
 
 #endif

@@ -58,13 +58,15 @@ json_t *eval_earlier(const char *path, const json_t *now, const char *const *sam
         snprintf(err->text, sizeof err->text, "%s: line %d: %s", path, where.line, where.text);
         return NULL;
     }
-    for (; *same != NULL; same++)
-        if (!json_equal(json_object_get(before, *same), json_object_get(now, *same))) {
+    for (; *same != NULL; same++) {
+        const json_t *was = json_object_get(before, *same), *is = json_object_get(now, *same);
+        if (was != is && !json_equal(was, is)) { /* absent in both is equal, too */
             snprintf(err->text, sizeof err->text, "%s: its \"%s\" is not that of this run: nothing to compare", path,
                      *same);
             json_decref(before);
             return NULL;
         }
+    }
     return before;
 }
 

@@ -14,6 +14,7 @@ static const struct {
     {"run", cmd_run, "continue a prompt; text goes to stdout"},
     {"bench", cmd_bench, "measure speed and memory of a combination, or the kernels alone"},
     {"eval", cmd_eval, "measure quality: perplexity, retrieval, drafting"},
+    {"compare", cmd_compare, "measure configurations side by side, and write a report"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
     {"quantize", cmd_quantize, "pack weights with calibration data, into a file for [quant] artifact"},
     {"plugins", cmd_plugins, "list the plugins that can be found, or describe one"},

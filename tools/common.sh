@@ -23,6 +23,9 @@ libcmocka-dev    pc  cmocka
 packages_clang="
 clang            cmd clang++
 "
+packages_browser="
+chromium         cmd chromium
+"
 packages_fuzz="
 clang            cmd clang
 libclang-rt-dev  cfuzz -
