@@ -14,6 +14,7 @@ static const struct {
     {"run", cmd_run, "continue a prompt; text goes to stdout"},
     {"bench", cmd_bench, "measure prompt and decode speed"},
     {"eval", cmd_eval, "measure quality: perplexity, retrieval, drafting"},
+    {"roofline", cmd_roofline, "predict time, bytes and FLOPs by operation, beside measured times"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
     {"quantize", cmd_quantize, "pack weights with calibration data, into a file for [quant] artifact"},
     {"plugins", cmd_plugins, "list the plugins that can be found, or describe one"},

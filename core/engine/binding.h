@@ -66,6 +66,10 @@ int sli_binding_asks_for(const sli_binding *b, const char *capability);
 int sli_binding_hears(const sli_binding *b); /* does any instance want to be told of events? */
 void sli_binding_event(sli_binding *b, const sl_event *event);
 
+/* An interface of the plugin whose object self is, or NULL; *id and *section name it either way. */
+const void *sli_binding_table(const sli_binding *b, const sl_instance *self, const char *interface, uint64_t min_size,
+                              const char **id, const char **section);
+
 /* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */
 int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version);
 

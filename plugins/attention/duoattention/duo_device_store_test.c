@@ -1,6 +1,7 @@
 /* The cache on a device against plain arrays: random prompts, trees, cuts and forks on a lane that does its work late;
  * rows are read as kernels read them, by tables and head places in device memory. */
 #include "duo_attend.c"
+#include "duo_cost.c"
 #include "duo_device.c"
 #include "duo_device_pages.c"
 #include "duo_device_store.c"

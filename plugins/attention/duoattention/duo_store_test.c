@@ -1,6 +1,7 @@
 /* duoattention's cache against plain arrays: random prompts, trees, cuts and forks, rows compared bit by bit through
  * the public view; scarce memory; steps that fail. */
 #include "duo_attend.c"
+#include "duo_cost.c"
 #include "duo_device.c"
 #include "duo_device_pages.c"
 #include "duo_device_store.c"
