@@ -343,10 +343,11 @@ int sluice_roofline_json(const sluice_options *options, const sluice_roofline_re
         s = check(e, r, &err);
     if (s >= 0) {
         both = sli_calloc(SLI_TAG_MISC, 2, sizeof *both);
-        out = json_pack("{s:s, s:s, s:o, s:{s:I, s:I, s:I, s:f}, s:I}", "model", e->target.info->name, "device",
+        out = json_pack("{s:s, s:s, s:o, s:{s:I, s:I, s:I, s:f}, s:I, s:I}", "model", e->target.info->name, "device",
                         r->hardware->device, "hardware", hardware_json(r->hardware), "request", "prompt",
                         (json_int_t)r->prompt, "generated", (json_int_t)r->generated, "batch", (json_int_t)r->batch,
-                        "accept", r->accept, "parameters", (json_int_t)sli_model_params(e->target.model));
+                        "accept", r->accept, "parameters", (json_int_t)sli_model_params(e->target.model), "model_bytes",
+                        (json_int_t)sli_model_bytes(e->target.model));
         s = both != NULL && out != NULL ? report(e, r, &both[0], &both[1], &out, &err)
                                         : sl_fail(&err, SL_E_NO_MEMORY, "no memory for a report");
     }
