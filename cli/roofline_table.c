@@ -39,9 +39,12 @@ static const char *micros(double seconds, char *out, size_t n) {
     return out;
 }
 
-static void cell(double x, const char *form) {
-    if (isfinite(x))
-        printf(form, x);
+/* digits: significant ones; < 0: behind the point */
+static void cell(double x, int digits) {
+    if (isfinite(x) && digits < 0)
+        printf("%.*f", -digits, x);
+    else if (isfinite(x))
+        printf("%.*g", digits, x);
     else
         printf(" - ");
 }
@@ -58,7 +61,7 @@ static void print_rows(const json_t *phase, double steps) {
         printf("| %s%s%s%s | %s | %s | ", text(row, "name"), plugin[0] != '\0' ? " (" : "", plugin,
                plugin[0] != '\0' ? ")" : "", scaled(number(row, "flops") / steps, "", a, sizeof a),
                scaled(number(row, "bytes") / steps, "B", b, sizeof b));
-        cell(number(row, "intensity"), "%.3g");
+        cell(number(row, "intensity"), 3);
         printf(" | %s | %s |", json_object_get(row, "unknown") != NULL ? "unknown" : text(row, "bound"),
                micros(number(row, "seconds") / steps, c, sizeof c));
         if (measured != NULL) {
@@ -70,9 +73,9 @@ static void print_rows(const json_t *phase, double steps) {
             }
             double ratio = number(act, "ratio");
             putchar(' ');
-            cell(1e6 * number(act, "seconds_of_a_step"), "%.2f");
+            cell(1e6 * number(act, "seconds_of_a_step"), -2);
             printf(" | ");
-            cell(ratio, "%.2f");
+            cell(ratio, -2);
             printf("%s |", fabs(ratio - 1) > 0.25 ? " !" : "");
         }
         putchar('\n');
@@ -111,9 +114,9 @@ static void print_phase(const json_t *report, const char *name) {
 
 static void print_line(const char *what, double here, double dense, double measured, const char *unit, double factor) {
     printf("| %s | ", what);
-    cell(factor * here, "%.4g");
+    cell(factor * here, 4);
     printf(" %s | ", unit);
-    cell(factor * dense, "%.4g");
+    cell(factor * dense, 4);
     printf(" %s |", unit);
     if (isfinite(measured))
         printf(" %.4g %s |", factor * measured, unit);
@@ -131,7 +134,7 @@ static void print_terms(const json_t *report) {
                        "| here |\n"
                        "|:---|:---|:---|:---|---:|---:|\n");
             printf("| %s | %s | %s | %s | %.6g | %.6g |\n", phases[p], text(term, "section"), text(term, "plugin"),
-                   text(term, "term"), number(term, "dense"), number(term, "here"));
+                   text(term, "term"), number(term, "baseline"), number(term, "here"));
         }
     }
 }
@@ -148,7 +151,7 @@ static void print_unknown(const json_t *report) {
 
 void roofline_print(const json_t *report) {
     const json_t *r = json_object_get(report, "request"), *hw = json_object_get(report, "hardware"),
-                 *dense = json_object_get(report, "dense"), *measured = json_object_get(report, "measured");
+                 *dense = json_object_get(report, "baseline"), *measured = json_object_get(report, "measured");
     char a[32], b[32];
     printf("# %s on %s\n\n%.0f tokens of prompt, %.0f generated, %.0f at once. %s: %s/s, %s/s f32, %s/s bf16 (%s).\n",
            text(report, "model"), text(hw, "name"), number(r, "prompt"), number(r, "generated"), number(r, "batch"),
@@ -175,9 +178,9 @@ void roofline_print(const json_t *report) {
         print_line("KV cache, second tier", number(m, "kv_host"), number(dm, "kv_host"), NAN, "MB", 1e-6);
     const json_t *speedup = json_object_get(report, "speedup");
     printf("\nSpeed-up versus dense, predicted: first token ");
-    cell(number(speedup, "ttft"), "%.2f");
+    cell(number(speedup, "ttft"), -2);
     printf(", generated tokens ");
-    cell(number(speedup, "tpot"), "%.2f");
+    cell(number(speedup, "tpot"), -2);
     printf(".\n");
     print_terms(report);
     print_unknown(report);

@@ -4,6 +4,7 @@
 #define SLUICE_CORE_COSTS_H
 
 #include "sluice/cost.h"
+#include "sluice/quant.h"
 
 #include "engine/engine.h"
 #include "engine/slots.h"

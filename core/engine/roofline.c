@@ -265,7 +265,7 @@ static json_t *phase_json(const phase *p, double *seconds) {
         if (fabs(c->before - c->after) > 1e-9 * fabs(c->before))
             json_array_append_new(terms,
                                   json_pack("{s:s, s:s, s:s, s:f, s:f}", "section", c->section, "plugin", c->by, "term",
-                                            c->term, "dense", c->before / c->count, "here", c->after / c->count));
+                                            c->term, "baseline", c->before / c->count, "here", c->after / c->count));
     }
     if (unknown)
         *seconds = NAN;
@@ -312,7 +312,7 @@ static sl_status report(sluice_engine *e, const sluice_roofline_request *r, acco
         of[i] = account_json(both[i], r, &ttft[i], &tpot[i]);
     json_object_update(*out, of[0]);
     json_decref(of[0]);
-    json_object_set_new(*out, "dense", of[1]);
+    json_object_set_new(*out, "baseline", of[1]);
     json_object_set_new(*out, "speedup",
                         json_pack("{s:o, s:o}", "ttft", number(ttft[1] / ttft[0]), "tpot", number(tpot[1] / tpot[0])));
     return SL_OK;

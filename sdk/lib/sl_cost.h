@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "sluice/cost.h"
+#include "sluice/quant.h"
 
 /* An operation that moves bytes of one kind. name lives as long as the instance; compute 0: of the engine's products.
  */

@@ -188,7 +188,7 @@ static void check_known(const json_t *report, const char *name) {
 /* Rows of the core are those of the dense account, bit by bit. A store that keeps keys before RoPE as well writes more.
  */
 static void check_dense(const json_t *report, const char *name) {
-    const json_t *dense = json_object_get(report, "dense"), *row;
+    const json_t *dense = json_object_get(report, "baseline"), *row;
     for (int p = 0; p < 2; p++) {
         size_t i;
         json_array_foreach(json_object_get(json_object_get(report, phases[p]), "rows"), i, row) {
@@ -212,8 +212,8 @@ static void test_techniques(void **state) {
             check_known(r, t[i].name);
             if (i == 0) {
                 check_dense(r, t[i].name);
-                assert_true(
-                    json_equal(json_object_get(r, "decode"), json_object_get(json_object_get(r, "dense"), "decode")));
+                assert_true(json_equal(json_object_get(r, "decode"),
+                                       json_object_get(json_object_get(r, "baseline"), "decode")));
             }
             json_decref(r);
             if (s == DRAFTER || t[i].cover[0] == NULL)
@@ -270,7 +270,7 @@ static void test_silent(void **state) {
     assert_true(json_is_null(json_object_get(row_of(decode, "attend"), "seconds")));
     assert_true(json_is_null(json_object_get(decode, "seconds")));
     assert_true(json_is_null(json_object_get(r, "tpot_seconds")));
-    assert_true(number(json_object_get(r, "dense"), "tpot_seconds") > 0);
+    assert_true(number(json_object_get(r, "baseline"), "tpot_seconds") > 0);
     json_decref(r);
 }
 

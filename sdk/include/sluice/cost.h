@@ -13,9 +13,11 @@
 #ifndef SLUICE_COST_H
 #define SLUICE_COST_H
 
-#include "quant.h"
+#include "host.h"
 
 SL_BEGIN
+
+typedef struct sl_linear_group sl_linear_group; /* quant.h */
 
 /* Kinds of bytes. */
 enum {
