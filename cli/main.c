@@ -15,6 +15,7 @@ static const struct {
     {"bench", cmd_bench, "measure speed and memory of a combination, or the kernels alone"},
     {"eval", cmd_eval, "measure quality: perplexity, retrieval, drafting"},
     {"compare", cmd_compare, "measure configurations side by side, and write a report"},
+    {"roofline", cmd_roofline, "predict time, bytes and FLOPs by operation, beside measured times"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
     {"quantize", cmd_quantize, "pack weights with calibration data, into a file for [quant] artifact"},
     {"plugins", cmd_plugins, "list the plugins that can be found, or describe one"},

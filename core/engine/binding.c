@@ -443,6 +443,20 @@ int sli_binding_choice(const sli_binding *b, int i, sli_bound *out) {
     return 1;
 }
 
+const void *sli_binding_table(const sli_binding *b, const sl_instance *self, const char *interface, uint64_t min_size,
+                              const char **id, const char **section) {
+    for (int i = 0; i < b->n; i++) {
+        const bound *c = &b->list[i];
+        if (c->instance == NULL || c->instance->self != self)
+            continue;
+        *id = c->package.plugin->id;
+        *section = c->choice->section->name;
+        return sli_instance_table(c->instance, interface, min_size);
+    }
+    *id = *section = "";
+    return NULL;
+}
+
 int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version) {
     if (i >= b->n)
         return 0;

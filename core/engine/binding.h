@@ -75,6 +75,9 @@ typedef struct sli_bound {
     const uint32_t *layer_stages; /* [n_layers] */
 } sli_bound;
 int sli_binding_choice(const sli_binding *b, int i, sli_bound *out); /* 0 behind the last one */
+/* An interface of the plugin whose object self is, or NULL; *id and *section name it either way. */
+const void *sli_binding_table(const sli_binding *b, const sl_instance *self, const char *interface, uint64_t min_size,
+                              const char **id, const char **section);
 
 /* "attention: dense 0.1.0" ...: the i-th choice, or 0 behind the last one. */
 int sli_binding_name(const sli_binding *b, int i, const char **role, const char **id, const char **version);

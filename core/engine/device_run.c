@@ -248,7 +248,7 @@ static sl_status queue_step(sli_network *net, const sli_pass *pass, const sli_gr
 }
 
 static int can_capture(const sli_network *net, const sli_pass *pass, const sli_step_bounds *bounds) {
-    if (net->device->eager || net->device->sums.counting || (bounds->stages & SL_STAGE_PREFILL) ||
+    if (net->profile != NULL || net->device->eager || net->device->sums.counting || (bounds->stages & SL_STAGE_PREFILL) ||
         pass->attn_layers != NULL || pass->ffn_layers != NULL)
         return 0;
     for (int32_t l = 0; l < net->info->n_layers; l++)

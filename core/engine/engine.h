@@ -94,6 +94,7 @@ struct sluice_engine {
     sli_pool *pool;
     sli_device_choice chosen;                       /* of engine.device; .device NULL: the CPU */
     const char *capabilities[SLI_MAX_CAPABILITIES]; /* that plugins of the target are offered */
+    int assumes_cuda; /* instances are created for a GPU that need not be there: nothing is computed */
     sli_host_context *hosts;
     sli_binding *target_plugins, *draft_plugins;
     sli_model_info *target_info, *draft_info;
@@ -149,6 +150,14 @@ struct sluice_engine {
 /* sluice_open; quantizing: for a run that packs with data, else NULL. */
 sl_status sli_engine_open(const sluice_options *options, struct sli_quantize *quantizing, sluice_engine **out,
                           sl_error *err);
+
+/* Up to created instances: no weight is read or made, nothing can be computed. assumes_cuda: they are created for a GPU,
+ * which need not be there. */
+sl_status sli_engine_open_created(const sluice_options *options, int assumes_cuda, sluice_engine **out, sl_error *err);
+
+/* The CPU's workers and operations, for shapes that are given, and no model. */
+sl_status sli_engine_open_bare(const sluice_options *options, const sli_ops_shapes *shapes, sluice_engine **out,
+                               sl_error *err);
 
 /* One step over the sessions that have a request or pending prompt tokens. *n_active = 0: nothing to do.
  * fn is told about every token. */

@@ -7,6 +7,7 @@
 #include "device_network.h"
 #include "engine/rewrite.h"
 #include "followers.h"
+#include "profile.h"
 #include "sl_error.h"
 #include "sl_tensor.h"
 #include "sums.h"
@@ -92,6 +93,16 @@ static sl_status norm_rows(sli_network *net, float *x, const sl_tensor *w, float
     sl_tensor in = rows3(x, n, heads, width), out = rows3(y, n, heads, width);
     sl_op_norm args = {SL_SIZE(sl_op_norm), net->lane, &in, w, &out, net->info->norm_eps};
     return net->ops->norm(net->host, &args);
+}
+
+/* What a rewritten model asks for at a point of the layer. */
+static sl_status map(const sli_network *net, int32_t layer, uint32_t at, float *rows, int64_t n, int64_t heads,
+                     int64_t width) {
+    if (net->maps == NULL)
+        return SL_OK;
+    SL_TRY(sli_rewrite_apply(net, layer, at, rows, n, heads, width));
+    sli_lap(net, SLI_SLOT_MAP);
+    return SL_OK;
 }
 
 static void tell(const sli_pass *pass, uint32_t point, int32_t layer, const float *rows, int64_t width) {
@@ -191,6 +202,7 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
         if (caps->flags & SL_ATTN_NOTES_RAW)
             note.q_raw = q_raw, note.k_raw = k_raw;
         SL_TRY(attender->api->note_rows(attender->self, &note));
+        sli_lap(net, SLI_SLOT_NOTE);
     }
 
     const sl_rowset *chosen = NULL;
@@ -209,6 +221,7 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
         SL_TRY(s);
         if (s == SL_SKIPPED)
             chosen = NULL;
+        sli_lap(net, SLI_SLOT_SELECT);
     }
 
     sl_attend args = {.struct_size = SL_SIZE(sl_attend),
@@ -223,9 +236,11 @@ static sl_status attend_part(sli_network *net, const sli_pass *pass, int32_t l, 
                       .layer = l};
     SL_TRY(store->api->view(store->self, net->lane, l, &p->rows, chosen, &args.view));
     SL_TRY(attend_counting(net, pass, layer, attender, p, &args));
+    sli_lap(net, SLI_SLOT_ATTEND);
     if (store->api->settle != NULL) {
         sl_kv_side side = {.struct_size = SL_SIZE(sl_kv_side), .rows = &p->rows, .lse = args.lse, .q = &q, .layer = l};
         SL_TRY(store->api->settle(store->self, &side));
+        sli_lap(net, SLI_SLOT_SETTLE);
     }
     return SL_OK;
 }
@@ -244,7 +259,9 @@ static sl_status append_part(sli_network *net, const sli_pass *pass, int32_t l, 
                          .overwrite = pass->overwrite};
     if (layer->layout.flags & SL_KV_WANTS_RAW)
         args.k_raw = rows3(net->k_raw + p->begin * K * D, n, K, D);
-    return layer->store->api->append(layer->store->self, &args);
+    SL_TRY(layer->store->api->append(layer->store->self, &args));
+    sli_lap(net, SLI_SLOT_APPEND);
+    return SL_OK;
 }
 
 /* Rows of one stage are neighbours (the step is laid out so), hence a part is a stretch of rows. A selector gets the
@@ -310,9 +327,11 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
 
     SL_TRY(norm_rows(net, net->x, &layer->norm_attn, net->xn, n, 1, E));
     tell(pass, SL_TAP_ATTN_IN, l, net->xn, E);
-    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QKV_IN, net->xn, n, 1, E));
+    sli_lap(net, SLI_SLOT_NORM);
+    SL_TRY(map(net, l, SL_MAP_AT_QKV_IN, net->xn, n, 1, E));
     SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], (float *const[]){net->q, net->k, net->v}, 3, net->xn, n, E,
                         NULL));
+    sli_lap(net, SLI_SLOT_QKV);
     if (!(layer->layout.flags & SL_KV_FUSES_ROPE)) {
         if (layer->q_norm.data != NULL) {
             SL_TRY(norm_rows(net, net->q, &layer->q_norm, net->q, n, H, D));
@@ -322,10 +341,11 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
         memcpy(net->k_raw, net->k, sizeof(float) * (size_t)(n * K * D));
         SL_TRY(rotate(net, b, info, net->q, H));
         SL_TRY(rotate(net, b, info, net->k, K));
-        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->q, n, H, D));
-        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_QK_POST_ROPE, net->k, n, K, D));
-        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_Q_POST_ROPE, net->q, n, H, D));
-        SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_K_POST_ROPE, net->k, n, K, D));
+        sli_lap(net, SLI_SLOT_ROPE);
+        SL_TRY(map(net, l, SL_MAP_AT_QK_POST_ROPE, net->q, n, H, D));
+        SL_TRY(map(net, l, SL_MAP_AT_QK_POST_ROPE, net->k, n, K, D));
+        SL_TRY(map(net, l, SL_MAP_AT_Q_POST_ROPE, net->q, n, H, D));
+        SL_TRY(map(net, l, SL_MAP_AT_K_POST_ROPE, net->k, n, K, D));
     }
     if (!is_end)
         SL_TRY(attend_rows(net, pass, l)); /* a store that fuses RoPE rotates q and k here */
@@ -333,9 +353,11 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
     if (is_end)
         return SL_OK;
     tell(pass, SL_TAP_ATTN_OUT, l, net->o, H * info->v_head_dim);
-    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_O_IN, net->o, n, 1, H * info->v_head_dim));
-    return multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
-                        net->x);
+    SL_TRY(map(net, l, SL_MAP_AT_O_IN, net->o, n, 1, H * info->v_head_dim));
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_O], (float *const[]){net->x}, 1, net->o, n, H * info->v_head_dim,
+                        net->x));
+    sli_lap(net, SLI_SLOT_O);
+    return SL_OK;
 }
 
 static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
@@ -343,14 +365,19 @@ static sl_status ffn_block(sli_network *net, const sli_pass *pass, int32_t l) {
     int64_t n = pass->batch->n_rows, E = net->info->hidden, F = layer->info->ffn;
     SL_TRY(norm_rows(net, net->x, &layer->norm_ffn, net->xn, n, 1, E));
     tell(pass, SL_TAP_FFN_IN, l, net->xn, E);
-    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_GATE_UP_IN, net->xn, n, 1, E));
+    sli_lap(net, SLI_SLOT_NORM);
+    SL_TRY(map(net, l, SL_MAP_AT_GATE_UP_IN, net->xn, n, 1, E));
     SL_TRY(
         multiply_all(net, &layer->linear[SLI_ROLE_GATE], (float *const[]){net->gate, net->up}, 2, net->xn, n, E, NULL));
+    sli_lap(net, SLI_SLOT_GATE_UP);
     sl_tensor gate = rows2(net->gate, n, F), up = rows2(net->up, n, F);
     sl_op_act_mul act = {SL_SIZE(sl_op_act_mul), net->lane, &gate, &up, &gate, net->act, 0, NULL};
     SL_TRY(net->ops->act_mul(net->host, &act));
-    SL_TRY(sli_rewrite_apply(net, l, SL_MAP_AT_DOWN_IN, net->gate, n, 1, F));
-    return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x);
+    sli_lap(net, SLI_SLOT_ACT);
+    SL_TRY(map(net, l, SL_MAP_AT_DOWN_IN, net->gate, n, 1, F));
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_DOWN], (float *const[]){net->x}, 1, net->gate, n, F, net->x));
+    sli_lap(net, SLI_SLOT_DOWN);
+    return SL_OK;
 }
 
 /* ---- the pass ------------------------------------------------------------------------------------------------------
@@ -380,6 +407,7 @@ sl_status sli_network_forward(sli_network *net, const sli_pass *pass, sl_error *
     if (net->device != NULL)
         return sli_device_forward(net, pass, err);
     SL_TRY(embed_rows(net, pass, err));
+    sli_lap(net, SLI_SLOT_EMBED);
     if (pass->enter_layer == 0)
         tell(pass, SL_TAP_EMBED, -1, net->x, net->info->hidden);
     int32_t end = pass->exit_layer > 0 ? pass->exit_layer : net->info->n_layers;
@@ -423,7 +451,10 @@ sl_status sli_network_head(sli_network *net, const int32_t *rows, int32_t n, flo
     if (net->device != NULL)
         return sli_device_head(net, rows, n, logits, err);
     SL_TRY(sli_network_final_norm(net, rows, n, net->head_in, err));
-    return sli_network_project(net, net->head_in, n, logits, err);
+    sli_lap(net, SLI_SLOT_NORM);
+    SL_TRY(sli_network_project(net, net->head_in, n, logits, err));
+    sli_lap(net, SLI_SLOT_HEAD);
+    return SL_OK;
 }
 
 /* ---- the step in all plugins ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
  * Nothing here waits, and nothing that differs between steps of one graph is decided: counts are bounds
  * (device_step.h). */
 #include "device_network.h"
+#include "profile.h"
 
 #include "sl_error.h"
 #include "sl_tensor.h"
@@ -216,7 +217,10 @@ static sl_status attend_rows(sli_network *net, const sli_pass *pass, int32_t l) 
     const sl_step_device *step = &net->device->step.view;
     sl_rows rows = {SL_SIZE(sl_rows), b, NULL, step->n_rows, step->max_rows, 0};
     SL_TRY(append(net, pass, l, &rows));
-    return attend(net, l, stage_number(b->stage[0]), &rows);
+    sli_lap(net, SLI_SLOT_APPEND);
+    SL_TRY(attend(net, l, stage_number(b->stage[0]), &rows));
+    sli_lap(net, SLI_SLOT_ATTEND);
+    return SL_OK;
 }
 
 sl_status sli_device_append_rows(sli_network *net, const sl_batch *b, int32_t l) {
@@ -243,11 +247,15 @@ static sl_status attention_block(sli_network *net, const sli_pass *pass, int32_t
     int64_t width =
         (int64_t)(info->n_heads + info->n_kv_heads) * info->head_dim + (int64_t)info->n_kv_heads * info->v_head_dim;
     SL_TRY(norm(net, d->x, &layer->norm_attn, n));
+    sli_lap(net, SLI_SLOT_NORM);
     product qkv = {.x = view2(d->xn, SL_BF16, n, E, E), .y = d->qkv, .dtype = SL_BF16, .stride = width};
     SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_Q], 3, &qkv));
+    sli_lap(net, SLI_SLOT_QKV);
     SL_TRY(attend_rows(net, pass, l));
     product back = {.x = view2(d->o, SL_BF16, n, o, o), .y = d->x, .dtype = SL_F32, .stride = E, .residual = d->x};
-    return multiply_all(net, &layer->linear[SLI_ROLE_O], 1, &back);
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_O], 1, &back));
+    sli_lap(net, SLI_SLOT_O);
+    return SL_OK;
 }
 
 static sl_status gate_up(sli_network *net, sli_net_layer *layer, int64_t n) {
@@ -275,9 +283,13 @@ static sl_status ffn_block(sli_network *net, int32_t l) {
     sli_net_layer *layer = &net->layers[l];
     int64_t n = d->step.view.max_rows, E = net->info->hidden, F = sli_device_width(layer->info->ffn);
     SL_TRY(norm(net, d->x, &layer->norm_ffn, n));
+    sli_lap(net, SLI_SLOT_NORM);
     SL_TRY(gate_up(net, layer, n));
+    sli_lap(net, SLI_SLOT_GATE_UP);
     product down = {.x = view2(d->h, SL_BF16, n, F, F), .y = d->x, .dtype = SL_F32, .stride = E, .residual = d->x};
-    return multiply_all(net, &layer->linear[SLI_ROLE_DOWN], 1, &down);
+    SL_TRY(multiply_all(net, &layer->linear[SLI_ROLE_DOWN], 1, &down));
+    sli_lap(net, SLI_SLOT_DOWN);
+    return SL_OK;
 }
 
 /* ---- the pass ---------------------------------------------------------------------------------------------------- */
@@ -290,6 +302,7 @@ sl_status sli_device_queue_layers(sli_network *net, const sli_pass *pass, sl_err
     sl_status s = d->ops->embed(net->host, &embed);
     if (s < 0)
         return sl_fail(err, s, "embedding: %s", sl_status_text(s));
+    sli_lap(net, SLI_SLOT_EMBED);
     int32_t end = pass->exit_layer > 0 ? pass->exit_layer : net->info->n_layers;
     for (int32_t l = 0; l < end; l++) {
         if (pass->attn_layers == NULL || pass->attn_layers[l])
@@ -317,9 +330,11 @@ sl_status sli_device_queue_logits(sli_network *net, int32_t n, int identity, sl_
     sl_status s = identity ? SL_OK : gather_rows(net, n);
     if (s >= 0)
         s = norm(net, identity ? d->x : d->head_x, &net->final_norm, n);
+    sli_lap(net, SLI_SLOT_NORM);
     product head = {.x = view2(d->xn, SL_BF16, n, E, E), .y = d->logits, .dtype = SL_F32, .stride = V};
     if (s >= 0)
         s = multiply_all(net, &net->head, 1, &head);
+    sli_lap(net, SLI_SLOT_HEAD);
     return s < 0 ? sl_fail(err, s, "output head: %s", sl_status_text(s)) : SL_OK;
 }
 

@@ -131,6 +131,7 @@ typedef struct sli_network {
     int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
     const sli_listener *listener;                 /* NULL: nobody */
     struct sli_device_network *device;            /* device_network.h; NULL: it runs on the CPU */
+    struct sli_profile *profile;                  /* profile.h; NULL: nobody asks where time goes */
     uint32_t plan_variant;                        /* what attention planned for the step: which of its graphs */
 } sli_network;
 

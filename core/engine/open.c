@@ -17,6 +17,7 @@
 #include "draft_taps.h"
 #include "engine.h"
 #include "plugin/match.h"
+#include "profile.h"
 #include "quantize.h"
 #include "services.h"
 #include "sl_error.h"
@@ -49,6 +50,11 @@ static sl_status choose_isa(const sl_params *engine, uint32_t have, uint32_t *is
                        sli_param_text(engine, "isa"));
     *isa = have & allowed[choice];
     return SL_OK;
+}
+
+/* Where instances act. */
+static uint32_t serves(const sluice_engine *e) {
+    return e->chosen.device != NULL || e->assumes_cuda ? SL_DEVICE_CUDA : SL_DEVICE_CPU;
 }
 
 /* ---- models
@@ -143,7 +149,7 @@ static sl_status open_plugins(sluice_engine *e, const char *prefix, const parts 
                             net->info,
                             e->hosts,
                             prefix[0] == '\0' ? e->capabilities : sli_host_capabilities(),
-                            e->chosen.device != NULL ? SL_DEVICE_CUDA : SL_DEVICE_CPU};
+                            serves(e)};
     SL_TRY(sli_binding_open(&args, binding, err));
     SL_TRY(sli_binding_create(*binding, err));
     return sli_binding_fill(*binding, net, err);
@@ -169,8 +175,13 @@ static void shapes_of(const sl_model_info *info, sli_ops_shapes *s) {
 static sl_status offer_more(sluice_engine *e, sl_error *err) {
     const sli_device *d = e->chosen.device;
     uint32_t more = section(e, SLI_CORE_DRAFT_MODEL) != NULL ? SLI_OFFERS_DRAFT : 0;
-    if (d != NULL)
+    if (serves(e) == SL_DEVICE_CUDA)
         more |= SLI_OFFERS_DEVICE;
+    if (e->assumes_cuda && sli_chosen_asks_for(e->config, SL_SDPA_ID)) { /* nobody will call it */
+        static const sl_sdpa absent = {.struct_size = SL_SIZE(sl_sdpa)};
+        more |= SLI_OFFERS_SDPA;
+        SL_TRY(sli_host_provide(e->hosts, SL_SDPA_ID, &absent, err));
+    }
     if (d != NULL && sli_chosen_asks_for(e->config, SL_SDPA_ID)) { /* a large library: not for nobody */
         SL_ERROR(why);
         const void *table = d->api->sdpa(d->cuda, &why);
@@ -204,14 +215,14 @@ static sl_status open_hosts(sluice_engine *e, const char *only_cpu, sl_error *er
     if (e->quantizing != NULL)
         SL_TRY(sli_host_provide(e->hosts, SL_CALIBRATION_ID, &e->quantizing->service, err));
     SL_TRY(offer_more(e, err));
-    return sli_services_provide(e->hosts, e->chosen.device != NULL ? &sli_ops_any : &sli_ops_cpu, err);
+    return sli_services_provide(e->hosts, serves(e) == SL_DEVICE_CUDA ? &sli_ops_any : &sli_ops_cpu, err);
 }
 
 /* Limits, as far as they follow from configuration and model. */
 static void set_limits(sluice_engine *e, const parts *target) {
     const sl_params *p = section(e, SLI_CORE_ENGINE);
     int64_t context = sli_param_int(p, "max_context"), compute = sli_param_int(p, "compute");
-    int bf16 = compute == SLI_COMPUTE_BF16 || (compute == SLI_COMPUTE_AUTO && e->chosen.device != NULL);
+    int bf16 = compute == SLI_COMPUTE_BF16 || (compute == SLI_COMPUTE_AUTO && serves(e) == SL_DEVICE_CUDA);
     e->max_sessions = (int32_t)sli_param_int(p, "max_seqs");
     e->limits = (sl_limits){.struct_size = SL_SIZE(sl_limits),
                             .max_context = context > 0 ? context : sli_model_describe(target->model)->max_positions,
@@ -485,6 +496,41 @@ int sluice_config_check(const sluice_options *options, sluice_error *error) {
     return s < 0 ? sli_api_fail(&err, s, error) : SLUICE_OK;
 }
 
+sl_status sli_engine_open_created(const sluice_options *options, int assumes_cuda, sluice_engine **out, sl_error *err) {
+    parts target = {0}, draft = {0};
+    sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
+    if (e == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
+    e->assumes_cuda = assumes_cuda;
+    snprintf(e->chosen.reason, sizeof e->chosen.reason, "nothing is computed");
+    sl_status s = open_parts(e, options, 0, &target, &draft, err);
+    if (s < 0)
+        sluice_close(e);
+    else
+        *out = e;
+    return s;
+}
+
+sl_status sli_engine_open_bare(const sluice_options *options, const sli_ops_shapes *shapes, sluice_engine **out,
+                               sl_error *err) {
+    sluice_engine *e = sli_alloc(SLI_TAG_MISC, sizeof *e);
+    if (e == NULL)
+        return sl_fail(err, SL_E_NO_MEMORY, "out of memory");
+    snprintf(e->chosen.reason, sizeof e->chosen.reason, "no model is opened");
+    sl_status s = sli_config_load(options->config, options->sets, options->n_sets, &e->config, err);
+    if (s >= 0)
+        s = open_hosts(e, NULL, err);
+    if (s >= 0 && sli_ops_create(&e->ops, e->pool, e->isa, shapes) < 0)
+        s = sl_fail(err, SL_E_NO_MEMORY, "no memory for the operations' scratch");
+    if (s >= 0)
+        s = sli_host_create(e->hosts, "core", NULL, &e->core_host, err);
+    if (s < 0)
+        sluice_close(e);
+    else
+        *out = e;
+    return s;
+}
+
 void sluice_close(sluice_engine *e) {
     if (e == NULL)
         return;
@@ -505,6 +551,7 @@ void sluice_close(sluice_engine *e) {
                      e->next,   e->n_prompt,    e->bias_id,     e->bias,  e->row_position, e->ahead};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         sli_free(owned[i]);
+    sli_profile_destroy(e->target.profile);
     sli_network_destroy(&e->target);
     sli_network_destroy(&e->draft);
     sli_host_destroy(e->core_host);

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "device_network.h"
+#include "profile.h"
 #include "sl_error.h"
 #include "sums.h"
 
@@ -90,6 +91,7 @@ static sl_status run_policies(sluice_engine *e, const sluice_session *s, const s
         for (int32_t l = 0; l < net->info->n_layers; l++)
             SL_TRY(choose(e, p, l, s, sli_prompt_end(s), err));
         sli_sums_chosen(net, p, s->id);
+        sli_lap(net, SLI_SLOT_POLICY);
     }
     return acted ? sli_network_seq_grow(net, s->id, s->n_grown, err) : SL_OK; /* no step may find a page missing */
 }
@@ -98,6 +100,7 @@ static sl_status settle(sluice_engine *e, const sluice_session *s, uint32_t kind
     sl_event event = {.struct_size = SL_SIZE(sl_event), .kind = kind, .seq = s->id, .other = -1, .n = n};
     SL_TRY(run_policies(e, s, &event, err));
     sli_engine_event(e, kind, s->id, -1, n);
+    sli_lap(&e->target, SLI_SLOT_SETTLE);
     return SL_OK;
 }
 

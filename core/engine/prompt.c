@@ -6,6 +6,7 @@
 
 #include "base/ledger.h"
 #include "device/cpu/pool.h"
+#include "profile.h"
 #include "sl_error.h"
 #include "transcript.h"
 
@@ -136,12 +137,19 @@ sl_status sli_engine_prompt(sluice_engine *e, sluice_session *s, int64_t n, sl_e
     double begin = sli_now();
     sl_prompt io = {.struct_size = SL_SIZE(sl_prompt), .token = sli_shown_tokens(s), .n = n, .seq = s->id};
     sli_prompt_free(s);
+    sli_profile *profile = e->target.profile;
+    if (profile != NULL) {
+        sli_profile_start(profile, 0);
+        sli_profile_mute(profile);
+    }
     sl_status status = ask(e, s, &io, err);
     sli_taps_release(&e->work_taps); /* large, and needed no longer */
     if (status >= 0 && (io.answer >= sizeof answers / sizeof *answers || answers[io.answer] == NULL))
         status = sl_fail(err, SL_E_UNIMPLEMENTED, "its answer %u is unknown to this engine", io.answer);
     if (status >= 0)
         status = answers[io.answer](e, s, n, &io, err);
+    if (profile != NULL)
+        sli_profile_unmute(profile, SLI_SLOT_PROMPT);
     double seconds = sli_now() - begin;
     e->stats.prompt_seconds += seconds;
     e->stats.prompt_work_seconds += seconds;

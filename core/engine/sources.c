@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/ledger.h"
+#include "profile.h"
 #include "sl_error.h"
 #include "transcript.h"
 
@@ -119,7 +120,13 @@ static sl_status run_whole(sluice_engine *e, source *s, int i, sl_error *err) {
     sl_work now = *it->work;
     const sl_work *one = &now;
     now.when = SL_WORK_IN_STEP;
-    SL_TRY(sli_engine_work(e, &one, 1, r, err));
+    sli_profile *profile = e->target.profile;
+    if (profile != NULL)
+        sli_profile_mute(profile);
+    sl_status status = sli_engine_work(e, &one, 1, r, err);
+    if (profile != NULL)
+        sli_profile_unmute(profile, SLI_SLOT_OTHER);
+    SL_TRY(status);
     const sli_network *net = now.model == 0 ? &e->target : &e->draft;
     int64_t rows = now.logits == SL_WORK_LOGITS_LAST ? 1 : now.n_rows;
     it->logits = r->logits != NULL ? copy_of(r->logits, rows * net->info->vocab) : NULL;

@@ -9,6 +9,7 @@
 #include "device_decide.h"
 #include "draft.h"
 #include "draft_taps.h"
+#include "profile.h"
 #include "prompt.h"
 #include "sl_error.h"
 #include "transcript.h"
@@ -239,6 +240,7 @@ static sl_status compute_and_decide(sluice_engine *e, const sli_pass *pass, slui
         SL_TRY(sli_device_decide_step(e, pass, err)); /* begins it, unless it is on its way */
     } else {
         SL_TRY(sli_network_begin(&e->target, pass->batch, err));
+        sli_lap(&e->target, SLI_SLOT_OTHER);
         SL_TRY(sli_network_forward(&e->target, pass, err));
         SL_TRY(compute_logits(e, err));
     }
@@ -262,7 +264,15 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
                                  ? (int)sli_chunk_rows(&e->target, sessions[i]->n_kv, pending(sessions[i]), INT32_MAX)
                                  : (int)e->target.chunk_align;
     }
-    SL_TRY(sli_engine_draft(e, decoding, n_decoding, n_prompt_rows, err));
+    sli_profile *profile = e->target.profile;
+    if (profile != NULL) {
+        sli_profile_step(profile, n_decoding > 0);
+        sli_profile_mute(profile);
+    }
+    sl_status drafted = sli_engine_draft(e, decoding, n_decoding, n_prompt_rows, err);
+    if (profile != NULL)
+        sli_profile_unmute(profile, SLI_SLOT_DRAFT);
+    SL_TRY(drafted);
     double verify_begin = sli_now();
     uint32_t stages = choose_stages(e, sessions, n);
     lay_out(e, sessions, n, stages);
@@ -280,9 +290,11 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     for (int32_t i = 0; status < 0 && e->committed && i < b->n_seqs; i++)
         e->active[i]->n_kv--; /* the token behind the row is not known */
     SL_TRY(status);
+    sli_lap(&e->target, SLI_SLOT_DECIDE);
     sl_commit commit = {SL_SIZE(sl_commit), b, e->path_begin, e->path, e->next};
     if (!e->committed)
         SL_TRY(sli_network_commit(&e->target, &commit, err));
+    sli_lap(&e->target, SLI_SLOT_SETTLE);
     for (int32_t i = 0; i < b->n_seqs; i++) {
         sluice_session *s = e->active[i];
         s->n_kv += e->committed ? 0 : e->path_begin[i + 1] - e->path_begin[i];
@@ -292,5 +304,6 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
     }
     measure(e, sli_now() - begin, stages & (SL_STAGE_DECODE | SL_STAGE_VERIFY) ? n_decoding : 0);
     SL_TRY(sli_engine_observe(e, e->active, b->n_seqs, &commit, sli_now() - verify_begin, err));
+    sli_lap(&e->target, SLI_SLOT_DRAFT);
     return SL_OK;
 }

@@ -255,6 +255,58 @@ void sluice_calibration_get(const sluice_calibration *calibration, sluice_calibr
 int sluice_calibration_write(const sluice_calibration *calibration, const char *value, const char *path, sluice_error *err);
 void sluice_calibration_free(sluice_calibration *calibration); /* NULL is legal */
 
+/* ---- cost ------------------------------------------------------------------------------------------------------ */
+
+enum { SLUICE_PEAK_F32, SLUICE_PEAK_BF16, SLUICE_PEAK_F16, SLUICE_PEAK_F8, SLUICE_PEAK_I8, SLUICE_PEAKS };
+/* Kinds of operations that attain different shares of a machine's ceilings. */
+enum { SLUICE_CLASS_LINEAR, SLUICE_CLASS_ATTEND, SLUICE_CLASS_REST, SLUICE_CLASSES };
+
+/* Ceilings of a machine: a roofline. */
+typedef struct sluice_hardware {
+    char name[64];
+    char device[8];             /* "cpu" or "cuda": for which of them costs are told */
+    char source[256];           /* where the numbers are from */
+    double bandwidth;           /* bytes a second, of the memory in which weights and cache are */
+    double link;                /* bytes a second between host and device; 0: there is none */
+    double launch;              /* seconds that one more operation takes, however small */
+    double cache;               /* bytes of the last cache; 0: unknown */
+    double peak[SLUICE_PEAKS];  /* FLOP a second by type; 0: as f32 */
+    double memory_share[SLUICE_CLASSES], compute_share[SLUICE_CLASSES]; /* of bandwidth and peak that are attained, 0 to 1 */
+} sluice_hardware;
+
+/* A machine of the built-in table ("h200"), of an INI file with one section ("FILE.ini"), or of one with several
+ * ("FILE.ini:NAME"). SLUICE_E_NOT_FOUND lists the names that there are. */
+int sluice_hardware_find(const char *name, sluice_hardware *out, sluice_error *err);
+/* Measures the CPU with the configured threads and instruction set: takes some seconds. No model is opened. */
+int sluice_hardware_measure(const sluice_options *options, sluice_hardware *out, sluice_error *err);
+/* Writes an INI that sluice_hardware_find reads. */
+int sluice_hardware_write(const sluice_hardware *hardware, const char *path, sluice_error *err);
+
+typedef struct sluice_roofline_request {
+    const sluice_hardware *hardware;
+    int64_t prompt, generated; /* tokens of each sequence */
+    int64_t batch;             /* sequences that run together */
+    double accept;             /* chance that the next token stands among the children of an accepted draft node; a guess */
+} sluice_roofline_request;
+
+/* What the configured combination costs by operation, from formulas that the plugins state, and what the dense model does:
+ * one JSON object (docs/roofline.md). Opens model and plugins; reads no weights, and makes none of a shape. For hardware of
+ * kind "cuda" no GPU is needed. */
+int sluice_roofline_json(const sluice_options *options, const sluice_roofline_request *request, sluice_write_fn write,
+                         void *user, sluice_error *err);
+
+/* Measured time of one act of a step. */
+typedef struct sluice_op_time {
+    const char *name;     /* "attend": of the same acts as in the JSON above; [static] */
+    double seconds[2];    /* in steps of prompts; in steps that decode */
+    int64_t calls[2];
+} sluice_op_time;
+/* From now on the engine times the acts of its steps, or stops doing so. On a GPU steps then run launch by launch, without
+ * graphs. Forgets what was measured. */
+int sluice_profile(sluice_engine *engine, int on, sluice_error *err);
+/* Returns how many acts there are; writes at most cap of them. steps [2]: of prompts, that decoded; may be NULL. */
+int sluice_profile_read(const sluice_engine *engine, sluice_op_time *out, int cap, int64_t *steps);
+
 /* ---- measurements ---------------------------------------------------------------------------------------------- */
 
 enum { SLUICE_MAX_DEPTH = 128 };

@@ -4,6 +4,8 @@
 #ifndef SLUICE_LIB_POLICY_H
 #define SLUICE_LIB_POLICY_H
 
+#include "sluice/cost.h"
+
 #include "sl_keep.h"
 #include "sl_schedule.h"
 
@@ -28,6 +30,10 @@ void sl_policy_deactivate(sl_instance *self);
 sl_status sl_policy_event(sl_instance *self, const sl_event *what, sl_error *err);
 /* For sl_kv_policy. */
 int32_t sl_policy_schedule(sl_instance *self, const sl_event *event);
+
+/* For sl_cost.layer: rows that are held while decoding, where a cut leaves `total` rows; while the prompt is computed what
+ * there is. */
+double sl_policy_kept(const sl_policy_base *base, const sl_cost_layer *io, double total);
 
 /* Parameters: "budget", "sinks" (default 0), "group_agg", "decode_interval" (default 1). */
 extern const sl_param_def sl_policy_budget, sl_policy_sinks, sl_policy_group_agg, sl_policy_decode_interval;

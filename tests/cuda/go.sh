@@ -9,6 +9,8 @@ usage='usage: go.sh MODE [OPTIONS] [PATTERN]
   model [--limit S] [-r N]  speed of shapes of models with random weights: the loads named like PATTERN..., each with its tests;
                             no load begins after S seconds (240); N repetitions (3). READ_GBS, TFLOPS: ceilings measured in
                             the same run, for the column "floor". Rows are written as they come
+  bytes [--limit S]         bytes of decode steps as `sluice roofline` predicts them and as the DRAM counters (ncu) say; cases
+                            named like PATTERN..., none begins after S seconds (240). Exit 3: no counters on this machine
   all                       test, e2e, bench, model'
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -371,8 +373,70 @@ run_model() {
     return $status
 }
 
+# ---- bytes of a decode step ----------------------------------------------------------------------------------------
+# name | shape | depth | most difference in % | options
+byte_cases() {
+    cat <<CASES
+dense-2k   | llama-3.1-8b | 2048  | 10 | --set engine.deterministic=no
+dense-32k  | llama-3.1-8b | 32768 | 10 | --set engine.deterministic=no
+int4-2k    | llama-3.1-8b | 2048  | 10 | --set engine.deterministic=no --set quant.plugin=rtn --set quant.bits=4 --set quant.group=128
+kivi4-32k  | llama-3.1-8b | 32768 | 10 | --set engine.deterministic=no --set kvcache.plugin=kivi --set kvcache.bits=4
+tidal-32k  | llama-3.1-8b | 32768 | 10 | --set engine.deterministic=no --set attention.plugin=tidaldecode --set attention.token_budget=256 --set attention.select_heads=kv_group
+dense-1b   | llama-3.2-1b | 2048  | 10 | --set engine.deterministic=no
+CASES
+}
+
+# Bytes that all kernels of a run read and wrote. depth, steps, options ...
+counted() {
+    local depth=$1 steps=$2 sets=() word
+    shift 2
+    for word in "$@"; do [ "$word" = --set ] || sets+=("$word"); done
+    timeout 240 ncu --clock-control none --cache-control none --replay-mode kernel --metrics dram__bytes_read.sum,dram__bytes_write.sum \
+        --csv --page raw --print-units base "$here/decode_steps" "$depth" "$steps" "${sets[@]}" >"$tmp/ncu.csv" 2>"$tmp/ncu.err" || return 1
+    # a heading, a line of units, then a line a kernel; numbers may have separators
+    awk -F'","' 'function number(x) { gsub(/[",]/, "", x); return x + 0 }
+        /"Kernel Name"/ { for (i = 1; i <= NF; i++) { if ($i ~ /dram__bytes_read/) r = i; if ($i ~ /dram__bytes_write/) w = i; if ($i ~ /Kernel Name/) k = i }; next }
+        !k || $1 !~ /^"[0-9]/ { next }
+        { read += number($r); written += number($w); n++; name = $k; gsub(/"/, "", name); of[name] += number($r) + number($w) }
+        END { for (name in of) printf "%s\t%.0f\n", name, of[name] >by; if (!n) exit 1; printf "%.0f %.0f %d\n", read, written, n }' by="$tmp/kernels.$steps" "$tmp/ncu.csv"
+}
+
+run_bytes() {
+    local name shape depth most args status=0 started=$SECONDS few many predicted
+    command -v ncu >/dev/null || { say "go.sh: no ncu on this machine"; return 3; }
+    : >"$out/bytes.jsonl"
+    while IFS='|' read -r name shape depth most args; do
+        name=$(trim "$name") shape=$(trim "$shape") depth=$(trim "$depth") most=$(trim "$most")
+        case $name in $pattern*) ;; *) continue ;; esac
+        if [ $((SECONDS - started)) -gt "$limit" ]; then say "$name: left out, the $limit s of --limit are over"; status=1; continue; fi
+        args="--set model.shape=$shape --set engine.device=cuda --set engine.max_seqs=1 --set engine.prefill_chunk=4096 --set engine.max_rows=4096
+            --set engine.max_context=$((depth + 256)) $(trim "$args")"
+        if ! few=$(counted "$depth" 1 $args) || ! many=$(counted "$depth" 3 $args); then
+            say "$name FAILED: $(grep -hE 'ERR_|==ERROR==|decode_steps:' "$tmp/ncu.csv" "$tmp/ncu.err" | head -n 2)"
+            status=1
+            grep -qhE 'ERR_NVGPUCTRPERM|LibraryNotLoaded' "$tmp/ncu.csv" "$tmp/ncu.err" && { say "the counters cannot be read on this machine"; return 3; }
+            continue
+        fi
+        # steps behind depth + 2 and depth + 3 rows
+        "$here/sluice" roofline --hw h200 $args -p $((depth + 2)) -n 3 -o json >"$tmp/roofline.json" 2>"$tmp/err" ||
+            { say "$name FAILED: $(head -n 2 "$tmp/err")"; status=1; continue; }
+        predicted=$(awk '/^  "decode": \{/ { here = 1 } here && /^    "bytes":/ { gsub(/[^0-9.eE+]/, "", $2); printf "%.0f", $2 / 2; exit }' "$tmp/roofline.json")
+        printf '%s %s %s\n' "$few" "$many" "$predicted" | awk -v name="$name" -v most="$most" -v commit="$commit" -v date="$date" -v device="$device" -v shape="$shape" -v depth="$depth" -v json="$out/bytes.jsonl" '{
+            read = ($4 - $1) / 2; written = ($5 - $2) / 2; measured = read + written; d = $7 > 0 ? measured / $7 - 1 : 9; ok = 100 * d < most && 100 * d > -most
+            printf "%-10s predicted %8.3f GB, DRAM read %8.3f GB, written %6.3f GB: %+.1f%%, %d kernels a step%s\n", name, $7 / 1e9, read / 1e9, written / 1e9, 100 * d, ($6 - $3) / 2, (ok ? "" : ", more than " most "%: FAILED")
+            printf "{\"case\": \"%s\", \"shape\": \"%s\", \"depth\": %d, \"predicted_bytes\": %.0f, \"dram_read\": %.0f, \"dram_written\": %.0f, \"commit\": \"%s\", \"date\": \"%s\", \"device\": \"%s\"}\n", name, shape, depth, $7, read, written, commit, date, device >>json
+            exit !ok }' || {
+            status=1 # where the bytes are, measured and predicted
+            awk -F'\t' 'NR == FNR { few[$1] = $2; next } { d = ($2 - few[$1]) / 2; if (d > 1e7) printf "    %8.3f GB  %.100s\n", d / 1e9, $1 }' "$tmp/kernels.1" "$tmp/kernels.3" | sort -rn | head -n 12
+            "$here/sluice" roofline --hw h200 $args -p $((depth + 2)) -n 3 | sed -n '/^## decode/,/^A step/p' | grep '^|' | cut -c 1-100; }
+    done < <(byte_cases)
+    say "rows: $out/bytes.jsonl"
+    return $status
+}
+
 case $mode in
 test) run_tests ;;
+bytes) run_bytes ;;
 bench) run_benches ;;
 e2e) run_e2e ;;
 model) run_model ;;

@@ -41,12 +41,14 @@ done
 plugins=$(printf '%s\n' "$all" | sed -n 's|^\(plugins/[^:]*\.so\): c_LINKER.*|\1|p')
 module=$(printf '%s\n' "$all" | sed -n 's|^\([^:]*sluice-cuda\.so\): c_LINKER.*|\1|p' | head -n 1)
 [ -n "$module" ] || echo "run.sh: this build has no sluice-cuda.so: what is collected runs on the CPU" >&2
-[ $compile = no ] || ninja -C "$build" sluice $module $plugins $tests $benches $helpers >&2
+steps=$(target_of decode_steps)
+[ $compile = no ] || ninja -C "$build" sluice $steps $module $plugins $tests $benches $helpers >&2
 
 rm -rf "$stage"
 mkdir -p "$stage/lib" "$stage/tests" "$stage/benches"
 put() { strip -o "$2" "$build/$1" 2>/dev/null || cp "$build/$1" "$2"; chmod +x "$2"; }
 put sluice "$stage/sluice"
+put "$steps" "$stage/decode_steps"
 [ -z "$module" ] || put "$module" "$stage/sluice-cuda.so"
 for p in $plugins; do
     mkdir -p "$stage/$(dirname "$p")"
@@ -69,4 +71,4 @@ if [ $pack = yes ]; then # a window that reaches back over several tests
     tar -C "$(dirname "$stage")" -cf - "$(basename "$stage")" | xz -T1 --lzma2=preset=1,dict=192MiB >"$stage.tar.xz"
     echo "$stage.tar.xz: $(du -sh "$stage.tar.xz" | cut -f1); there: tar -C $(dirname "$stage") -xJf $stage.tar.xz"
 fi
-echo "there: bash $stage/go.sh test | bench | e2e | model (--help)"
+echo "there: bash $stage/go.sh test | bench | e2e | model | bytes (--help)"

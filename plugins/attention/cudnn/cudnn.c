@@ -4,6 +4,7 @@
  * values are the step's own rows, which the host notes just before it asks to attend. Plans are for fixed numbers of
  * rows; a prompt that is a little shorter is computed as if it had as many, since no row looks behind itself. */
 #include "sluice/attention.h"
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 
 #include <stdlib.h>
@@ -239,9 +240,17 @@ static sl_status attend(sl_instance *self, const sl_attend *a) {
 static const sl_attention attention = {
     .struct_size = SL_SIZE(sl_attention), .caps = caps, .note_rows = note_rows, .attend = attend};
 
+/* The work is dense attention's, whoever does it. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    (void)self, (void)io, (void)err;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_ATTENTION_ID) == 0 ? &attention : NULL;
+    return strcmp(id, SL_ATTENTION_ID) == 0 ? (const void *)&attention : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const sl_param_def rows = {.struct_size = SL_SIZE(sl_param_def),

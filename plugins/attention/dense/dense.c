@@ -3,6 +3,7 @@
  * The yardstick of the family: it selects nothing, keeps nothing, and every other method must equal it when its budget
  * covers everything. Scaled dot-product attention as in "Attention Is All You Need", section 3.2.1. */
 #include "sluice/attention.h"
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 
 #include <stdlib.h>
@@ -50,9 +51,17 @@ static sl_status attend(sl_instance *self, const sl_attend *args) { return self-
 
 static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention), .caps = caps, .attend = attend};
 
+/* Everything visible: what the host begins with. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    (void)self, (void)io, (void)err;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_ATTENTION_ID) == 0 ? &attention : NULL;
+    return strcmp(id, SL_ATTENTION_ID) == 0 ? (const void *)&attention : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const sl_param_def *const params[] = {NULL};

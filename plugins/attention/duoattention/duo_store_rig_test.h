@@ -4,6 +4,7 @@
 #define DUO_STORE_RIG_H
 
 #include "duo_attend.c"
+#include "duo_cost.c"
 #include "duo_device.c"
 #include "duo_device_pages.c"
 #include "duo_device_store.c"

@@ -300,6 +300,8 @@ static sl_status activate(sl_instance *self, const sl_limits *limits, sl_error *
 static const void *query(sl_instance *self, const char *id) {
     if (strcmp(id, SL_ATTENTION_ID) == 0)
         return &duo_attention;
+    if (strcmp(id, SL_COST_ID) == 0)
+        return &duo_cost;
     return strcmp(id, SL_KV_STORE_ID) != 0 ? NULL : self->on_device ? &duo_device_store : &duo_store;
 }
 

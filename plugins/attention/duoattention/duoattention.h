@@ -7,6 +7,7 @@
 #define DUOATTENTION_H
 
 #include "sluice/attention.h"
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 
 #include "duo_pages.h"
@@ -110,5 +111,7 @@ void duo_forget(sl_instance *self, duo_sequence *s);
 
 /* duo_attend.c: which tokens a row sees. */
 extern const sl_attention duo_attention;
+
+extern const sl_cost duo_cost; /* duo_cost.c */
 
 #endif

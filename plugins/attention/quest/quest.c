@@ -204,6 +204,7 @@ static const void *query(sl_instance *self, const char *id) {
     (void)self;
     return strcmp(id, SL_ATTENTION_ID) == 0      ? (const void *)&attention
            : strcmp(id, SL_ATTENTION_KV_ID) == 0 ? (const void *)&beside
+           : strcmp(id, SL_COST_ID) == 0         ? (const void *)&quest_cost
                                                  : NULL;
 }
 

@@ -3,6 +3,7 @@
 #define QUEST_H
 
 #include "sluice/attention.h"
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 
 #include "quest_meta.h"
@@ -36,6 +37,8 @@ struct sl_instance {
 
 /* Scratch that selecting wants: shared, and for each worker. [setup] */
 void quest_scratch_need(const struct sl_instance *self, int64_t *bytes, int64_t *bytes_per_worker);
+
+extern const sl_cost quest_cost; /* quest_cost.c */
 
 /* sl_attention.select in a layer that selects. */
 sl_status quest_select(struct sl_instance *self, const sl_select *args, const sl_rowset **out);

@@ -354,6 +354,8 @@ static const sl_attention attention = {.struct_size = SL_SIZE(sl_attention),
                                        .commit = tidal_commit,
                                        .work = tidal_work};
 static const void *query(sl_instance *self, const char *id) {
+    if (strcmp(id, SL_COST_ID) == 0)
+        return &tidal_cost;
     if (self->on_device)
         return strcmp(id, SL_ATTENTION_ID) == 0 ? &tidal_device_attention : NULL;
     return strcmp(id, SL_ATTENTION_ID) == 0      ? (const void *)&attention

@@ -3,6 +3,7 @@
 #define TIDALDECODE_H
 
 #include "sluice/attention.h"
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 
 #include "tidal_calibrate.h"
@@ -71,6 +72,7 @@ sl_status tidal_attend_select(struct sl_instance *self, const sl_attend *args, i
 /* Tables and functions of tidal_beside.c. */
 extern const sl_attention_kv tidal_kv;
 extern const sl_calibrate tidal_calibrate;
+extern const sl_cost tidal_cost; /* tidal_cost.c */
 sl_status tidal_commit(struct sl_instance *self, const sl_commit *commit);
 sl_status tidal_work(struct sl_instance *self, const sl_work_result *const *results, int32_t n_results,
                      const sl_work *const **works, int32_t *n_works);

@@ -4,12 +4,14 @@
  * 2409.17422, algorithm 1. Layers in front of the filter layer run over the whole prompt; there the query of the last
  * token ranks all keys (gem_select.c); the best topk tokens, in their order, replace the prompt. What ran is thrown
  * away, unless reuse_prefix keeps it for the next turn: then only new tokens pass through the early layers. */
+#include "sluice/cost.h"
 #include "sluice/kv.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "gem_select.h"
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -318,9 +320,37 @@ static sl_status begin(sl_instance *self, sl_prompt *io, sl_error *err) {
 
 static const sl_kv_prompt prompt = {SL_SIZE(sl_kv_prompt), begin};
 
+/* A first prompt: the layers in front of the filter layer, its queries and keys, and the ranking. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    const sl_layer_info *l = self->model->layers[self->layer];
+    double n = io->n_prompt, E = self->model->hidden, D = l->head_dim, heads = l->n_heads + l->n_kv_heads + l->n_kv_heads;
+    (void)err;
+    if (n <= (double)self->choice.topk)
+        return SL_OK;
+    sl_cost_pass pass = {.struct_size = SL_SIZE(sl_cost_pass),
+                         .name = "gemfilter.layers",
+                         .times = 1,
+                         .rows = n,
+                         .n_past = 0,
+                         .exit_layer = self->layer,
+                         .attn_layers = -1,
+                         .ffn_layers = -1,
+                         .stage = SL_STAGE_PREFILL};
+    if (self->layer > 0)
+        io->add_pass(io->user, &pass);
+    double width = io->activations == SL_BF16 ? 2 : 4;
+    sl_cost_add(io->sink, SL_COST_AT_PROMPT, "gemfilter.qkv", 2 * n * E * D * heads, SL_COST_ACTIVATIONS,
+                n * (E + D * heads) * width, 1);
+    sl_cost_add(io->sink, SL_COST_AT_PROMPT, "gemfilter.rank", 2 * n * D * l->n_heads, SL_COST_OTHER, n * D * l->n_kv_heads * 4, 1);
+    io->n_prompt = (double)self->choice.topk;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_PROMPT_ID) == 0 ? &prompt : NULL;
+    return strcmp(id, SL_KV_PROMPT_ID) == 0 ? (const void *)&prompt : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const positions_choices[] = {"fresh", "original", NULL};

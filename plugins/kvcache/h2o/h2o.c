@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_params.h"
 #include "sl_policy.h"
@@ -89,9 +90,24 @@ static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_
 
 static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
 
+/* Column sums of every row that is attended: a number a key, head and row, added to one that is read and written. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    const sl_layer_info *l = io->model->layers[io->layer];
+    int64_t total, recent;
+    (void)err;
+    shares(self, (int64_t)io->n_prompt, &total, &recent);
+    io->kept = sl_policy_kept(&self->base, io, (double)total);
+    if (io->stage == SL_STAGE_PREFILL || self->base.schedule.interval > 0)
+        sl_cost_add(io->sink, SL_COST_AT_ATTEND, "h2o.sums", l->n_heads * (io->n_new * io->kept + io->inner), SL_COST_OTHER,
+                    8.0 * l->n_heads * (io->kept + io->n_new), 1);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_POLICY_ID) == 0 ? &policy : NULL;
+    return strcmp(id, SL_KV_POLICY_ID) == 0 ? (const void *)&policy : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const sl_param_def window = {SL_SIZE(sl_param_def), "window", "newest rows that stay with decode_interval = 0", "32", NULL, 1, 1e6, SL_PARAM_INT,

@@ -384,7 +384,7 @@ static const sl_kv_store store = {
 
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_STORE_ID) == 0 ? &store : NULL;
+    return strcmp(id, SL_KV_STORE_ID) == 0 ? (const void *)&store : strcmp(id, SL_COST_ID) == 0 ? &kivi_cost : NULL;
 }
 
 static const char *const bit_choices[] = {"2", "4", "8", "16", NULL};

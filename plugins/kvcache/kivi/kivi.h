@@ -15,6 +15,7 @@
 #ifndef KIVI_KIVI_H
 #define KIVI_KIVI_H
 
+#include "sluice/cost.h"
 #include "sluice/kv.h"
 #include "sluice/ops.h"
 
@@ -95,6 +96,8 @@ struct sl_instance {
 
 static inline int64_t kivi_parts(int64_t rows, int64_t G) { return (rows + G - 1) / G; }
 static inline char *kivi_at(const kivi_shape *sh, int kind, int32_t id) { return sh->pools[kind].base[id]; }
+
+extern const sl_cost kivi_cost; /* kivi_cost.c */
 
 /* ---- kivi_list.c ---------------------------------------------------------------------------------------------------
  */

@@ -2,6 +2,7 @@
  * rule of what is coded, on a lane that does its work late. Rows are read as kernels read them, through tables in
  * device memory, and codes are those of sl_minmax.c bit by bit. */
 #include "kivi.c"
+#include "kivi_cost.c"
 #include "kivi_device.c"
 #include "kivi_device_rows.c"
 #include "kivi_device_seqs.c"

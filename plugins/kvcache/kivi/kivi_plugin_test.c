@@ -1,6 +1,7 @@
 /* kivi: random steps, trees, edits, forks, cuts, copies and failures against a store that is nothing but arrays and the
  * paper's rules. Values are compared bit by bit through the public view, and the books of the pools after every act. */
 #include "kivi.c"
+#include "kivi_cost.c"
 #include "kivi_device.c"
 #include "kivi_device_rows.c"
 #include "kivi_device_seqs.c"

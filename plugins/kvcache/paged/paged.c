@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sluice/cost.h"
+
 #include "sl_host_util.h"
 #include "sl_params.h"
 #include "sl_tensor.h"
@@ -523,9 +525,20 @@ static const sl_kv_store store = {
     .rows = paged_rows,
 };
 
+/* Everything, in one dtype. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    const sl_layer_info *l = io->model->layers[io->layer];
+    sl_dtype dtype = self->dtype_auto ? io->compute : self->dtype;
+    (void)err;
+    io->row_bytes = io->write_bytes = l->n_kv_heads * (l->head_dim + l->v_head_dim) * (sl_dtype_bits(dtype) / 8.0);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_STORE_ID) == 0 ? &store : NULL;
+    return strcmp(id, SL_KV_STORE_ID) == 0 ? (const void *)&store : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const dtypes[] = {"auto", "f32", "f16", "bf16", NULL};

@@ -11,6 +11,7 @@
 #ifndef SHADOWKV_SHADOW_H
 #define SHADOWKV_SHADOW_H
 
+#include "sluice/cost.h"
 #include "sluice/kv.h"
 #include "sluice/ops.h"
 
@@ -164,6 +165,8 @@ static inline int32_t shadow_place_of(const sl_rows *rows) {
     int32_t last = rows->index != NULL ? rows->index[rows->n - 1] : rows->n - 1;
     return b->row_seq == NULL ? 0 : b->row_seq[first] == b->row_seq[last] ? b->row_seq[first] : -1;
 }
+
+extern const sl_cost shadow_cost; /* shadow_cost.c */
 
 /* ---- shadow_block.c ---------------------------------------------------------------------------------------------- */
 

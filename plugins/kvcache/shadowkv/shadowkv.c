@@ -324,6 +324,7 @@ static const void *query(sl_instance *self, const char *id) {
     (void)self;
     return strcmp(id, SL_KV_STORE_ID) == 0 ? (const void *)&store
            : strcmp(id, SL_SELECT_ID) == 0 ? (const void *)&selector
+           : strcmp(id, SL_COST_ID) == 0   ? (const void *)&shadow_cost
                                            : NULL;
 }
 

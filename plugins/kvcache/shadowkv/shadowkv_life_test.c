@@ -1,6 +1,7 @@
 /* shadowkv's sequences: short prompts, later ones, forks, cuts; memory, by tag and when there is none; what is refused.
  */
 #include "shadow_block.c"
+#include "shadow_cost.c"
 #include "shadow_factor.c"
 #include "shadow_pool.c"
 #include "shadow_select.c"

@@ -1,6 +1,7 @@
 /* shadowkv through its tables: what is selected, against the definition in plain double arithmetic; what is rebuilt and
  * fetched, against the true rows; trees and prompts of several rows. Forks, cuts and memory: shadowkv_life_test.c. */
 #include "shadow_block.c"
+#include "shadow_cost.c"
 #include "shadow_factor.c"
 #include "shadow_pool.c"
 #include "shadow_select.c"

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_params.h"
 #include "sl_policy.h"
@@ -71,9 +72,23 @@ static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_
 
 static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
 
+/* The last rows of a prompt score all keys. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    const sl_layer_info *l = io->model->layers[io->layer];
+    double total = (double)sl_keep_budget(self->base.budget, (int64_t)io->n_prompt), window = (double)self->window;
+    (void)err;
+    io->kept = sl_policy_kept(&self->base, io, total < window ? window : total);
+    if (io->stage == SL_STAGE_PREFILL && io->last_chunk > 0)
+        sl_cost_add(io->sink, SL_COST_AT_ATTEND, "snapkv.sums", l->n_heads * window * io->n_prompt * (2.0 * l->head_dim + 1),
+                    SL_COST_OTHER, 8.0 * l->n_heads * io->n_prompt, 1);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_POLICY_ID) == 0 ? &policy : NULL;
+    return strcmp(id, SL_KV_POLICY_ID) == 0 ? (const void *)&policy : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const sl_param_def window = {SL_SIZE(sl_param_def), "window", "rows at the end of the prompt that are observed and stay", "32", NULL, 1, 1e6, SL_PARAM_INT,

@@ -52,9 +52,17 @@ static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_
 
 static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
 
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    (void)err;
+    io->kept = sl_policy_kept(&self->base, io, (double)sl_keep_budget(self->base.budget, (int64_t)io->n_prompt) - 1);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_KV_POLICY_ID) == 0 ? &policy : NULL;
+    return strcmp(id, SL_KV_POLICY_ID) == 0 ? (const void *)&policy : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const positions_choices[] = {"original", NULL};

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -25,6 +26,7 @@ struct sl_instance {
     int calibrates;
     uint32_t compute;
     char format[48], parameters[256];
+    sl_cost_sizes sizes;
     /* what the last quantize made, and its tensors */
     const sl_linear_group *quantized;
     gptq_linear result[MAX_LINEARS];
@@ -92,8 +94,10 @@ static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *
 }
 
 static void destroy(sl_instance *self) {
-    if (self != NULL)
-        sl_packed_file_close(&self->file);
+    if (self == NULL)
+        return;
+    sl_packed_file_close(&self->file);
+    free(self->sizes.bytes);
     free(self);
 }
 
@@ -356,9 +360,37 @@ static const sl_quant quant = {.struct_size = SL_SIZE(sl_quant),
 
 static const sl_quant_packer packer = {SL_SIZE(sl_quant_packer), wants, quantize, tensors, parameters};
 
+/* Bytes as they are in the file's matrices: ranges, orders are data. */
+static sl_status cost_linear(sl_instance *self, sl_cost_linear *io, sl_error *err) {
+    if (stays(io->group))
+        return SL_OK;
+    double *size = sl_cost_size_of(&self->sizes, self->model, io->group);
+    if (size == NULL)
+        return SL_E_NO_MEMORY;
+    if (*size == 0) { /* not asked whether the file was made from these weights: a rewriter changes them on their way */
+        gptq_linear list[MAX_LINEARS] = {0};
+        gptq_header headers[MAX_LINEARS];
+        sl_status s = io->group->n <= MAX_LINEARS ? sl_packed_file_wake(&self->file, err) : SL_E_INVALID;
+        for (int32_t i = 0; s >= 0 && i < io->group->n; i++)
+            s = gptq_read(&self->env, &self->settings, &self->file, io->group->linears[i], 0, &list[i], err);
+        if (s >= 0)
+            *size = (double)lay_out(self, io->group, list, headers);
+        for (int i = 0; i < MAX_LINEARS; i++)
+            gptq_linear_free(&self->env, &list[i]);
+        SL_TRY(s);
+    }
+    sl_cost_packed(io, *size);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .linear = cost_linear};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? &packer : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0          ? (const void *)&quant
+           : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? (const void *)&packer
+           : strcmp(id, SL_COST_ID) == 0         ? (const void *)&cost
+                                                 : NULL;
 }
 
 /* ---- description ---------------------------------------------------------------------------------------------------

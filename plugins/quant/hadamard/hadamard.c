@@ -1,6 +1,7 @@
 /* hadamard - the model in a rotated basis (QuaRot, arXiv 2404.00456): outlier channels are spread over all channels by
  * Hadamard matrices, folded into the weights where the neighbouring operation is linear, applied as maps where it is
  * not. In f32 the network's function stays what it was; whoever quantises the rotated tensors loses less. */
+#include "sluice/cost.h"
 #include "sluice/host.h"
 #include "sluice/ops.h"
 #include "sluice/quant.h"
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "paley.h"
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_map.h"
@@ -372,9 +374,49 @@ static const sl_map *const *maps(sl_instance *self, int32_t layer) { return self
 static const sl_quant_rewrite rewrite = {
     .struct_size = SL_SIZE(sl_quant_rewrite), .basis = basis, .tensor = tensor, .maps = maps};
 
+/* ---- cost ---------------------------------------------------------------------------------------------------------- */
+
+/* Operations of a map on one number: log2 of a power of two, K for a dense factor of order K; rounding is a few. */
+static double work_of(const sl_map *m) {
+    double n = (double)m->n, work = 0;
+    if (m->kind == SL_MAP_ROUND)
+        return 4;
+    for (const int32_t *k = m->orders; k != NULL && *k != 0; k++)
+        n /= *k, work += 2.0 * *k;
+    return n > 1 ? work + log2(n) : work;
+}
+
+/* Maps that act while the model runs: rotated weights take the others in. */
+static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
+    const sl_layer_info *l = self->info->layers[io->layer];
+    double E = self->info->hidden, heads = l->n_heads + l->n_kv_heads;
+    (void)err;
+    for (const sl_map *const *m = self->layers[io->layer].list; *m != NULL; m++) {
+        double width = (*m)->at == SL_MAP_AT_O_IN             ? (double)l->n_heads * l->v_head_dim
+                       : (*m)->at == SL_MAP_AT_DOWN_IN        ? l->ffn
+                       : (*m)->at == SL_MAP_AT_QK_POST_ROPE   ? heads * l->head_dim
+                       : (*m)->at == SL_MAP_AT_V              ? 0 /* folded into v and o */
+                                                              : E;
+        if (width > 0)
+            sl_cost_add(io->sink, SL_COST_AT_PREPARE, "hadamard.maps", io->n_new * width * work_of(*m), SL_COST_ACTIVATIONS,
+                        2 * io->n_new * width * (io->activations == SL_BF16 ? 2 : 4), 1);
+    }
+    return SL_OK;
+}
+
+/* Weights stay what they were, unless keep = f32. */
+static sl_status cost_linear(sl_instance *self, sl_cost_linear *io, sl_error *err) {
+    (void)err;
+    if (self->dtype == SL_F32)
+        io->weight_bytes = io->n_rows > 0 ? 4 * io->flops / (2 * io->n_rows) : io->weight_bytes;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .layer = cost_layer, .linear = cost_linear};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_QUANT_REWRITE_ID) == 0 ? &rewrite : NULL;
+    return strcmp(id, SL_QUANT_REWRITE_ID) == 0 ? (const void *)&rewrite : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 /* ---- the plugin

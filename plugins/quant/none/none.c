@@ -1,6 +1,7 @@
 /* none - linears as the checkpoint holds them, multiplied in place by the host's kernel: f32, f16 or bf16 weights, f32
  * or bf16 products. The yardstick of the family. On a device the linears of a group stand one behind the other, so that
  * all of them are one matrix. */
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 #include "sluice/quant.h"
 
@@ -142,9 +143,17 @@ static const sl_quant quant = {
     .matmul = matmul,
 };
 
+/* Weights as they are: what the host begins with. */
+static sl_status cost_linear(sl_instance *self, sl_cost_linear *io, sl_error *err) {
+    (void)self, (void)io, (void)err;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .linear = cost_linear};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const sl_param_def *const params[] = {NULL};

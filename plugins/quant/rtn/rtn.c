@@ -4,6 +4,7 @@
  * nearest even, scales are stored in f16 and codes are computed with the rounded scale, so that packer and kernel
  * agree. Packed weights are multiplied packed. The output head stays as it is unless `head = yes`. On a device a group
  * of linears is packed as one matrix, and `format = e4m3` rounds weights and inputs to 8-bit floats. */
+#include "sluice/cost.h"
 #include "sluice/ops.h"
 #include "sluice/quant.h"
 
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -256,9 +258,32 @@ static const sl_quant quant = {
     .matmul = matmul,
 };
 
+static sl_status cost_linear(sl_instance *self, sl_cost_linear *io, sl_error *err) {
+    int64_t bytes = 0;
+    if (stays(self, io->group)) {
+        io->fuses = 0;
+        return SL_OK;
+    }
+    for (int32_t i = 0; i < n_matrices(self, io->group); i++) {
+        sl_q_format f = format_of(self, io->group, i);
+        int64_t packed = self->ops->q_bytes(&f), groups = (f.k + f.group - 1) / f.group;
+        if (packed == 0 && !self->on_device)
+            return sl_fail(err, SL_E_INVALID, "no packed format has groups of %lld", (long long)f.group);
+        if (packed == 0) /* the GPU's kernels are not here: codes, and f16 scales and zeros (of e4m3 f32 scales) */
+            packed = f.n * (f.k * f.bits / 8 + (self->is_e4m3 ? 4 : groups * 2 * (1 + (int64_t)f.asymmetric)));
+        bytes += padded(packed);
+    }
+    sl_cost_packed(io, (double)bytes);
+    if (self->is_e4m3)
+        io->compute = SL_F8_E4M3;
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .linear = cost_linear};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_QUANT_ID) == 0 ? &quant : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const formats[] = {"integer", "e4m3", NULL};

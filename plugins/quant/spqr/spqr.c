@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -26,6 +27,7 @@ struct sl_instance {
     int calibrates;
     uint32_t compute;
     char format[48], parameters[256];
+    sl_cost_sizes sizes;
     /* the matrices of one group: what quantize made, or the file holds */
     const sl_linear_group *current;
     spqr_matrix matrix[MAX_LINEARS];
@@ -80,8 +82,10 @@ static sl_status start(sl_instance *self, const sl_create_args *args, sl_error *
 }
 
 static void destroy(sl_instance *self) {
-    if (self != NULL)
-        sl_packed_file_close(&self->file);
+    if (self == NULL)
+        return;
+    sl_packed_file_close(&self->file);
+    free(self->sizes.bytes);
     free(self);
 }
 
@@ -178,17 +182,25 @@ static const char *parameters(sl_instance *self) { return self->parameters; }
 /* ---- claiming, packing ---------------------------------------------------------------------------------------------
  */
 
-static sl_status load(sl_instance *self, const sl_linear_group *group, sl_error *err) {
-    if (self->current == group)
-        return SL_OK;
-    if (self->calibrates)
-        return sl_fail(err, SL_E_INVALID, "%s is not quantised yet", group->name);
+static sl_status read_group(sl_instance *self, const sl_linear_group *group, sl_error *err) {
     if (group->n > MAX_LINEARS)
         return sl_fail(err, SL_E_INVALID, "spqr: a group of %d linears", group->n);
     drop(self);
     SL_TRY(sl_packed_file_wake(&self->file, err));
     for (int32_t i = 0; i < group->n; i++)
         SL_TRY(spqr_read(&self->env, &self->settings, &self->file, group->linears[i], &self->matrix[i], err));
+    return SL_OK;
+}
+
+static sl_status load(sl_instance *self, const sl_linear_group *group, sl_error *err) {
+    if (self->current == group)
+        return SL_OK;
+    if (self->calibrates)
+        return sl_fail(err, SL_E_INVALID, "%s is not quantised yet", group->name);
+    SL_TRY(sl_packed_file_wake(&self->file, err));
+    for (int32_t i = 0; i < group->n; i++)
+        SL_TRY(sl_packed_file_check_source(&self->file, group->linears[i], err));
+    SL_TRY(read_group(self, group, err));
     self->current = group;
     return SL_OK;
 }
@@ -357,9 +369,33 @@ static const sl_quant quant = {.struct_size = SL_SIZE(sl_quant),
 
 static const sl_quant_packer packer = {SL_SIZE(sl_quant_packer), wants, quantize, tensors, parameters};
 
+/* Bytes as they are in the file's matrices: ranges, orders and outliers are data. */
+static sl_status cost_linear(sl_instance *self, sl_cost_linear *io, sl_error *err) {
+    if (stays(io->group))
+        return SL_OK;
+    double *size = sl_cost_size_of(&self->sizes, self->model, io->group);
+    if (size == NULL)
+        return SL_E_NO_MEMORY;
+    if (*size == 0) { /* not asked whether the file was made from these weights: a rewriter changes them on their way */
+        header headers[MAX_LINEARS];
+        sl_status s = read_group(self, io->group, err);
+        if (s >= 0)
+            *size = (double)lay_out(io->group, self->matrix, headers);
+        drop(self);
+        SL_TRY(s);
+    }
+    sl_cost_packed(io, *size);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .linear = cost_linear};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_QUANT_ID) == 0 ? (const void *)&quant : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? &packer : NULL;
+    return strcmp(id, SL_QUANT_ID) == 0          ? (const void *)&quant
+           : strcmp(id, SL_QUANT_PACKER_ID) == 0 ? (const void *)&packer
+           : strcmp(id, SL_COST_ID) == 0         ? (const void *)&cost
+                                                 : NULL;
 }
 
 /* ---- description ---------------------------------------------------------------------------------------------------

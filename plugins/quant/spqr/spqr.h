@@ -94,7 +94,7 @@ typedef struct spqr_tensors {
     uint64_t source;
 } spqr_tensors;
 
-/* Parts are borrowed from the file, or, of an official one, made. */
+/* Parts are borrowed from the file, or, of an official one, made. Whether it was made from these weights is not looked at. */
 sl_status spqr_read(const sl_pack_env *env, const spqr_settings *s, const sl_packed_file *file, const sl_linear *linear,
                     spqr_matrix *out, sl_error *err);
 sl_status spqr_write(const sl_linear *linear, const spqr_matrix *m, spqr_tensors *out, sl_error *err);

@@ -4,6 +4,7 @@
  * the token at offset k + 2 from the row after the final norm; the best guesses fill a tree whose shape never changes.
  * After a step the heads run on the last accepted row alone. Drafts come from no distribution (DET): with lossless
  * acceptance the output is token-identical to plain decoding for any heads. */
+#include "sluice/cost.h"
 #include "sluice/speculation.h"
 
 #include <string.h>
@@ -12,6 +13,8 @@
 #include "medusa_heads.h"
 #include "medusa_tree.h"
 #include "medusa_typical.h"
+#include "sl_cost.h"
+#include "sl_tensor.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
 
@@ -307,7 +310,39 @@ static const sl_speculation typical = {.struct_size = SL_SIZE(sl_speculation),
                                        .accept = accept_typical,
                                        .observe = observe};
 
+/* The heads' own matrices on each sequence's last row; heads without one share the model's, which is read once. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    const medusa_heads *h = &self->heads;
+    double E = (double)h->hidden, V = (double)h->vocab, depth = 0, blocks = 0, bytes = 0, shared = 0;
+    (void)err;
+    io->nodes = io->inner = 0;
+    for (int32_t i = 0; i < self->tree.n; i++)
+        if (self->tree.place[i] < (int32_t)io->max_nodes) {
+            io->nodes++;
+            io->inner += self->tree.depth[i] + 1;
+            depth = sl_cost_max(depth, self->tree.depth[i]);
+        }
+    for (int32_t k = 0; k < h->n; k++) {
+        blocks += h->n_blocks;
+        for (int32_t i = 0; i < h->n_blocks; i++)
+            bytes += E * E * sl_dtype_bits(h->head[k].w1[i].dtype) / 8.0;
+        if (h->head[k].w2.data == NULL)
+            shared = 1;
+        else
+            bytes += E * V * sl_dtype_bits(h->head[k].w2.dtype) / 8.0;
+    }
+    bytes += shared * E * V * 2; /* as if the shared head had 16 bits */
+    sl_cost_add(io->sink, SL_COST_AT_DRAFT, "medusa.heads", io->n_seqs * (2 * E * E * blocks + 2 * E * V * h->n),
+                SL_COST_WEIGHTS, bytes, blocks + h->n);
+    io->tokens = sl_cost_tokens(io->accept, depth);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
+    if (strcmp(id, SL_COST_ID) == 0)
+        return &cost;
     if (strcmp(id, SL_SPECULATION_ID) != 0)
         return NULL;
     return self->acceptance == TYPICAL ? &typical : &lossless;

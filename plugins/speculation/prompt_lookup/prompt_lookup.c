@@ -3,12 +3,14 @@
  * Prompt lookup decoding (apoorvumang/prompt-lookup-decoding): n-grams of three, two and one tokens are searched in
  * prompt and output; the tokens behind the match are the draft, a chain without any distribution (DET), so that the
  * output is token-identical to plain decoding, sampled or greedy. No match, no draft. */
+#include "sluice/cost.h"
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "lookup.h"
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -98,9 +100,21 @@ static sl_status propose(sl_instance *self, sl_propose *io, sl_error *err) {
 
 static const sl_speculation speculation = {.struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose};
 
+/* A draft in each step, of full length; searching reads the history once for each n-gram. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    (void)err;
+    io->nodes = sl_cost_min((double)self->n_pred + 1, io->max_nodes);
+    io->tokens = sl_cost_tokens(io->accept, io->nodes - 1);
+    sl_cost_add(io->sink, SL_COST_AT_DRAFT, "prompt_lookup.search", 0, SL_COST_OTHER,
+                4 * io->n_past * io->n_seqs * (self->ngram_max - self->ngram_min + 1), 0);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? (const void *)&speculation : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const matches[] = {"earliest", "latest", NULL};

@@ -7,11 +7,13 @@
  *
  * One round a draft token: a work item for the draft model brings the tokens that its cache lacks - after a full
  * acceptance that is the last draft token, too - and the logits behind them. */
+#include "sluice/cost.h"
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -264,9 +266,38 @@ static sl_status observe(sl_instance *self, const sl_observe *seen) {
 static const sl_speculation speculation = {
     .struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose, .observe = observe};
 
+/* gamma rounds of the draft model, one row each; the first also brings the tokens that its cache lacks. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    double gamma = sl_cost_min((double)self->gamma, io->max_nodes - 1), all = 1;
+    if (io->draft == NULL)
+        return sl_fail(err, SL_E_STATE, "there is no draft model");
+    for (double i = 0; i < gamma; i++) /* all accepted: the last draft token has no row yet */
+        all *= io->accept;
+    sl_cost_pass pass = {.struct_size = SL_SIZE(sl_cost_pass),
+                         .name = "sps.draft",
+                         .times = 1,
+                         .rows = 1 + all,
+                         .logits = 1,
+                         .n_past = -1,
+                         .model = 1,
+                         .attn_layers = -1,
+                         .ffn_layers = -1,
+                         .stage = SL_STAGE_DECODE};
+    io->add_pass(io->user, &pass);
+    pass.times = gamma - 1;
+    pass.rows = 1;
+    if (gamma > 1)
+        io->add_pass(io->user, &pass);
+    io->nodes = gamma + 1;
+    io->tokens = sl_cost_tokens(io->accept, gamma);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? (const void *)&speculation : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const schedules[] = {"fixed", "heuristic", NULL};

@@ -5,11 +5,13 @@
  * verification; a round carries all sequences, which share one skip set. Which sub-layers are skipped may be searched
  * while serving (swift_search.c): now and then, in front of a draft, another set predicts the first tokens of the
  * request's own output, and the best predictor so far drafts. */
+#include "sluice/cost.h"
 #include "sluice/speculation.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -406,9 +408,35 @@ static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
 static const sl_speculation speculation = {
     .struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose, .observe = observe};
 
+/* max_draft rounds of the target without the skipped sub-layers, and a tree with the siblings that `topk` allows; drafts
+ * that end early (stop_threshold) and the search for a better set are left out. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    double L = self->rules.n_layers, attn = 0, ffn = 0, depth = sl_cost_min(self->tree.max_draft, io->max_nodes - 1);
+    (void)err;
+    for (int32_t l = 0; l < self->rules.n_layers; l++)
+        attn += self->attn[l] != 0, ffn += self->ffn[l] != 0;
+    if (!self->fixed) /* the set in use is made when the plugin is activated */
+        attn = L - (self->rules.n_skipped + 1) / 2, ffn = L - self->rules.n_skipped / 2;
+    sl_cost_pass pass = {.struct_size = SL_SIZE(sl_cost_pass),
+                         .name = "swift.draft",
+                         .times = depth,
+                         .rows = 1,
+                         .logits = 1,
+                         .n_past = -1,
+                         .attn_layers = attn,
+                         .ffn_layers = ffn,
+                         .stage = SL_STAGE_DECODE};
+    io->add_pass(io->user, &pass);
+    io->nodes = depth + 1;
+    io->tokens = sl_cost_tokens(io->accept, depth);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? (const void *)&speculation : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 #define PARAM(id, type, fallback, choices, min, max, flags, doc)                                                       \

@@ -4,11 +4,13 @@
  * 2408.08696. A matrix holds k successors of every token. A step's draft is a static tree filled from it, level by
  * level; after the verification the best ids of all rows, rejected ones included, overwrite the rows of their tokens.
  * Drafts come from no distribution (DET): output is token-identical to plain decoding for any content of the matrix. */
+#include "sluice/cost.h"
 #include "sluice/speculation.h"
 
 #include <stdio.h>
 #include <string.h>
 
+#include "sl_cost.h"
 #include "sl_error.h"
 #include "sl_host_util.h"
 #include "sl_params.h"
@@ -278,9 +280,28 @@ static sl_status state(sl_instance *self, sl_state_io *io, sl_error *err) {
 static const sl_speculation speculation = {
     .struct_size = SL_SIZE(sl_speculation), .caps = caps, .propose = propose, .observe = observe};
 
+/* The whole template, as if every successor were known; a matrix' row is read for each node and written for each row. */
+static sl_status cost_plan(sl_instance *self, sl_cost_plan *io, sl_error *err) {
+    double depth = 0;
+    (void)err;
+    io->nodes = io->inner = 0;
+    for (int32_t i = 0; i < self->shape.n; i++)
+        if (self->shape.place[i] < (int32_t)io->max_nodes) {
+            io->nodes++;
+            io->inner += self->shape.depth[i] + 1;
+            depth = sl_cost_max(depth, self->shape.depth[i]);
+        }
+    io->tokens = sl_cost_tokens(io->accept, depth);
+    sl_cost_add(io->sink, SL_COST_AT_DRAFT, "token_recycling.matrix", 0, SL_COST_OTHER,
+                8.0 * (double)self->k * io->nodes * io->n_seqs, 0);
+    return SL_OK;
+}
+
+static const sl_cost cost = {.struct_size = SL_SIZE(sl_cost), .plan = cost_plan};
+
 static const void *query(sl_instance *self, const char *id) {
     (void)self;
-    return strcmp(id, SL_SPECULATION_ID) == 0 ? &speculation : NULL;
+    return strcmp(id, SL_SPECULATION_ID) == 0 ? (const void *)&speculation : strcmp(id, SL_COST_ID) == 0 ? &cost : NULL;
 }
 
 static const char *const scopes[] = {"global", "request", NULL};
