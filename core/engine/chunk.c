@@ -9,7 +9,13 @@ static int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
 sl_status sli_chunk_rule(sli_network *net, int64_t prefill_chunk, int64_t max_sessions, sl_error *err) {
     int64_t align = 1, most = prefill_chunk < net->limits.max_rows ? prefill_chunk : net->limits.max_rows;
-    int depends = 0;
+    net->drops_chunks = 0;
+    for (int32_t p = 0; p < net->n_policies; p++) {
+        sl_kv_wants wants = {.struct_size = SL_SIZE(sl_kv_wants)};
+        SL_TRY(net->policies[p].api->wants(net->policies[p].self, 0, &wants));
+        net->drops_chunks |= (wants.flags & SL_KV_WANTS_CHUNKS) != 0;
+    }
+    int depends = net->drops_chunks;
     for (int32_t l = 0; l < net->info->n_layers; l++) {
         const sl_attn_caps *caps = &net->layers[l].caps[0];
         int64_t n = caps->chunk_align > 1 ? caps->chunk_align : 1;

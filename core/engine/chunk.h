@@ -2,8 +2,9 @@
  *
  * Anywhere, as a rule: as many rows as engine.prefill_chunk and the step's room allow. An attention plugin may want the
  * ends of chunks at multiples of a number (sl_attn_caps.chunk_align). One whose results depend on the cuts at all
- * (SL_ATTN_CHUNKED) gets them, in deterministic mode, at multiples of engine.prefill_chunk and nowhere else, so that
- * what a prompt gets does not depend on its neighbours. A chunk that has no room yet waits. */
+ * (SL_ATTN_CHUNKED; or a policy with SL_KV_WANTS_CHUNKS) gets them, in deterministic mode, at multiples of
+ * engine.prefill_chunk and nowhere else, so that what a prompt gets does not depend on its neighbours. A chunk that has
+ * no room yet waits. */
 #ifndef SLUICE_CORE_CHUNK_H
 #define SLUICE_CORE_CHUNK_H
 

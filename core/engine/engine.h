@@ -51,10 +51,11 @@ struct sluice_session {
     sluice_session *next; /* all sessions of the engine */
     int32_t *tokens;      /* [max_context + 1] */
     int64_t n, n_kv;
-    int64_t n_prompt; /* rows below this token index are prompt */
-    int64_t n_grown;  /* tokens that the target's cache was told to be ready for */
-    int64_t n_draft;  /* committed rows in the draft model's cache */
-    int32_t id;       /* sequence id: 0 .. max_seqs - 1 */
+    int64_t n_prompt;   /* rows below this token index are prompt */
+    int64_t n_grown;    /* tokens that the target's cache was told to be ready for */
+    int64_t n_promised; /* tokens that it will be told to be ready for: more while a prompt takes room chunk by chunk */
+    int64_t n_draft;    /* committed rows in the draft model's cache */
+    int32_t id;         /* sequence id: 0 .. max_seqs - 1 */
     int64_t
         prompt_end; /* tokens of the prompt, where they are not what was appended: see sli_prompt_end; 0: they are */
     sli_request *request; /* NULL: not generating */
@@ -166,6 +167,9 @@ sl_status sli_engine_step(sluice_engine *e, sluice_session *const *sessions, int
 
 /* After a step, when memory may be taken again: policies drop rows of the sequences of the step, events are told. */
 sl_status sli_engine_settle(sluice_engine *e, sl_error *err);
+/* Makes the target's cache ready for n tokens of the session, step by step where policies drop rows of a prompt chunk
+ * by chunk: for the next chunk alone, as long as one is to come. */
+sl_status sli_session_grow(sluice_session *s, int64_t n, sl_error *err);
 
 /* Runs work items; results[i] belongs to works[i]. */
 sl_status sli_engine_work(sluice_engine *e, const sl_work *const *works, int n, sl_work_result *results, sl_error *err);

@@ -146,7 +146,7 @@ static sl_status fill(sluice_session *s, int64_t n, uint64_t seed, sl_error *err
         s->tokens[s->n + i] = (int32_t)(u * e->target.info->vocab);
     }
     int64_t before = s->n;
-    s->n = s->n_prompt = s->n_grown = before + n;
+    s->n = s->n_prompt = s->n_grown = s->n_promised = before + n;
     sl_status status = sli_network_seq_grow(&e->target, s->id, s->n, err);
     if (e->target.device == NULL)
         make_rows(e, n < e->limits.max_rows ? n : e->limits.max_rows, seed);

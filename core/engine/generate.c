@@ -86,8 +86,7 @@ static sl_status begin_request(sluice_engine *e, sluice_session *s, const sluice
     if (sli_output_reserve(&r->text, 64 * 1024) < 0)
         return sl_fail(err, SL_E_NO_MEMORY, "no memory for a request");
     int64_t rows = r->n_limit + e->limits.max_tree;
-    s->n_grown = rows;
-    SL_TRY(sli_network_seq_grow(&e->target, s->id, rows, err));
+    SL_TRY(sli_session_grow(s, rows, err));
     if (e->draft.model != NULL && e->drafter.caps.needs_draft)
         SL_TRY(sli_network_seq_grow(&e->draft, s->id,
                                     rows < e->draft_limits.max_context ? rows : e->draft_limits.max_context, err));

@@ -129,6 +129,7 @@ typedef struct sli_network {
     float *o2, *lse2;   /* likewise, for the opaque part */
     uint64_t step;
     int64_t chunk_most, chunk_align, chunk_fixed; /* where prompts are cut: chunk.h */
+    int drops_chunks;                             /* a policy drops rows at the end of each chunk */
     const sli_listener *listener;                 /* NULL: nobody */
     struct sli_device_network *device;            /* device_network.h; NULL: it runs on the CPU */
     struct sli_profile *profile;                  /* profile.h; NULL: nobody asks where time goes */

@@ -89,11 +89,12 @@ static sl_status run_policies(sluice_engine *e, const sluice_session *s, const s
             continue;
         acted = 1;
         for (int32_t l = 0; l < net->info->n_layers; l++)
-            SL_TRY(choose(e, p, l, s, sli_prompt_end(s), err));
+            SL_TRY(choose(e, p, l, s, event->kind == SL_EVENT_CHUNK_END ? event->n : sli_prompt_end(s), err));
         sli_sums_chosen(net, p, s->id);
         sli_lap(net, SLI_SLOT_POLICY);
     }
-    return acted ? sli_network_seq_grow(net, s->id, s->n_grown, err) : SL_OK; /* no step may find a page missing */
+    /* no step may find a page missing */
+    return acted && event->kind != SL_EVENT_CHUNK_END ? sli_network_seq_grow(net, s->id, s->n_grown, err) : SL_OK;
 }
 
 static sl_status settle(sluice_engine *e, const sluice_session *s, uint32_t kind, int64_t n, sl_error *err) {
@@ -102,6 +103,14 @@ static sl_status settle(sluice_engine *e, const sluice_session *s, uint32_t kind
     sli_engine_event(e, kind, s->id, -1, n);
     sli_lap(&e->target, SLI_SLOT_SETTLE);
     return SL_OK;
+}
+
+sl_status sli_session_grow(sluice_session *s, int64_t n, sl_error *err) {
+    sli_network *net = &s->engine->target;
+    int64_t end = s->n_kv + net->chunk_most, prompt = sli_prompt_end(s);
+    s->n_promised = n;
+    s->n_grown = net->drops_chunks && end < n && end < prompt ? end : n;
+    return sli_network_seq_grow(net, s->id, s->n_grown, err);
 }
 
 sl_status sli_engine_settle(sluice_engine *e, sl_error *err) {
@@ -116,6 +125,8 @@ sl_status sli_engine_settle(sluice_engine *e, sl_error *err) {
             continue;
         }
         SL_TRY(settle(e, s, SL_EVENT_CHUNK_END, s->n_kv, err));
+        if (e->target.drops_chunks)
+            SL_TRY(sli_session_grow(e->by_id[b->seq[i]], s->n_promised, err));
         if (s->n_kv >= sli_prompt_end(s))
             SL_TRY(settle(e, s, SL_EVENT_PREFILL_END, sli_prompt_end(s), err));
     }

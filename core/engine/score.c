@@ -61,8 +61,7 @@ static sl_status chunk(sluice_engine *e, sluice_session *s, int64_t first, logit
 
 static sl_status compute(sluice_session *s, int64_t first, logits_fn fn, void *user, sl_error *err) {
     sluice_engine *e = s->engine;
-    s->n_grown = s->n;
-    SL_TRY(sli_network_seq_grow(&e->target, s->id, s->n, err));
+    SL_TRY(sli_session_grow(s, s->n, err));
     while (s->n_kv < s->n) {
         sli_engine_step_begin(e);
         sl_status status = chunk(e, s, first, fn, user, err);

@@ -13,6 +13,7 @@ typedef struct want {
     int64_t last_rows; /* 0: nothing */
     int64_t offset;    /* floats from the beginning of a sequence's block to its sums [heads, stride] */
     uint32_t stages;
+    int of_chunk; /* last_rows of each chunk, not of the prompt */
 } want;
 
 /* What is known of one sequence, for one policy. */
@@ -73,7 +74,8 @@ static sl_status ask_policies(const sli_network *net, sli_sums *s, uint32_t *sta
                                "[kvcache.policy] layer %d: the policy wants more than column sums", l);
             if (!(wants.want & SL_WANT_COLSUM) || wants.last_rows == 0 || wants.stages == 0)
                 continue;
-            s->wants[p * s->info->n_layers + l] = (want){wants.last_rows, 0, wants.stages};
+            s->wants[p * s->info->n_layers + l] =
+                (want){wants.last_rows, 0, wants.stages, (wants.flags & SL_KV_WANTS_CHUNKS) != 0};
             int32_t heads = wants.query_heads ? s->info->layers[l]->n_heads : s->info->layers[l]->n_kv_heads;
             s->heads[l] = heads > s->heads[l] ? heads : s->heads[l];
             *stages |= wants.stages;
@@ -251,7 +253,9 @@ static int wants_row(const sli_sums *s, const sli_pass *pass, int32_t policy, in
     int32_t at = b->row_seq[row];
     if (w->last_rows == 0 || !(w->stages & b->stage[at]))
         return 0;
-    return w->last_rows < 0 || b->token_index[row] >= pass->n_prompt[at] - w->last_rows;
+    int64_t end = w->of_chunk && b->stage[at] == SL_STAGE_PREFILL ? b->token_index[b->row_begin[at + 1] - 1] + 1
+                                                                  : pass->n_prompt[at];
+    return w->last_rows < 0 || b->token_index[row] >= end - w->last_rows;
 }
 
 int sli_sums_want(const sli_network *net, const sli_pass *pass, int32_t layer, int32_t row) {
@@ -340,7 +344,7 @@ sl_status sli_sums_check_device(const sli_network *net, sl_error *err) {
         if (w->last_rows == 0)
             continue;
         first = first != NULL ? first : w;
-        if (w->last_rows != first->last_rows || w->stages != first->stages)
+        if (w->last_rows != first->last_rows || w->stages != first->stages || w->of_chunk != first->of_chunk)
             return sl_fail(err, SL_E_UNIMPLEMENTED,
                            "[kvcache.policy]: column sums over different rows (the last %" PRId64
                            " and the last %" PRId64

@@ -89,7 +89,7 @@ static sli_transcript *create(const sluice_engine *e, int64_t n_new, int with_po
 static sl_status empty_cache(sluice_session *s, sl_error *err) {
     sluice_engine *e = s->engine;
     sli_network_seq_close(&e->target, s->id);
-    s->n_kv = s->n_grown = 0;
+    s->n_kv = s->n_grown = s->n_promised = 0;
     SL_TRY(sli_network_seq_open(&e->target, s->id, -1, 0, err));
     sli_sources_cut(e, s->id, 0);
     sli_engine_event(e, SL_EVENT_TRUNCATE, s->id, -1, 0);

@@ -35,12 +35,15 @@ typedef struct sl_keep {
     int32_t *index;        /* [max_rows] */
     int64_t *begin;        /* [max_heads + 1] */
     int32_t *keep;         /* [max_heads, max_rows] */
+    float *all;            /* [max_heads * max_rows] scores of all heads, for budgets that heads share; else NULL */
+    uint8_t *all_mark;     /* as many */
+    int32_t *all_index;
     int drops;             /* a row of some head goes */
     sl_kv_edit edit;
 } sl_keep;
 
-/* 0: no memory; free what there is. */
-int sl_keep_init(sl_keep *k, const sl_model_info *model, const sl_limits *limits);
+/* shared: heads may share their budgets. 0: no memory; free what there is. */
+int sl_keep_init(sl_keep *k, const sl_model_info *model, const sl_limits *limits, int shared);
 void sl_keep_free(sl_keep *k);
 
 void sl_keep_begin(sl_keep *k, const sl_kv_scores *scores);
@@ -49,6 +52,19 @@ int64_t sl_keep_rows(const sl_kv_scores *scores, int32_t head);
 void sl_keep_head(sl_keep *k, int64_t n); /* the marks of its n rows are set; clears them */
 /* SL_OK and the edit, SL_SKIPPED when nothing goes. */
 sl_status sl_keep_end(sl_keep *k, const sl_kv_edit **out);
+
+/* What stays of a head: `sinks` first rows, `recent` newest ones, and the best of the others, `total` in all. A row's score is
+ * its column sum, reduced over the group by SL_AGG_* and pooled over `kernel` neighbours in front of the newest. */
+typedef struct sl_choice {
+    int64_t total, recent, sinks, kernel;
+    int agg, pooling;
+    int shared; /* 1: AdaKV: total - recent - sinks rows a head are shared by the heads of the layer: each keeps a fifth of them
+                   by its own order, the rest are the best of all heads together */
+} sl_choice;
+
+/* The whole edit of a layer. SL_SKIPPED: everything stays. SL_E_STATE: there are no column sums; SL_E_UNIMPLEMENTED: rows
+ * that are not in public segments. */
+sl_status sl_keep_best(sl_keep *k, const sl_choice *c, const sl_kv_scores *scores, int32_t n_kv_heads, const sl_kv_edit **out);
 
 /* A budget of rows: as given if >= 1, else that fraction of the prompt, rounded down, at least 1. */
 int64_t sl_keep_budget(double budget, int64_t n_prompt);

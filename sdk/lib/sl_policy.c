@@ -11,9 +11,15 @@ static sl_policy_base *base_of(sl_instance *self) { return (sl_policy_base *)sel
 
 sl_policy_base sl_policy_base_of(const char *id, const sl_create_args *args) {
     sl_policy_base base = {.id = id, .model = args->model, .budget = sl_param_real(args->params, "budget")};
-    for (int64_t i = 0; i < args->params->n; i++)
-        if (strcmp(args->params->values[i]->name, "decode_interval") == 0)
-            base.schedule.interval = args->params->values[i]->integer;
+    for (int64_t i = 0; i < args->params->n; i++) {
+        const sl_param_value *p = args->params->values[i];
+        if (strcmp(p->name, "decode_interval") == 0)
+            base.schedule.interval = p->integer;
+        else if (strcmp(p->name, "chunked") == 0)
+            base.schedule.chunks = p->integer != 0;
+        else if (strcmp(p->name, "head_budget") == 0)
+            base.ada = p->integer == 1;
+    }
     return base;
 }
 
@@ -36,7 +42,7 @@ void sl_policy_deactivate(sl_instance *self) {
 sl_status sl_policy_activate(sl_instance *self, const sl_limits *limits, sl_error *err) {
     sl_policy_base *base = base_of(self);
     SL_TRY(sl_schedule_check(&base->schedule, limits, base->id, err));
-    if (sl_keep_init(&base->keep, base->model, limits) && sl_schedule_init(&base->schedule, limits->max_seqs))
+    if (sl_keep_init(&base->keep, base->model, limits, base->ada) && sl_schedule_init(&base->schedule, limits->max_seqs))
         return SL_OK;
     sl_policy_deactivate(self);
     return sl_fail(err, SL_E_NO_MEMORY, "%s: no memory for %lld rows", base->id, (long long)limits->max_context);
@@ -46,6 +52,10 @@ sl_status sl_policy_event(sl_instance *self, const sl_event *what, sl_error *err
     (void)err;
     sl_schedule_note(&base_of(self)->schedule, what);
     return SL_OK;
+}
+
+void sl_policy_wants(const sl_instance *self, sl_kv_wants *out) {
+    out->flags = ((const sl_policy_base *)self)->schedule.chunks ? SL_KV_WANTS_CHUNKS : 0;
 }
 
 int32_t sl_policy_schedule(sl_instance *self, const sl_event *event) {
@@ -99,4 +109,20 @@ const sl_param_def sl_policy_decode_interval = {
     .fallback = "1",
     .max = 1e9,
     .type = SL_PARAM_INT,
+};
+const sl_param_def sl_policy_chunked = {
+    .struct_size = SL_SIZE(sl_param_def),
+    .name = "chunked",
+    .doc = "drop rows at the end of every chunk of a prompt, as if it ended there",
+    .fallback = "no",
+    .type = SL_PARAM_BOOL,
+};
+static const char *const head_budget_choices[] = {"uniform", "ada", NULL};
+const sl_param_def sl_policy_head_budget = {
+    .struct_size = SL_SIZE(sl_param_def),
+    .name = "head_budget",
+    .doc = "uniform: each KV head keeps as many rows; ada: the best rows of all heads together, a fifth of each head's first",
+    .fallback = "uniform",
+    .choices = head_budget_choices,
+    .type = SL_PARAM_ENUM,
 };

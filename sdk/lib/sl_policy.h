@@ -14,10 +14,12 @@ typedef struct sl_policy_base {
     const sl_model_info *model;
     double budget;
     sl_schedule schedule; /* interval 0: at the end of a prompt */
+    int ada;              /* head_budget = ada: heads share their budgets (sl_keep_shared) */
     sl_keep keep;
 } sl_policy_base;
 
-/* Base of an instance from its parameters: "budget", and "decode_interval" where the plugin has it. */
+/* Base of an instance from its parameters: "budget", and "decode_interval", "chunked" and "head_budget" where the plugin
+ * has them. */
 sl_policy_base sl_policy_base_of(const char *id, const sl_create_args *args);
 
 /* A copy of the instance `from` points to, of `bytes` bytes. SL_E_NO_MEMORY. */
@@ -28,14 +30,17 @@ void sl_policy_destroy(sl_instance *self);
 sl_status sl_policy_activate(sl_instance *self, const sl_limits *limits, sl_error *err);
 void sl_policy_deactivate(sl_instance *self);
 sl_status sl_policy_event(sl_instance *self, const sl_event *what, sl_error *err);
-/* For sl_kv_policy. */
+/* For sl_kv_policy; wants begins with sl_policy_wants, which says what the schedule does. */
+void sl_policy_wants(const sl_instance *self, sl_kv_wants *out);
 int32_t sl_policy_schedule(sl_instance *self, const sl_event *event);
 
 /* For sl_cost.layer: rows that are held while decoding, where a cut leaves `total` rows; while the prompt is computed what
  * there is. */
 double sl_policy_kept(const sl_policy_base *base, const sl_cost_layer *io, double total);
 
-/* Parameters: "budget", "sinks" (default 0), "group_agg", "decode_interval" (default 1). */
-extern const sl_param_def sl_policy_budget, sl_policy_sinks, sl_policy_group_agg, sl_policy_decode_interval;
+/* Parameters: "budget", "sinks" (default 0), "group_agg", "decode_interval" (default 1), "chunked" (no), "head_budget"
+ * (uniform). */
+extern const sl_param_def sl_policy_budget, sl_policy_sinks, sl_policy_group_agg, sl_policy_decode_interval, sl_policy_chunked,
+    sl_policy_head_budget;
 
 #endif

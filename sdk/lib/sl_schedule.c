@@ -26,7 +26,7 @@ void sl_schedule_free(sl_schedule *s) {
 int32_t sl_schedule_is_due(sl_schedule *s, const sl_event *event) {
     if (event->seq < 0 || event->seq >= s->max_seqs)
         return 0;
-    int due = event->kind == SL_EVENT_PREFILL_END ||
+    int due = event->kind == SL_EVENT_PREFILL_END || (event->kind == SL_EVENT_CHUNK_END && s->chunks) ||
               (event->kind == SL_EVENT_COMMIT && s->interval > 0 && event->n - s->last[event->seq] >= s->interval);
     if (due)
         s->last[event->seq] = event->n;

@@ -1,4 +1,5 @@
-/* When an eviction policy acts: at the end of each prompt, and every N tokens decoded since its last cut. */
+/* When an eviction policy acts: at the end of each prompt or of each of its chunks, and every N tokens decoded since its
+ * last cut. */
 #ifndef SLUICE_LIB_SCHEDULE_H
 #define SLUICE_LIB_SCHEDULE_H
 
@@ -6,6 +7,7 @@
 
 typedef struct sl_schedule {
     int64_t interval; /* tokens; 0: at the end of a prompt only */
+    int chunks;       /* 1: at the end of every chunk of a prompt, too */
     int64_t *last;    /* [max_seqs] length at the last cut */
     int64_t max_seqs;
 } sl_schedule;

@@ -86,7 +86,7 @@ static void lists_are_written_head_by_head(void **state) {
     const sl_kv_scores scores = {.struct_size = SL_SIZE(sl_kv_scores), .layer = 0, .seq = 3};
     const sl_kv_edit *edit;
     sl_keep k;
-    assert_true(sl_keep_init(&k, &model, &limits));
+    assert_true(sl_keep_init(&k, &model, &limits, 0));
     sl_keep_begin(&k, &scores);
     sl_mark_range(0, 4, k.mark);
     sl_keep_head(&k, 4);

@@ -40,6 +40,7 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 
 static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
     (void)layer;
+    sl_policy_wants(self, out);
     out->want = SL_WANT_COLSUM;
     out->last_rows = -1;
     out->stages = self->base.schedule.interval > 0 ? SL_STAGE_ALL : SL_STAGE_PREFILL;
@@ -61,31 +62,9 @@ static void shares(const sl_instance *self, int64_t n_prompt, int64_t *total, in
 }
 
 static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out) {
-    int32_t K = self->base.model->layers[scores->layer]->n_kv_heads;
-    int64_t total, recent;
-    shares(self, scores->n_prompt, &total, &recent);
-    if (scores->n <= total)
-        return SL_SKIPPED;
-    if (scores->colsum == NULL)
-        return SL_E_STATE;
-    sl_keep *k = &self->base.keep;
-    sl_keep_begin(k, scores);
-    for (int32_t h = 0; h < K; h++) {
-        int64_t n = sl_keep_rows(scores, h);
-        if (n < 0)
-            return SL_E_UNIMPLEMENTED;
-        if (n <= total) {
-            sl_mark_range(0, n, k->mark);
-        } else {
-            int64_t sinks = self->sinks < total - recent ? self->sinks : total - recent;
-            sl_group_scores(scores->colsum, scores->stride, scores->colsum_heads, K, h, self->agg, n, k->score);
-            sl_mark_range(0, sinks, k->mark);
-            sl_mark_top(k->score, sinks, n - recent, total - recent - sinks, k->index, k->mark);
-            sl_mark_range(n - recent, n, k->mark);
-        }
-        sl_keep_head(k, n);
-    }
-    return sl_keep_end(k, out);
+    sl_choice choice = {.sinks = self->sinks, .kernel = 1, .agg = self->agg, .shared = self->base.ada};
+    shares(self, scores->n_prompt, &choice.total, &choice.recent);
+    return sl_keep_best(&self->base.keep, &choice, scores, self->base.model->layers[scores->layer]->n_kv_heads, out);
 }
 
 static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
@@ -117,7 +96,7 @@ static const sl_param_def heavy = {SL_SIZE(sl_param_def), "heavy_ratio", "heavy 
 static const sl_param_def recent_part = {SL_SIZE(sl_param_def), "recent_ratio", "newest rows as a fraction of the prompt", "0", NULL, 0, 1,
                                          SL_PARAM_FLOAT, 0};
 static const sl_param_def *const params[] = {&sl_policy_budget, &window, &sl_policy_sinks, &sl_policy_group_agg, &heavy, &recent_part,
-                                             &sl_policy_decode_interval, NULL};
+                                             &sl_policy_decode_interval, &sl_policy_head_budget, &sl_policy_chunked, NULL};
 static const char *const roles[] = {"kvcache.policy", NULL};
 static const char *const needs[] = {"sl.kv.edit/1", "sl.kv.perhead/1", "sl.stats/1", "sl.event.commit/1", NULL};
 static const char *const none[] = {NULL};

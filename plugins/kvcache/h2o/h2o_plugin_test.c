@@ -330,7 +330,6 @@ static void chains_and_parameters(void **state) {
     run_refused("decode_interval", "kvcache.policy.plugin=h2o", "speculation.plugin=prompt_lookup");
     run_refused("leaves no row", "kvcache.policy.plugin=h2o", "kvcache.policy.budget=20", "kvcache.policy.decode_interval=0");
     run_refused("together", "kvcache.policy.plugin=h2o", "kvcache.policy.heavy_ratio=0.1");
-    run_refused("chunked", "kvcache.policy.plugin=h2o", "kvcache.policy.chunked=yes");
 }
 
 int main(void) {

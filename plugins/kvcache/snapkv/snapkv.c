@@ -3,7 +3,8 @@
  * "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469, section 4: softmax probabilities of
  * the last `window` queries over all keys, summed over them, reduced over the query heads of a KV head, pooled over
  * neighbours; the best of what stands before the window stay, and the window. Unlike the official code, rows are chosen
- * per KV head, not per query head. Decoding drops nothing. */
+ * per KV head, not per query head. Decoding drops nothing, unless decode_interval cuts again every N tokens: then the tokens
+ * decoded since the last cut observe. head_budget = ada is AdaKV (arXiv 2407.11550) around it. */
 #include "sluice/kv.h"
 
 #include <string.h>
@@ -34,40 +35,20 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 
 static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
     (void)layer;
+    sl_policy_wants(self, out);
     out->want = SL_WANT_COLSUM;
     out->last_rows = self->window;
-    out->stages = SL_STAGE_PREFILL;
+    out->stages = self->base.schedule.interval > 0 ? SL_STAGE_ALL : SL_STAGE_PREFILL;
     out->query_heads = self->agg == SL_AGG_MAX;
     return SL_OK;
 }
 
 static sl_status choose(sl_instance *self, const sl_kv_scores *scores, const sl_kv_edit **out) {
-    int32_t K = self->base.model->layers[scores->layer]->n_kv_heads;
-    int64_t total = sl_keep_budget(self->base.budget, scores->n_prompt), window = self->window;
-    total = total < window ? window : total; /* fractions of a short prompt */
-    if (scores->n <= total)
-        return SL_SKIPPED;
-    if (scores->colsum == NULL)
-        return SL_E_STATE;
-    sl_keep *k = &self->base.keep;
-    sl_keep_begin(k, scores);
-    for (int32_t h = 0; h < K; h++) {
-        int64_t n = sl_keep_rows(scores, h);
-        if (n < 0)
-            return SL_E_UNIMPLEMENTED;
-        if (n <= total) {
-            sl_mark_range(0, n, k->mark);
-        } else {
-            int64_t sinks = self->sinks < total - window ? self->sinks : total - window;
-            sl_group_scores(scores->colsum, scores->stride, scores->colsum_heads, K, h, self->agg, n - window, k->score);
-            sl_pool1d(k->score, n - window, self->kernel, self->pooling, k->pooled);
-            sl_mark_range(0, sinks, k->mark);
-            sl_mark_top(k->pooled, sinks, n - window, total - window - sinks, k->index, k->mark);
-            sl_mark_range(n - window, n, k->mark);
-        }
-        sl_keep_head(k, n);
-    }
-    return sl_keep_end(k, out);
+    int64_t total = sl_keep_budget(self->base.budget, scores->n_prompt);
+    total = total < self->window ? self->window : total; /* fractions of a short prompt */
+    const sl_choice choice = {.total = total, .recent = self->window, .sinks = self->sinks, .kernel = self->kernel,
+                              .agg = self->agg, .pooling = self->pooling, .shared = self->base.ada};
+    return sl_keep_best(&self->base.keep, &choice, scores, self->base.model->layers[scores->layer]->n_kv_heads, out);
 }
 
 static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants = wants, .choose = choose, .schedule = sl_policy_schedule};
@@ -98,9 +79,13 @@ static const sl_param_def kernel = {SL_SIZE(sl_param_def), "kernel", "neighbours
                                     SL_PARAM_INT, 0};
 static const sl_param_def pooling = {SL_SIZE(sl_param_def), "pooling", "how neighbours are pooled", "avg", pooling_choices, 0, 0,
                                      SL_PARAM_ENUM, 0};
-static const sl_param_def *const params[] = {&sl_policy_budget, &window, &sl_policy_sinks, &sl_policy_group_agg, &kernel, &pooling, NULL};
+static const sl_param_def interval = {SL_SIZE(sl_param_def), "decode_interval",
+                                      "cut every N decoded tokens, which are the ones that observe; 0: only at the end of a prompt", "0", NULL, 0,
+                                      1e9, SL_PARAM_INT, 0};
+static const sl_param_def *const params[] = {&sl_policy_budget,      &window,   &sl_policy_sinks, &sl_policy_group_agg, &kernel, &pooling,
+                                             &sl_policy_head_budget, &interval, &sl_policy_chunked, NULL};
 static const char *const roles[] = {"kvcache.policy", NULL};
-static const char *const needs[] = {"sl.kv.edit/1", "sl.kv.perhead/1", "sl.stats/1", NULL};
+static const char *const needs[] = {"sl.kv.edit/1", "sl.kv.perhead/1", "sl.stats/1", "sl.event.commit/1", NULL};
 static const char *const none[] = {NULL};
 
 static const sl_plugin plugin = {

@@ -179,7 +179,7 @@ static void refusals(void **state) {
     (void)state;
     run_refused("odd", "kvcache.policy.plugin=snapkv", "kvcache.policy.kernel=4");
     run_refused("leaves no row", "kvcache.policy.plugin=snapkv", "kvcache.policy.budget=32");
-    run_refused("decode_interval", "kvcache.policy.plugin=snapkv", "kvcache.policy.decode_interval=1");
+    run_refused("decode_interval", "kvcache.policy.plugin=snapkv", "kvcache.policy.decode_interval=8", "speculation.plugin=prompt_lookup");
     run_refused("query_aware", "kvcache.policy.plugin=snapkv", "kvcache.policy.query_aware=no");
 }
 

@@ -26,7 +26,8 @@ static sl_status create(const sl_create_args *args, sl_instance **out, sl_error 
 }
 
 static sl_status wants(sl_instance *self, int32_t layer, sl_kv_wants *out) {
-    (void)self, (void)layer;
+    (void)layer;
+    sl_policy_wants(self, out);
     out->want = 0;
     return SL_OK;
 }
@@ -72,7 +73,7 @@ static const sl_param_def budget = {SL_SIZE(sl_param_def), "budget",
 static const sl_param_def sinks = {SL_SIZE(sl_param_def), "sinks", "first rows, which always stay", "4", NULL, 0, 1e6, SL_PARAM_INT, 0};
 static const sl_param_def positions = {SL_SIZE(sl_param_def), "positions", "rows keep their true positions", "original",
                                        positions_choices, 0, 0, SL_PARAM_ENUM, 0};
-static const sl_param_def *const params[] = {&budget, &sinks, &sl_policy_decode_interval, &positions, NULL};
+static const sl_param_def *const params[] = {&budget, &sinks, &sl_policy_decode_interval, &positions, &sl_policy_chunked, NULL};
 static const char *const roles[] = {"kvcache.policy", NULL};
 static const char *const needs[] = {"sl.kv.edit/1", "sl.event.commit/1", NULL};
 static const char *const none[] = {NULL};

@@ -389,6 +389,10 @@ SL_ABI_STRUCT(sl_kv_store, rows);
 
 /* ---- policies, codecs, prompt transformers ------------------------------------------------------------------------- */
 
+/* Of sl_kv_wants. CHUNKS: it chooses at the end of every chunk of a prompt. last_rows counts from there, room for a prompt is
+ * taken chunk by chunk, and in deterministic mode prompts are cut at multiples of engine.prefill_chunk alone. */
+enum { SL_KV_WANTS_CHUNKS = 1 };
+
 /* What a policy needs from a layer's attention: which rows' column sums, over which stages. */
 typedef struct sl_kv_wants {
     uint64_t struct_size;
@@ -397,9 +401,9 @@ typedef struct sl_kv_wants {
     uint32_t want;       /* set of SL_WANT_* ; SL_WANT_COLSUM and SL_WANT_LSE */
     uint32_t stages;     /* set of SL_STAGE_* ; in DECODE and VERIFY every accepted row counts */
     uint32_t query_heads; /* 1: column sums of query heads apart */
-    uint32_t reserved0;
+    uint32_t flags;       /* set of SL_KV_WANTS_*, the same for all layers */
 } sl_kv_wants;
-SL_ABI_STRUCT(sl_kv_wants, reserved0);
+SL_ABI_STRUCT(sl_kv_wants, flags);
 
 /* Rows that a policy may judge: their scores, tokens and flags, by KV head. [borrowed] */
 typedef struct sl_kv_scores {
@@ -413,7 +417,7 @@ typedef struct sl_kv_scores {
                                    iota, or see the view's segments */
     const uint32_t *row_type;   /* [n] SL_ROW_*; NULL: all TOKEN */
     int64_t n, stride;          /* rows of the longest head; floats from head to head */
-    int64_t n_prompt;           /* tokens of the prompt */
+    int64_t n_prompt;           /* tokens of the prompt; at CHUNK_END those that were computed */
     int32_t layer, seq;
     const uint32_t *row_flags;  /* [n] set of SL_ROW_PINNED ..., by slot; NULL: none ("sl.rows.info/1") */
     const sl_span *const *spans; /* [n_spans] of this sequence ("sl.rows.info/1") */
