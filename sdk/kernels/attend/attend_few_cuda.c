@@ -102,11 +102,11 @@ static int32_t shares_of(const slk_cuda *k, int64_t others, int64_t per_processo
     return (int32_t)best;
 }
 
-/* Is it the packed kernel's? Its rows depend on each other's number, and it knows no windows. */
-static int wants_packed(const slk_cuda *k, const slk_attend_few_params *p, int64_t rows) {
-    return !k->deterministic && k->function[SLK_CUDA_attend_packed_128] != NULL && p->k.kind == SLK_SIDE_BF16 &&
-           p->v.kind == SLK_SIDE_BF16 && p->n_coded == NULL && p->head_dim > 64 && p->head_dim <= 128 &&
-           p->window == 0 && p->scores == NULL && !p->per_row && p->group <= SLK_PACKED_ROWS && rows * p->group > 32;
+/* Is it the packed or the tall kernel's? Those know no windows. */
+static int is_matrix(const slk_attend_few_params *p, int64_t rows) {
+    return p->k.kind == SLK_SIDE_BF16 && p->v.kind == SLK_SIDE_BF16 && p->n_coded == NULL && p->head_dim > 64 &&
+           p->head_dim <= 128 && p->window == 0 && p->scores == NULL && !p->per_row && p->group <= SLK_PACKED_ROWS &&
+           rows * p->group > 32;
 }
 
 /* Clusters of blocks share the keys of a block of rows; as many as fill the device, up to eight in one cluster. */
@@ -129,6 +129,16 @@ static sl_status packed(const slk_cuda *k, const sl_lane *lane, slk_attend_few_p
                           .dependent = 1,
                           .cluster = (uint32_t)p->cluster};
     return slk_cuda_launch(k, lane, SLK_CUDA_attend_packed_128, p, sizeof *p, grid);
+}
+
+static sl_status launch_tall(const slk_cuda *k, const sl_lane *lane, const slk_attend_few_params *p, int64_t blocks) {
+    slk_cuda_grid grid = {.x = (uint32_t)p->shares,
+                          .y = (uint32_t)p->kv_heads,
+                          .z = (uint32_t)blocks,
+                          .threads = 2 * SLK_TALL_ROWS,
+                          .shared = SLK_TALL_SHARED,
+                          .dependent = 1};
+    return slk_cuda_launch(k, lane, SLK_CUDA_attend_tall_128, p, sizeof *p, grid);
 }
 
 static sl_status join(const slk_cuda *k, const sl_lane *lane, const slk_attend_few_params *p, int64_t rows) {
@@ -323,7 +333,8 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
     p.early = SL_HAS(v, sl_view_device, settled) && v->settled && p.list == NULL && p.k.kind == SLK_SIDE_BF16 &&
               p.v.kind == SLK_SIDE_BF16;
     p.part_ml = (float *)(void *)at;
-    if (wants_packed(k, &p, rows)) {
+    const int matrix = is_matrix(&p, rows);
+    if (matrix && !k->deterministic && k->function[SLK_CUDA_attend_packed_128] != NULL) {
         if (rows * step->max_seqs == 0)
             return SL_OK;
         p.part_o = (float *)(void *)(at + ml_bytes(step->max_rows, p.heads, least(room, SLK_FEW_MAX_SPLITS)));
@@ -332,25 +343,27 @@ sl_status slk_cuda_attend_few(const slk_cuda *k, const sl_lane *lane, const sl_a
             s = join(k, lane, &p, step->max_rows);
         return s == SL_OK && want_colsum ? colsum(k, lane, a, &p) : s;
     }
-    p.row_block = p.per_row ? 1 : (int32_t)least(16 * variant->tiles / p.group, rows);
+    int64_t splits = splits_of(bound), tiles = up(bound, SLK_FEW_TILE);
+    const int tall = matrix && k->deterministic && room >= splits && splits > 1;
+    p.row_block = p.per_row ? 1 : (int32_t)least((tall ? SLK_TALL_ROWS : 16 * variant->tiles) / p.group, rows);
     p.row_blocks = (int32_t)up(step->max_seq_rows, p.row_block);
     /* Heads that see little are done at once: the others fill the device. */
     const int64_t long_heads = v->heads != NULL && p.window > 0 ? p.kv_heads - (int64_t)v->n_windowed : p.kv_heads;
     int64_t others = (long_heads > 0 ? long_heads : p.kv_heads) * step->max_seqs * p.row_blocks;
-    int64_t splits = splits_of(bound), tiles = up(bound, SLK_FEW_TILE);
     if (splits > SLK_FEW_MAX_SPLITS || others == 0)
         return others == 0 ? SL_OK : SL_E_RANGE;
     p.uniform = !k->deterministic;
     int64_t most = p.uniform ? least(least(tiles, room), SLK_FEW_MAX_SPLITS) : room >= splits ? splits : 1;
-    p.shares = shares_of(k, others, variant->blocks, most);
+    p.shares = shares_of(k, others, tall ? 1 : variant->blocks, most);
     p.masked = !k->deterministic && p.is_tree != NULL && p.window == 0 && p.scores == NULL;
     int paths = p.is_tree != NULL && !p.masked;
-    if (paths && p.shares == 1 && most > 1)
-        p.shares = 2; /* so that only tails are read once a row */
+    if ((paths || tall) && p.shares == 1 && most > 1)
+        p.shares = 2; /* so that only tails are read once a row; the tall kernel knows splits only */
     p.max_splits = p.uniform ? p.shares : (int32_t)splits;
     p.part_o = (float *)(void *)(at + ml_bytes(step->max_rows, p.heads, p.max_splits));
 
-    s = launch(k, lane, variant, &p, step->max_seqs * p.row_blocks);
+    const int64_t blocks = (int64_t)step->max_seqs * p.row_blocks;
+    s = tall ? launch_tall(k, lane, &p, blocks) : launch(k, lane, variant, &p, blocks);
     if (s == SL_OK && paths) {
         slk_attend_few_params tails = p;
         const few_variant *one = variant_of(dim, 1);

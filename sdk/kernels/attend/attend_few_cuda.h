@@ -9,7 +9,8 @@
  * ranks that they will have when it is accepted: it is bit-equal to the decode step that it stands for.
  *
  * In fast mode trees and chunks of more than 32 rows x heads of a group go through a kernel of their own where there is
- * one (Hopper, D 72 to 128, bf16 rows, no window): attend_packed.cu reads keys once for 128 rows of the matrix.
+ * one (Hopper, D 72 to 128, bf16 rows, no window): attend_packed.cu reads keys once for 128 rows of the matrix. In
+ * deterministic mode attend_tall.cu does so, in the order of sums of this kernel, where there is room for all splits.
  */
 #ifndef SLUICE_KERNELS_ATTEND_FEW_CUDA_H
 #define SLUICE_KERNELS_ATTEND_FEW_CUDA_H
@@ -76,6 +77,10 @@ typedef struct slk_attend_few_params {
 enum { SLK_PACKED_ROWS = 128, SLK_PACKED_KEYS = 128 };
 #define SLK_PACKED_SHARED (224 * 1024 + 128)
 
+/* The tall kernel, attend_tall.cu: four stages of keys and values, queries. */
+enum { SLK_TALL_ROWS = 128 };
+#define SLK_TALL_SHARED (160 * 1024)
+
 #define SLK_ATTEND_FEW_KERNELS(X)                                                                                      \
     X(attend_few_64_1, slk_attend_few_params, 74 * 1024, 1, attend_few)                                                \
     X(attend_few_64_4, slk_attend_few_params, 120 * 1024, 1, attend_few)                                               \
@@ -90,6 +95,7 @@ enum { SLK_PACKED_ROWS = 128, SLK_PACKED_KEYS = 128 };
     X(attend_few_any_256_1, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_few_any_256_2, slk_attend_few_params, 192 * 1024, 1, attend_few_any)                                      \
     X(attend_packed_128, slk_attend_few_params, SLK_PACKED_SHARED, 8, attend_packed)                                   \
+    X(attend_tall_128, slk_attend_few_params, SLK_TALL_SHARED, 1, attend_tall)                                         \
     X(attend_few_join, slk_attend_few_params, 0, 1, attend_join)                                                       \
     X(attend_few_colsum, slk_attend_few_params, 0, 1, attend_join)
 

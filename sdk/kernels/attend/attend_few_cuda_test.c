@@ -309,8 +309,13 @@ static void test_heads(void **state) {
 /* In deterministic mode a row is the same bits whatever stands beside it. */
 static void test_bits(void **state) {
     slt_host *h = slt_get(state);
-    for (int i = 0; i < 5; i++) {
-        attend_case c = shape(i == 1 ? 64 : i == 3 ? 256 : 128, 2, i == 2 ? 7 : 4, 700 + (uint64_t)i);
+    for (int i = 0; i < 7; i++) {
+        attend_case c = shape(i == 1   ? 64
+                              : i == 3 ? 256
+                              : i == 5 ? 96
+                                       : 128,
+                              2, i == 2 || i == 6 ? 7 : 4, 700 + (uint64_t)i);
+        c.softcap = i == 5 ? 20.0f : 0.0f;
         c.window = i == 2 || i == 4 ? 300 : 0;
         c.sinks = i == 4 ? 70 : 0;
         c.apart = i == 4;
@@ -318,7 +323,7 @@ static void test_bits(void **state) {
         c.even_scales = 1;
         add(&c, 700, 5, 0);
         add(&c, 4090, 70, 0);
-        add(&c, 255, 33, 1);
+        add(&c, i < 5 ? 255 : 1090 - i, i < 5 ? 33 : 64, 1);
         case_result all = case_run(h, &c, "all together");
         /* without splits, and with other bounds */
         attend_case d = c;

@@ -41,6 +41,7 @@
     X(linear_many, 0)                                                                                                  \
     X(attend_few, 0)                                                                                                   \
     X(attend_few_any, 0)                                                                                               \
+    X(attend_tall, 0)                                                                                                  \
     X(attend_packed, 900)                                                                                              \
     X(attend_join, 0)                                                                                                  \
     X(lse_merge, 0)                                                                                                    \

@@ -122,6 +122,7 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     return x;
 }
 __device__ __forceinline__ void cluster_barrier() {
+    __syncwarp(); /* whole warps arrive */
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ __forceinline__ uint32_t in_block(uint32_t at, uint32_t rank) {
