@@ -40,18 +40,29 @@ static const struct block *block_of(const void *p) {
     return NULL;
 }
 
+static int holds(const struct block *b, const void *device) {
+    return b != NULL && b->p != NULL && (const char *)device >= b->p && (const char *)device < b->p + b->bytes;
+}
+
 void *fake_at(const void *device, int64_t bytes, const char *who) {
-    static const struct block *last;
+    enum { RECENT = 4 }; /* a kernel goes from one of its blocks to another for each element */
+    static const struct block *recent[RECENT];
+    static int oldest;
+    const struct block *b = NULL;
     if (bytes == 0)
         return NULL;
     if (!is_device(device))
         die(who, "is given an address that is not the device's", device);
-    if (last == NULL || last->p == NULL || (const char *)device < last->p ||
-        (const char *)device >= last->p + last->bytes)
-        last = block_of(device);
-    if (last == NULL)
+    for (int i = 0; i < RECENT && b == NULL; i++)
+        b = holds(recent[i], device) ? recent[i] : NULL;
+    if (b == NULL) {
+        b = block_of(device);
+        recent[oldest] = b;
+        oldest = (oldest + 1) % RECENT;
+    }
+    if (b == NULL)
         die(who, "is given memory that is not allocated", device);
-    if ((const char *)device + bytes > last->p + last->bytes)
+    if ((const char *)device + bytes > b->p + b->bytes)
         die(who, "leaves its memory block", device);
     return real_ + ((const char *)device - shown_);
 }

@@ -91,48 +91,47 @@ typedef struct gemm_args {
 
 enum { LANES = 8 }; /* sums of their own, so that a compiler may use vectors */
 
-static float dot_bf16(const float *x, const uint16_t *w, int64_t n) {
+static float dot(const float *x, const float *w, int64_t n) {
     float sum[LANES] = {0}, all = 0;
     int64_t k = 0;
     for (; k + LANES <= n; k += LANES)
         for (int l = 0; l < LANES; l++)
-            sum[l] += x[k + l] * slk_f32_of_bf16(w[k + l]);
+            sum[l] += x[k + l] * w[k + l];
     for (; k < n; k++)
-        all += x[k] * slk_f32_of_bf16(w[k]);
+        all += x[k] * w[k];
     for (int l = 0; l < LANES; l++)
         all += sum[l];
     return all;
 }
 
-static float dot(const float *x, const void *w, sl_dtype dtype, int64_t n) {
-    float sum = 0;
-    if (dtype == SL_BF16)
-        return dot_bf16(x, w, n);
-    for (int64_t k = 0; k < n; k++)
-        sum += x[k] * load(w, dtype, k);
-    return sum;
-}
-
-static float output(const gemm_args *a, const float *x, const float *bias, int64_t j, int64_t n) {
-    return dot(x, row_of(&a->w, j, "gemm"), a->w.dtype, n) + (bias != NULL ? bias[j] : 0);
+static void load_row(const sl_tensor *t, int64_t i, float *out) {
+    const void *from = row_of(t, i, "gemm");
+    if (t->dtype == SL_BF16)
+        for (int64_t k = 0; k < t->shape[1]; k++)
+            out[k] = slk_f32_of_bf16(((const uint16_t *)from)[k]);
+    else
+        for (int64_t k = 0; k < t->shape[1]; k++)
+            out[k] = load(from, t->dtype, k);
 }
 
 static void run_gemm(const void *p) {
     const gemm_args *a = p;
-    int64_t N = a->y.shape[1], K = a->x.shape[1];
-    float *x = malloc(sizeof *x * (size_t)K);
+    int64_t N = a->y.shape[1], K = a->x.shape[1], T = a->x.shape[0];
+    float *x = malloc(sizeof *x * (size_t)((T + 2) * K)), *w = x + T * K, *up = w + K;
     const float *bias = a->bias.data != NULL ? row_of(&a->bias, 0, "gemm") : NULL;
-    for (int64_t i = 0; i < a->x.shape[0]; i++) {
-        const void *from = row_of(&a->x, i, "gemm");
-        void *y = row_of(&a->y, i, "gemm");
-        const float *add = a->residual.data != NULL ? row_of(&a->residual, i, "gemm") : NULL;
-        for (int64_t k = 0; k < K; k++)
-            x[k] = load(from, a->x.dtype, k);
-        for (int64_t j = 0; j < N; j++) {
-            float v = output(a, x, bias, j, K);
+    for (int64_t i = 0; i < T; i++)
+        load_row(&a->x, i, x + i * K);
+    for (int64_t j = 0; j < N; j++) {
+        load_row(&a->w, j, w);
+        if (a->act_mul)
+            load_row(&a->w, N + j, up);
+        for (int64_t i = 0; i < T; i++) {
+            float v = dot(x + i * K, w, K) + (bias != NULL ? bias[j] : 0);
             if (a->act_mul)
-                v = activate(a->act, v) * output(a, x, bias, N + j, K);
-            store(y, a->y.dtype, j, v + (add != NULL ? add[j] : 0));
+                v = activate(a->act, v) * (dot(x + i * K, up, K) + (bias != NULL ? bias[N + j] : 0));
+            if (a->residual.data != NULL)
+                v += ((const float *)row_of(&a->residual, i, "gemm"))[j];
+            store(row_of(&a->y, i, "gemm"), a->y.dtype, j, v);
         }
     }
     free(x);
