@@ -125,7 +125,7 @@ static sl_status check_params(sl_image_impl *m, CUkernel kernel, const char *nam
     size_t offset = 0, bytes = 0, more = 0;
     if (d->cu.cuKernelGetParamInfo(kernel, 0, &offset, &bytes) != CUDA_SUCCESS)
         bytes = 0;
-    if (offset != 0 || (int64_t)bytes != param_bytes)
+    if ((int64_t)bytes != param_bytes) /* aligned ones do not begin at 0; the driver knows where */
         return slk_driver_refuse(d, SL_E_INVALID, err,
                                  "image %s: kernel %s: expected one parameter of %lld bytes, it has %zu", m->name, name,
                                  (long long)param_bytes, bytes);

@@ -215,7 +215,7 @@ struct one_row {
                 __syncwarp();
                 add(acc, here + lane * 16, x_from, here + scales_at + lane / 4 * 4, times);
             }
-            /* Products are a warp's: all lanes have read the slot by now. */
+            __syncwarp(); /* all lanes have read the slot */
             weights.ask(a, here, warp, lane, policy);
             here = here + stage_bytes == x_slot ? ring : here + stage_bytes;
             if (step == 0) {
