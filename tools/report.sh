@@ -56,8 +56,8 @@ for name in $names; do
 done
 "$sluice" compare "${files[@]}" -m small -c 5120 --text text.txt --prompts prompts.jsonl \
     --bench "--tests 'pp512 tg64 tg32@1024 tg32@4096'" \
-    --ppl "--context 2048 --windows 8 --steps 256" \
-    --kld "--context 1024 --windows 6 --steps 128" \
+    --ppl "--context 2048 --windows 6 --steps 128" \
+    --kld "--context 1024 --windows 4 --steps 128" \
     --retrieval "--length 4096 --questions 80 --mode multi_request" \
     --spec "-n 64 --temperatures 0 --limit 2" -o out "$@"
 cp out/report.html out/report.md out/report.json ../../docs/report/
