@@ -102,6 +102,7 @@ json_t *compare_bench(json_t *rounds);
 /* One unit of work is over (label says which; NULL: it was there already). */
 void compare_progress(comparison *c, const char *label, const char *outcome, double seconds);
 void compare_progress_begin(const comparison *c, const char *label);
+void compare_progress_end(void);
 
 /* ---- stored results ---------------------------------------------------------------------------------------------- */
 
