@@ -35,7 +35,7 @@ json_t *compare_plugins(const compare_config *c);
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
 
 /* A figure of a task. Paths are dotted members of its result; a number is an index, "name=text" the first element of an
- * array whose member `name` is that text. Paths may be NULL. */
+ * array whose member `name` is that text; behind | another path, for results without the first. Paths may be NULL. */
 typedef struct compare_column {
     const char *key, *label, *unit;
     const char *path;
@@ -102,6 +102,7 @@ json_t *compare_bench(json_t *rounds);
 /* One unit of work is over (label says which; NULL: it was there already). */
 void compare_progress(comparison *c, const char *label, const char *outcome, double seconds);
 void compare_progress_begin(const comparison *c, const char *label);
+void compare_progress_end(void);
 
 /* ---- stored results ---------------------------------------------------------------------------------------------- */
 

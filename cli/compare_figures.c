@@ -33,6 +33,8 @@ static int points_of(json_t *report, const char *x, int x_ratio, const char *y, 
         if (i == 0 && x_ratio && isfinite(page_number(page_cell(row, x), "value")))
             p.x = p.x_low = p.x_high = 1; /* the base beside itself */
         p.y = on_axis(page_cell(row, y), 0, &p.y_low, &p.y_high);
+        if (i == 0 && strcmp(y, "kld") == 0)
+            p.y = p.y_low = p.y_high = 0; /* no distance from itself */
         if (isfinite(p.x) && isfinite(p.y) && n < COMPARE_MAX_CONFIGS)
             out[n++] = p;
     }
@@ -62,14 +64,11 @@ static void shorten(const char *name, int narrow, char *out, size_t cap) {
     snprintf(out, cap, narrow && strlen(name) > 18 ? "%.16s…" : "%.40s", name);
 }
 
-/* Where better lies: an arrow in that corner. better: 1: more, -1: less. */
-static label_box corner(const plot *p, int x_better, int y_better) {
+/* Where better lies, above the frame. better: 1: more, -1: less. */
+static void compass(const plot *p, int x_better, int y_better) {
     const char *text =
-        x_better > 0 ? (y_better > 0 ? "better ↗" : "better ↘") : (y_better > 0 ? "↖ better" : "↙ better");
-    double w = label_width(text, p->font), x = x_better > 0 ? p->width - p->right - 6 : p->left + 6;
-    double y = y_better > 0 ? p->top + p->font * 1.3 : p->height - p->bottom - p->font * 0.6;
-    plot_text(p, x, y, "better", x_better > 0 ? "end" : "start", text);
-    return (label_box){x_better > 0 ? x - w : x, y - p->font, x_better > 0 ? x : x + w, y + 4};
+        x_better > 0 ? (y_better > 0 ? "better ↗" : "better ↘") : (y_better > 0 ? "better ↖" : "better ↙");
+    plot_text(p, p->width - p->right, p->top - p->font * 0.75, "better", "end", text);
 }
 
 static int scatter(FILE *f, const point *all, int n, plot_axis x, plot_axis y, int x_better, int y_better, int narrow,
@@ -79,7 +78,7 @@ static int scatter(FILE *f, const point *all, int n, plot_axis x, plot_axis y, i
     char names[COMPARE_MAX_CONFIGS][64];
     plot_begin(&p, narrow, description, 0);
     label_box frame = {p.left + 2, p.top + 2, p.width - p.right - 2, p.height - p.bottom - 2};
-    label_box obstacle = corner(&p, x_better, y_better);
+    compass(&p, x_better, y_better);
     for (int i = 0; i < n; i++) {
         shorten(all[i].name, narrow, names[i], sizeof names[i]);
         l[i] = (label){.x = plot_x(&p, all[i].x), .y = plot_y(&p, all[i].y), .text = names[i]};
@@ -87,7 +86,7 @@ static int scatter(FILE *f, const point *all, int n, plot_axis x, plot_axis y, i
             fprintf(f, "<path class=\"reference\" d=\"M%.1f %.1fV%.1fM%.1f %.1fH%.1f\"/>\n", l[i].x, p.top,
                     p.height - p.bottom, p.left, l[i].y, p.width - p.right);
     }
-    int left_out = labels_place(l, n, p.font, frame, &obstacle, 1);
+    int left_out = labels_place(l, n, p.font, frame, NULL, 0);
     for (int i = 0; i < n; i++) {
         point_begin(f, all[i].name, all[i].family);
         char a[32], b[32];
@@ -108,14 +107,30 @@ static int scatter(FILE *f, const point *all, int n, plot_axis x, plot_axis y, i
     return left_out;
 }
 
-static void caption(FILE *f, const char *title, int n, int all, int left_out) {
+static void caption(FILE *f, const char *title, int n, int all, int left_out, int noughts) {
     fprintf(f, "<figcaption><h3>%s</h3><p>", title);
     if (n < all)
         fprintf(f, "%d of %d configurations have both figures. ", n, all);
     fputs("Dashed: the base. Lines at a mark: 95 % intervals.", f);
+    if (noughts)
+        fputs(" At the lower edge: none at all.", f);
     if (left_out > 0)
         fprintf(f, " %d name%s found no room; point at a mark to read it.", left_out, left_out == 1 ? "" : "s");
     fputs("</p></figcaption>\n", f);
+}
+
+/* Distances span decades: a logarithmic axis, on which nought stands at the lower edge. 1: there was one. */
+static int raise_noughts(point *all, int n) {
+    double least = INFINITY;
+    int any = 0;
+    for (int i = 0; i < n; i++)
+        least = all[i].y > 0 ? fmin(least, all[i].y) : least;
+    for (int i = 0; i < n && isfinite(least); i++)
+        if (all[i].y <= 0) {
+            all[i].y = all[i].y_low = all[i].y_high = least / 3;
+            any = 1;
+        }
+    return any;
 }
 
 /* y against x; nothing where fewer than two configurations have both. */
@@ -126,6 +141,7 @@ static void scatter_figure(FILE *f, json_t *report, const char *x_key, int x_rat
     int n = x_column != NULL && y_column != NULL ? points_of(report, x_key, x_ratio, y_key, all) : 0;
     if (n < 2)
         return;
+    int noughts = strcmp(y_key, "kld") == 0 && raise_noughts(all, n);
     plot_axis x, y;
     char y_label[96], description[256];
     snprintf(y_label, sizeof y_label, "%.40s, %.40s", page_string(y_column, "label"), page_string(y_column, "unit"));
@@ -152,7 +168,7 @@ static void scatter_figure(FILE *f, json_t *report, const char *x_key, int x_rat
         left_out = missing > left_out ? missing : left_out;
         fclose(m);
     }
-    caption(f, title, n, (int)json_array_size(json_object_get(report, "rows")), left_out);
+    caption(f, title, n, (int)json_array_size(json_object_get(report, "rows")), left_out, noughts);
     for (int narrow = 0; narrow < 2; narrow++) {
         fputs(drawn[narrow] != NULL ? drawn[narrow] : "", f);
         free(drawn[narrow]);

@@ -77,6 +77,8 @@ static int ticks_of(const plot_axis *a, int most, int integers, double *out) {
 static void tick_text(double v, char *out, size_t cap) {
     if (v >= 10000)
         snprintf(out, cap, "%.4g k", v / 1000);
+    else if (v > 0 && v < 1e-3)
+        snprintf(out, cap, "%.*f", (int)ceil(-log10(v) - 1e-9), v);
     else
         snprintf(out, cap, "%.6g", v);
 }

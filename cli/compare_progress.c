@@ -36,3 +36,8 @@ void compare_progress(comparison *c, const char *label, const char *outcome, dou
         fprintf(stderr, "%lld/%lld %s: %s%s%.1f s\n", (long long)c->n_done, (long long)c->n_all, label, outcome,
                 outcome[0] != '\0' ? ", " : "", seconds);
 }
+
+void compare_progress_end(void) {
+    if (isatty(STDERR_FILENO))
+        fputc('\n', stderr);
+}

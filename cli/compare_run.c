@@ -319,6 +319,7 @@ int compare_run(comparison *c) {
         c->n_all += c->n_configs * (c->task[k]->flags & TASK_PAIRS ? c->pairs : 1);
     for (int k = 0; status == 0 && k < c->n_tasks; k++)
         status = c->task[k]->flags & TASK_PAIRS ? run_rounds(c, k) : run_each(c, k);
+    compare_progress_end();
     for (int i = 0; i < c->n_configs; i++)
         for (int k = 0; k < c->n_tasks; k++)
             add_ratio_ends(c->result[i][k]);

@@ -80,7 +80,11 @@ static void cell(FILE *f, json_t *report, json_t *column, json_t *row) {
             count[0] != '\0' ? "; " : "", count);
     fprintf(f, compare_is_best(report, column, row) ? "<b>%s</b></span>" : "%s</span>", value);
     fprintf(f, "<span class=\"level\" style=\"--part:%.3f\"></span>", most > 0 && v > 0 ? v / most : 0);
-    if (beside[0] != '\0')
+    char *interval = strchr(beside, '(');
+    if (interval != NULL && interval > beside) { /* on a line of its own */
+        interval[-1] = '\0';
+        fprintf(f, "<small>%s</small><small>%s</small>", beside, interval);
+    } else if (beside[0] != '\0')
         fprintf(f, "<small>%s</small>", beside);
     if (strcmp(count, usual) != 0)
         fprintf(f, "<small>%s</small>", count);

@@ -144,7 +144,7 @@ static const compare_column spec_columns[] = {
     {.key = "speed_up",
      .label = "Speed-up by drafts",
      .unit = "times",
-     .path = "runs.0.results.category=all.speed_up",
+     .path = "runs.0.results.category=all.speed_up_median|runs.0.results.category=all.speed_up",
      .better = 1,
      .n = "runs.0.results.category=all.prompts",
      .n_unit = "prompts",
@@ -211,14 +211,21 @@ static json_t *element(json_t *array, const char *word) {
     return NULL;
 }
 
-json_t *compare_member(json_t *result, const char *path) {
-    if (path == NULL)
-        return NULL;
-    for (char word[64]; result != NULL && *path != '\0'; path += *path == '.') {
-        size_t n = strcspn(path, ".");
+static json_t *follow(json_t *result, const char *path) {
+    for (char word[64]; result != NULL && *path != '\0' && *path != '|'; path += *path == '.') {
+        size_t n = strcspn(path, ".|");
         snprintf(word, sizeof word, "%.*s", (int)n, path);
         result = json_is_array(result) ? element(result, word) : json_object_get(result, word);
         path += n;
     }
     return json_is_null(result) ? NULL : result;
+}
+
+json_t *compare_member(json_t *result, const char *path) {
+    for (const char *p = path; p != NULL; p = strchr(p, '|'), p = p != NULL ? p + 1 : NULL) {
+        json_t *found = follow(result, p);
+        if (found != NULL)
+            return found;
+    }
+    return NULL;
 }

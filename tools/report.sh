@@ -34,7 +34,7 @@ cd $work
 # Text that no measurement uses, for what is packed with data.
 [ -s calibration.txt ] || { xz -dc "$shared/data/train/books2.jsonl.xz" 2>/dev/null || true; } | head -c 4000000 |
     sed 's/^.*"text": "//; s/\\n/\n/g; s/\\"/"/g' >calibration.txt
-for name in gptq_4bit spqr_3bit spqr_4bit; do
+for name in gptq_4bit spqr_4bit; do
     [ -s $name.safetensors ] || {
         say "packing $name"
         "$sluice" quantize --config configs/$name.ini.new -m small --set engine.device=cpu --text calibration.txt -o $name.safetensors \
@@ -47,19 +47,19 @@ for file in configs/*.ini.new; do # a file that did not change keeps its results
 done
 
 # The base first, then kind by kind.
-names="dense half_rows kivi_4bit kivi_2bit shadowkv snapkv_half snapkv_eighth h2o_half streaming_1024 gemfilter_512
-    duoattention_half quest_256 tidaldecode_256 rtn_8bit rtn_4bit rtn_4bit_g128 rtn_4bit_rotated gptq_4bit spqr_4bit spqr_3bit
+names="dense half_rows kivi_4bit kivi_2bit shadowkv snapkv_half snapkv_eighth h2o_half streaming_512 gemfilter_512
+    duoattention_half quest_256 tidaldecode_256 rtn_8bit rtn_4bit rtn_4bit_g128 rtn_4bit_rotated gptq_4bit spqr_4bit
     prompt_lookup token_recycling swift sps_draft least_memory three_together quest_on_kivi"
 files=()
 for name in $names; do
     files+=("configs/$name.ini")
 done
-"$sluice" compare "${files[@]}" -m small -c 5120 --text text.txt --prompts prompts.jsonl \
-    --bench "--tests 'pp512 tg64 tg32@1024 tg32@4096'" \
-    --ppl "--context 2048 --windows 8 --steps 256" \
-    --kld "--context 1024 --windows 6 --steps 128" \
-    --retrieval "--length 4096 --questions 80 --mode multi_request" \
-    --spec "-n 64 --temperatures 0 --limit 2" -o out "$@"
+"$sluice" compare "${files[@]}" -m small -c 4096 --text text.txt --prompts prompts.jsonl \
+    --bench "--tests 'pp512 tg32 tg16@512 tg16@2048'" \
+    --ppl "--context 1024 --windows 8 --steps 96" \
+    --kld "--context 1024 --windows 6 --steps 96" \
+    --retrieval "--length 2048 --questions 64 --mode multi_request" \
+    --spec "-n 64 --temperatures 0 --limit 1" -o out "$@"
 cp out/report.html out/report.md out/report.json ../../docs/report/
 cd ../..
 if browser=$(command -v chromium || command -v google-chrome); then # the picture that the README shows

@@ -122,6 +122,8 @@ static void members(void **state) {
     assert_float_equal(in(j, "a.b.name=all.v"), 7, 0);
     assert_null(compare_member(j, "a.b.name=all.n"));
     assert_null(compare_member(j, "a.b.name=other.v"));
+    assert_float_equal(in(j, "a.x.y|a.b.0"), 1, 0);
+    assert_float_equal(in(j, "a.b.name=all.v|a.b.0"), 7, 0);
     assert_null(compare_member(j, "a.c.d"));
     assert_null(compare_member(j, "a.b.9"));
     assert_null(compare_member(NULL, "a"));

@@ -58,7 +58,7 @@ static int set_up(void **state) {
     e2e_put_text(e2e_temp(""), "prompts.txt", "One two three one two three one two\nThe old house\n");
     static char book[PATH_MAX];
     snprintf(book, sizeof book, "%s", e2e_path("recipes/golden/prose_watson.txt"));
-    for (int i = 0; how[i] != NULL || how[i + 1] != NULL; i++)
+    for (size_t i = 0; i + 1 < sizeof how / sizeof *how; i++)
         args[n++] = how[i] != NULL ? how[i] : book;
     args[n] = NULL;
     return 0;

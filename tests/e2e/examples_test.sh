@@ -3,7 +3,7 @@
 # embedded model. Speaks TAP.  examples_test.sh SLUICE
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../support/tap.sh"
-sluice=$1
+sluice=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 cd "$here/../.." || exit 1
 
 says_what() { # file: the first line is a comment, one sentence

@@ -6,7 +6,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../support/tap.sh"
-sluice=$1 root=$(cd "$here/../.." && pwd) shots=${2:-$tap_tmp}
+sluice=$(cd "$(dirname "$1")" && pwd)/$(basename "$1") root=$(cd "$here/../.." && pwd) shots=${2:-$tap_tmp}
 
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
 if [ -z "$browser" ]; then
