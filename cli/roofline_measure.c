@@ -111,7 +111,7 @@ static void add_phase(json_t *phase, const times *t, int p) {
     for (int i = 0; i < t->n; i++) {
         int any;
         double seconds = t->act[i].seconds[p], sum = predicted(phase, t->act[i].name, &any), ratio = seconds / sum;
-        if (t->act[i].calls[p] == 0 && !any)
+        if (t->act[i].calls[p] == 0) /* it did not happen, or inside of another act's kernel */
             continue;
         json_t *act = json_pack("{s:f, s:f}", "seconds_of_a_step", seconds, "calls_of_a_step",
                                 (double)t->act[i].calls[p] / (double)t->steps[p]);

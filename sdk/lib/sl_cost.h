@@ -32,13 +32,13 @@ typedef struct sl_cost_sizes {
 } sl_cost_sizes;
 
 static inline double *sl_cost_size_of(sl_cost_sizes *s, const sl_model_info *model, const sl_linear_group *g) {
-    static const char *const roles[] = {"q", "k", "v", "o", "gate", "up", "down"};
+    static const char *const linears[] = {"q", "k", "v", "o", "gate", "up", "down"};
     int end[2] = {7, 7};
     if (s->bytes == NULL && (s->bytes = calloc((size_t)model->n_layers * 64, sizeof *s->bytes)) == NULL)
         return NULL;
     for (int i = 0; i < 7; i++)
         for (int k = 0; k < 2; k++)
-            if (strcmp(g->linears[k == 0 ? 0 : g->n - 1]->role, roles[i]) == 0)
+            if (strcmp(g->linears[k == 0 ? 0 : g->n - 1]->role, linears[i]) == 0)
                 end[k] = i;
     return &s->bytes[(int64_t)g->layer * 64 + end[0] * 8 + end[1]];
 }

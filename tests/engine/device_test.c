@@ -401,6 +401,35 @@ static void test_refusals(void **state) {
     }
 }
 
+/* With times taken, steps run launch by launch and bring the same tokens; each act of each layer is there. */
+static void test_profile(void **state) {
+    (void)state;
+    sluice_engine *e = e2e_open("models/tiny", SETS(ON_DEVICE));
+    sluice_sampling greedy = e2e_greedy(LONG);
+    sluice_error err = {0};
+    sluice_op_time act[64];
+    int64_t steps[2];
+    sluice_session *s[2];
+    int seen = 0;
+    for (int i = 0; i < 2; i++) {
+        s[i] = e2e_session(e, ids, N);
+        assert_int_equal(sluice_profile(e, i, &err), SLUICE_OK);
+        assert_int_equal(sluice_generate(e, &s[i], 1, &greedy, 1, NULL, NULL, &err), SLUICE_OK);
+    }
+    assert_int_equal(sluice_session_length(s[0]), N + LONG);
+    assert_memory_equal(sluice_session_tokens(s[0]), sluice_session_tokens(s[1]), sizeof(int32_t) * (N + LONG));
+    int n = sluice_profile_read(e, act, 64, steps);
+    assert_int_equal(steps[1], LONG - 1);
+    for (int i = 0; i < n; i++) {
+        int is_layer = strcmp(act[i].name, "attend") == 0 || strcmp(act[i].name, "ffn.down") == 0;
+        seen += is_layer;
+        if (is_layer)
+            assert_int_equal(act[i].calls[1], 6 * (LONG - 1));
+    }
+    assert_int_equal(seen, 2);
+    sluice_close(e);
+}
+
 int main(void) {
     char module[PATH_MAX];
     snprintf(module, sizeof module, "%s", e2e_built("tests/device_fake.so"));
@@ -413,7 +442,7 @@ int main(void) {
         cmocka_unit_test(test_logits),         cmocka_unit_test(test_tokens),   cmocka_unit_test(test_sampled),
         cmocka_unit_test(test_ahead),          cmocka_unit_test(test_scores),   cmocka_unit_test(test_forks),
         cmocka_unit_test(test_files),          cmocka_unit_test(test_kivi),     cmocka_unit_test(test_kivi_drafts),
-        cmocka_unit_test(test_kivi_sequences), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_kivi_sequences), cmocka_unit_test(test_refusals), cmocka_unit_test(test_profile),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     e2e_prompts_free(&prompts);
