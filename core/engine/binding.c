@@ -430,11 +430,11 @@ void sli_binding_event(sli_binding *b, const sl_event *event) {
     }
 }
 
-int sli_binding_choice(const sli_binding *b, int i, sli_bound *out) {
+int sli_binding_choice(const sli_binding *b, int i, sli_choice_made *out) {
     if (i >= b->n)
         return 0;
     const bound *c = &b->list[i];
-    *out = (sli_bound){.role = c->choice->scope.role,
+    *out = (sli_choice_made){.role = c->choice->scope.role,
                        .section = c->choice->section->name,
                        .plugin = c->package.plugin,
                        .path = c->package.package->path,

@@ -67,14 +67,14 @@ int sli_binding_hears(const sli_binding *b); /* does any instance want to be tol
 void sli_binding_event(sli_binding *b, const sl_event *event);
 
 /* One choice as it was resolved; borrowed from the binding. */
-typedef struct sli_bound {
+typedef struct sli_choice_made {
     const char *role, *section;
     const sl_plugin *plugin;
     const char *path; /* of its package */
     const sl_params *params;
     const uint32_t *layer_stages; /* [n_layers] */
-} sli_bound;
-int sli_binding_choice(const sli_binding *b, int i, sli_bound *out); /* 0 behind the last one */
+} sli_choice_made;
+int sli_binding_choice(const sli_binding *b, int i, sli_choice_made *out); /* 0 behind the last one */
 /* An interface of the plugin whose object self is, or NULL; *id and *section name it either way. */
 const void *sli_binding_table(const sli_binding *b, const sl_instance *self, const char *interface, uint64_t min_size,
                               const char **id, const char **section);

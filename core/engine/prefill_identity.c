@@ -78,7 +78,7 @@ static void write_engine(const sluice_engine *e, FILE *out) {
         fprintf(out, "chunks of %" PRId64 ", steps of %" PRId64 "\n", e->prefill_chunk, e->limits.max_rows);
 }
 
-static int acts_on_prompts(const sli_bound *c, int32_t n_layers) {
+static int acts_on_prompts(const sli_choice_made *c, int32_t n_layers) {
     for (int32_t l = 0; l < n_layers; l++)
         if (c->layer_stages[l] & SL_STAGE_PREFILL)
             return 1;
@@ -86,13 +86,13 @@ static int acts_on_prompts(const sli_bound *c, int32_t n_layers) {
 }
 
 /* Attention that only decodes must still find what it needs of the prompt in the rows, hence the declaration. */
-static sl_status write_attention(const sli_bound *c, sl_error *err) {
+static sl_status write_attention(const sli_choice_made *c, sl_error *err) {
     return provides(c->plugin, plain_prefill) ? SL_OK
                                               : sl_fail(err, SL_E_UNIMPLEMENTED, "[%s] %s does not provide %s",
                                                         c->section, c->plugin->id, plain_prefill);
 }
 
-static sl_status write_choice(const sluice_engine *e, const sli_bound *c, FILE *out, sl_error *err) {
+static sl_status write_choice(const sluice_engine *e, const sli_choice_made *c, FILE *out, sl_error *err) {
     if (strcmp(c->role, "speculation") == 0)
         return e->stats.lossless
                    ? SL_OK
@@ -119,7 +119,7 @@ int sluice_prefill_identity(const sluice_engine *e, sluice_write_fn write, void 
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
     sl_status s = out != NULL ? SL_OK : sl_fail(&err, SL_E_NO_MEMORY, "no memory for a report");
-    sli_bound c;
+    sli_choice_made c;
     if (s >= 0)
         write_engine(e, out);
     for (int i = 0; s >= 0 && sli_binding_choice(e->target_plugins, i, &c); i++)

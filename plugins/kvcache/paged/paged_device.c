@@ -312,10 +312,10 @@ typedef struct copied_side {
 } copied_side;
 
 /* Between rows of all heads and pages of one head after another, on the host. */
-static void reorder(const copied_side *c, char *page, int64_t in_page, int64_t run, char *row, int is_import) {
+static void reorder(const copied_side *c, char *to_page, int64_t in_page, int64_t run, char *row, int is_import) {
     for (int64_t i = 0; i < run; i++)
         for (int64_t h = 0; h < c->heads; h++) {
-            char *a = page + h * c->head_stride + (in_page + i) * c->head, *b = row + (i * c->heads + h) * c->head;
+            char *a = to_page + h * c->head_stride + (in_page + i) * c->head, *b = row + (i * c->heads + h) * c->head;
             memcpy(is_import ? a : b, is_import ? b : a, (size_t)c->head);
         }
 }
