@@ -12,6 +12,7 @@ static const struct task {
 } tasks[] = {
     {"ppl", "--text FILE", eval_ppl},
     {"kld", "--save FILE | --base FILE", eval_kld},
+    {"choice", "--questions FILE", eval_choice},
     {"retrieval", "--text FILE", eval_retrieval},
     {"ruler", "", eval_ruler},
     {"scbench", "", eval_scbench},

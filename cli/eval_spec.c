@@ -17,6 +17,7 @@ enum { MAX_TEMPERATURES = 8, MAX_DRAFTERS = 16 };
 typedef struct measured {
     spec_output *output[MAX_TEMPERATURES]; /* [n prompts] */
     spec_tally *tally[MAX_TEMPERATURES];   /* [n categories] */
+    double *pace[MAX_TEMPERATURES];        /* [n prompts] see spec_run.h */
 } measured;
 
 typedef struct task {
@@ -24,7 +25,7 @@ typedef struct task {
     spec_how how;
     double temperature[MAX_TEMPERATURES];
     int n_temperatures;
-    int check, json;
+    int check, json, apart;
     json_t *runs;
     char odd[512]; /* the first greedy output that is not as it should be; empty: none */
 } task;
@@ -36,25 +37,32 @@ static void measured_free(const task *t, measured *m) {
         spec_outputs_free(m->output[k], t->prompts.n);
         free(m->output[k]);
         free(m->tally[k]);
+        free(m->pace[k]);
     }
 }
 
-static int measure(const task *t, sluice_engine *e, measured *m, sluice_error *err) {
+/* n engines in pairs of batches, each into its own m. */
+static int measure(const task *t, sluice_engine *const *e, measured *const *m, int n, sluice_error *err) {
     int status = SLUICE_OK;
     sluice_info info;
-    sluice_get_info(e, &info);
+    sluice_get_info(e[0], &info);
     if (t->how.batch > info.max_sessions) {
         snprintf(err->text, sizeof err->text, "--batch %d: engine.max_seqs = %d", t->how.batch, info.max_sessions);
         return SLUICE_E_RANGE;
     }
     for (int k = 0; status >= 0 && k < t->n_temperatures; k++) {
-        m->output[k] = calloc((size_t)t->prompts.n, sizeof *m->output[k]);
-        m->tally[k] = calloc((size_t)t->prompts.n_categories, sizeof *m->tally[k]);
+        spec_side side[2];
+        for (int i = 0; i < n; i++) {
+            m[i]->output[k] = calloc((size_t)t->prompts.n, sizeof *m[i]->output[k]);
+            m[i]->tally[k] = calloc((size_t)t->prompts.n_categories, sizeof *m[i]->tally[k]);
+            m[i]->pace[k] = calloc((size_t)t->prompts.n, sizeof *m[i]->pace[k]);
+            if (m[i]->output[k] == NULL || m[i]->tally[k] == NULL || m[i]->pace[k] == NULL)
+                return eval_no_memory(err);
+            side[i] = (spec_side){e[i], m[i]->output[k], m[i]->tally[k], m[i]->pace[k]};
+        }
         spec_how how = t->how;
         how.temperature = t->temperature[k];
-        status = m->output[k] != NULL && m->tally[k] != NULL
-                     ? spec_run(e, &t->prompts, &how, m->output[k], m->tally[k], err)
-                     : eval_no_memory(err);
+        status = spec_run(side, n, &t->prompts, &how, err);
     }
     return status;
 }
@@ -117,6 +125,17 @@ static json_t *depths_json(const spec_tally *t, int what) {
     return list;
 }
 
+/* Speed in pairs of batches of a category, or of all (-1). */
+static void add_pairs(json_t *r, const task *t, const measured *plain, const measured *drafted, int k, int category) {
+    double v[3];
+    int n = spec_pairs(&t->prompts, plain->pace[k], drafted->pace[k], category, v);
+    json_object_set_new(r, "pairs", json_integer(n));
+    json_object_set_new(r, "speed_up_median", n > 0 ? json_real(v[0]) : json_null());
+    json_object_set_new(r, "speed_up_quartiles", n > 0 ? json_pack("[f, f]", v[1], v[2]) : json_null());
+    json_object_set_new(r, "ms_per_token", json_real(1e3 * spec_pace(&t->prompts, drafted->pace[k], category)));
+    json_object_set_new(r, "plain_ms_per_token", json_real(1e3 * spec_pace(&t->prompts, plain->pace[k], category)));
+}
+
 static json_t *result_json(double temperature, const char *category, const spec_tally *t, const spec_tally *plain) {
     double rate = ratio(t->rates, (double)t->n_rates), plain_rate = ratio(plain->rates, (double)plain->n_rates);
     json_t *r =
@@ -155,7 +174,7 @@ static void print_run(json_t *run) {
            json_is_true(json_object_get(run, "lossless")) ? "lossless" : "not lossless",
            json_is_true(json_object_get(run, "checked")) ? ", checked" : "");
     printf("| temperature | category | prompts | tokens | tokens/step | fresh | looping | looping text | accepted | "
-           "speed-up | identical |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+           "speed-up | median | identical |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     json_array_foreach(results, i, r) {
         printf("| %g | %s | %lld | %lld |", json_real_value(json_object_get(r, "temperature")),
                json_string_value(json_object_get(r, "category")),
@@ -164,12 +183,16 @@ static void print_run(json_t *run) {
         print_cell(json_object_get(r, "all"));
         print_cell(json_object_get(r, "fresh"));
         print_cell(json_object_get(r, "looping"));
-        printf(" %.0f %% | %lld/%lld | %.2f | %lld/%lld |\n",
-               100 * json_real_value(json_object_get(r, "looping_share")),
+        const json_t *median = json_object_get(r, "speed_up_median");
+        printf(" %.0f %% | %lld/%lld | %.2f |", 100 * json_real_value(json_object_get(r, "looping_share")),
                (long long)json_integer_value(json_object_get(r, "accepted")),
                (long long)json_integer_value(json_object_get(r, "drafted")),
-               json_real_value(json_object_get(r, "speed_up")),
-               (long long)json_integer_value(json_object_get(r, "identical")),
+               json_real_value(json_object_get(r, "speed_up")));
+        if (json_is_real(median))
+            printf(" %.2f |", json_real_value(median));
+        else
+            printf(" - |");
+        printf(" %lld/%lld |\n", (long long)json_integer_value(json_object_get(r, "identical")),
                (long long)json_integer_value(json_object_get(r, "compared")));
     }
     putchar('\n');
@@ -202,16 +225,21 @@ static json_t *results_of(task *t, const char *drafter, const measured *plain, c
         spec_tally *all = calloc(2, sizeof *all);
         for (int c = 0; all != NULL && c < n; c++) {
             spec_tally *of = &drafted->tally[k][c];
-            if (n > 1)
-                json_array_append_new(results,
-                                      result_json(t->temperature[k], t->prompts.category[c], of, &plain->tally[k][c]));
+            if (n > 1) {
+                json_t *r = result_json(t->temperature[k], t->prompts.category[c], of, &plain->tally[k][c]);
+                add_pairs(r, t, plain, drafted, k, c);
+                json_array_append_new(results, r);
+            }
             if (t->check && lossless && t->temperature[k] == 0)
                 note_difference(t, drafter, of, plain, drafted, k);
             spec_add(&all[0], of);
             spec_add(&all[1], &plain->tally[k][c]);
         }
-        if (all != NULL)
-            json_array_append_new(results, result_json(t->temperature[k], "all", &all[0], &all[1]));
+        if (all != NULL) {
+            json_t *r = result_json(t->temperature[k], "all", &all[0], &all[1]);
+            add_pairs(r, t, plain, drafted, k, -1);
+            json_array_append_new(results, r);
+        }
         free(all);
     }
     return results;
@@ -219,13 +247,42 @@ static json_t *results_of(task *t, const char *drafter, const measured *plain, c
 
 /* ---- one configuration ------------------------------------------------------------------------------------------- */
 
-/* Plain decoding first, then with the drafter; one engine at a time is open. */
+/* Both engines at once, so that their batches can take turns; one after the other where that was asked for, or where
+ * there is no memory for both. *together says which it was. */
+static int measure_both(const task *t, const sluice_options *with, const sluice_options *without, sluice_engine **e,
+                        measured *plain, measured *drafted, int *together, sluice_error *err) {
+    sluice_engine *plain_engine = NULL;
+    int status = SLUICE_OK;
+    *together = !t->apart;
+    if (!t->apart && sluice_open(without, &plain_engine, err) >= 0)
+        status = measure(t, (sluice_engine *[]){plain_engine, *e}, (measured *[]){plain, drafted}, 2, err);
+    else {
+        if (!t->apart)
+            fprintf(stderr, "sluice: not in turns, plain decoding has no room beside the drafter: %s\n", err->text);
+        *together = 0;
+        sluice_close(*e);
+        *e = NULL;
+        status = sluice_open(without, &plain_engine, err);
+        if (status >= 0)
+            status = measure(t, &plain_engine, &plain, 1, err);
+        sluice_close(plain_engine);
+        plain_engine = NULL;
+        if (status >= 0)
+            status = sluice_open(with, e, err);
+        if (status >= 0)
+            status = measure(t, e, &drafted, 1, err);
+    }
+    sluice_close(plain_engine);
+    return status;
+}
+
 static int run_config(task *t, const common *c, const char *config, sluice_error *err) {
-    measured plain = {{NULL}, {NULL}}, drafted = {{NULL}, {NULL}};
+    measured plain = {{NULL}, {NULL}, {NULL}}, drafted = {{NULL}, {NULL}, {NULL}};
     sluice_engine *e = NULL;
     const char *sets[CLI_MAX_SETS + 1];
     sluice_options options = options_engine(c);
     options.config = config;
+    int together = 0;
     int status = sluice_open(&options, &e, err); /* a combination that does not fit is refused before hours of work */
     json_t *stats = NULL;
     if (status >= 0 && drafter_of(e, &stats) == NULL) {
@@ -234,31 +291,21 @@ static int run_config(task *t, const common *c, const char *config, sluice_error
         status = SLUICE_E_INVALID;
     }
     json_decref(stats);
-    sluice_close(e);
-    e = NULL;
     if (status >= 0) {
         sluice_options without = options;
         without_drafter(c, &without, sets);
-        status = sluice_open(&without, &e, err);
+        status = measure_both(t, &options, &without, &e, &plain, &drafted, &together, err);
     }
-    if (status >= 0)
-        status = measure(t, e, &plain, err);
-    sluice_close(e);
-    e = NULL;
-    if (status >= 0)
-        status = sluice_open(&options, &e, err);
-    if (status >= 0)
-        status = measure(t, e, &drafted, err);
     if (status >= 0) {
         sluice_stats s;
         sluice_get_stats(e, &s);
         const char *drafter = drafter_of(e, &stats);
         for (int k = 0; k < t->n_temperatures; k++)
             spec_compare(&t->prompts, plain.output[k], drafted.output[k], drafted.tally[k]);
-        json_t *run =
-            json_pack("{s:s?, s:s, s:b, s:b, s:O, s:o}", "config", config, "drafter", drafter, "lossless", s.lossless,
-                      "checked", t->check && s.lossless, "metrics", json_object_get(stats, "metrics"), "results",
-                      results_of(t, drafter, &plain, &drafted, s.lossless));
+        json_t *run = json_pack("{s:s?, s:s, s:b, s:b, s:b, s:O, s:o}", "config", config, "drafter", drafter,
+                                "lossless", s.lossless, "checked", t->check && s.lossless, "in_turns", together,
+                                "metrics", json_object_get(stats, "metrics"), "results",
+                                results_of(t, drafter, &plain, &drafted, s.lossless));
         if (!t->json)
             print_run(run);
         json_array_append_new(t->runs, run);
@@ -300,6 +347,8 @@ int eval_spec(int argc, char **argv) {
         {"--warm-up", "N", "times that the first prompt is run before anything is measured (default 1)", OPT_INT, NULL,
          &warm_up},
         {"--seed", "N", "of the first prompt; the others follow (default 1)", OPT_INT, NULL, &seed},
+        {"--apart", NULL, "one engine after the other, not in turns: for models that fit into memory once", OPT_FLAG,
+         NULL, &t.apart},
         {"--no-check", NULL, "do not fail when greedy output of a lossless drafter differs from plain decoding",
          OPT_FLAG, NULL, &no_check},
         {"--json", NULL, "one JSON object instead of tables", OPT_FLAG, NULL, &t.json},

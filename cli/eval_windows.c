@@ -53,7 +53,7 @@ static void strided_span(const eval_windows *w, int64_t i, eval_span *out) {
 
 static const eval_protocol protocols[] = {
     {"bos", 0, 0, 0, 1, bos_count, bos_span},
-    {"gptq", 2048, 0, 1, 0, whole_count, gptq_span},
+    {"gptq", 2048, 0, 1, 0, whole_count, gptq_span}, /* named after the paper; no plugin */
     {"lcpp", 512, 0, 1, 0, whole_count, lcpp_span},
     {"strided", 0, 512, 1, 0, strided_count, strided_span},
 };
@@ -181,8 +181,7 @@ void eval_windows_report(const eval_windows *w, json_t *report) {
     free(row);
     json_object_set_new(report, "protocol", json_string(w->protocol->name));
     json_object_set_new(report, "context", json_integer(w->context));
-    if (w->protocol->stride != 0)
-        json_object_set_new(report, "stride", json_integer(w->stride));
+    json_object_set_new(report, "stride", w->protocol->stride != 0 ? json_integer(w->stride) : json_null());
     json_object_set_new(report, "steps", json_integer(w->steps));
     json_object_set_new(report, "windows", json_integer(w->n_windows));
     json_object_set_new(report, "text_tokens", json_integer(w->n));

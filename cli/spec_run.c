@@ -65,7 +65,7 @@ static int open_prompt(sluice_engine *e, const char *text, int32_t max_tokens, s
 }
 
 /* What came between two looks. The engine's counts are not reset: those of plugins would go with them. */
-static void take_stats(const sluice_stats *before, const sluice_stats *s, spec_tally *t) {
+static void take_stats(const sluice_stats *before, const sluice_stats *s, spec_tally *t, double *pace) {
     int64_t emitted = s->emitted - before->emitted;
     double seconds = s->decode_seconds - before->decode_seconds;
     t->drafted += s->drafted - before->drafted;
@@ -75,6 +75,7 @@ static void take_stats(const sluice_stats *before, const sluice_stats *s, spec_t
         t->accepted_by_depth[d] += s->accepted_by_depth[d] - before->accepted_by_depth[d];
     }
     if (emitted > 0 && seconds > 0) {
+        *pace = seconds / (double)emitted;
         t->rates += (double)emitted / seconds;
         t->n_rates++;
     }
@@ -82,7 +83,7 @@ static void take_stats(const sluice_stats *before, const sluice_stats *s, spec_t
 
 /* Prompts [first, first + n) together. */
 static int run_batch(sluice_engine *e, const spec_prompts *prompts, const spec_how *how, int first, int n,
-                     spec_output *output, spec_tally *tally, sluice_error *err) {
+                     spec_output *output, spec_tally *tally, double *pace, sluice_error *err) {
     sluice_session *session[MAX_BATCH] = {NULL};
     sluice_sampling sampling[MAX_BATCH];
     stream *streams = calloc((size_t)n, sizeof *streams);
@@ -111,7 +112,7 @@ static int run_batch(sluice_engine *e, const spec_prompts *prompts, const spec_h
     if (status >= 0 && m > 0)
         status = sluice_generate(e, session, m, sampling, 0, count_chunk, streams, err);
     sluice_get_stats(e, &stats);
-    take_stats(&before, &stats, tally);
+    take_stats(&before, &stats, tally, pace);
     for (int i = 0; i < n; i++) {
         sluice_session_close(session[i]);
         if (status >= 0 && streams[i].no_memory)
@@ -121,23 +122,72 @@ static int run_batch(sluice_engine *e, const spec_prompts *prompts, const spec_h
     return status;
 }
 
-int spec_run(sluice_engine *e, const spec_prompts *prompts, const spec_how *how, spec_output *output, spec_tally *tally,
-             sluice_error *err) {
-    int status = SLUICE_OK;
-    for (int i = 0; status >= 0 && i < how->warm_up; i++) {
-        spec_output unused = {0};
-        spec_tally *nowhere = calloc(1, sizeof *nowhere);
-        status = nowhere != NULL ? run_batch(e, prompts, how, 0, 1, &unused, nowhere, err) : eval_no_memory(err);
-        spec_outputs_free(&unused, 1);
-        free(nowhere);
-    }
-    for (int i = 0, n; status >= 0 && i < prompts->n; i += n) {
+static int warm_up(sluice_engine *e, const spec_prompts *prompts, const spec_how *how, sluice_error *err) {
+    spec_output unused = {0};
+    double pace;
+    spec_tally *nowhere = calloc(1, sizeof *nowhere);
+    int status = nowhere != NULL ? run_batch(e, prompts, how, 0, 1, &unused, nowhere, &pace, err) : eval_no_memory(err);
+    spec_outputs_free(&unused, 1);
+    free(nowhere);
+    return status;
+}
+
+int spec_run(spec_side *side, int n, const spec_prompts *prompts, const spec_how *how, sluice_error *err) {
+    int status = SLUICE_OK, batch = 0;
+    for (int i = 0; status >= 0 && i < how->warm_up * n; i++)
+        status = warm_up(side[i % n].engine, prompts, how, err);
+    for (int i = 0, together; status >= 0 && i < prompts->n; i += together, batch++) {
         int category = prompts->prompt[i].category;
-        for (n = 1; n < how->batch && i + n < prompts->n && prompts->prompt[i + n].category == category;)
-            n++;
-        status = run_batch(e, prompts, how, i, n, output + i, &tally[category], err);
+        for (together = 1;
+             together < how->batch && i + together < prompts->n && prompts->prompt[i + together].category == category;)
+            together++;
+        for (int k = 0; status >= 0 && k < n; k++) {
+            spec_side *s = &side[(batch + k) % n];
+            status =
+                run_batch(s->engine, prompts, how, i, together, s->output + i, &s->tally[category], &s->pace[i], err);
+        }
     }
     return status;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double quantile(const double *sorted, int n, double share) {
+    double at = share * (n - 1);
+    int i = (int)at;
+    return i + 1 < n ? sorted[i] + (at - i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
+}
+
+/* Paces of a, or with b their ratios, sorted. */
+static int gather(const spec_prompts *prompts, const double *a, const double *b, int category, double **out) {
+    int n = 0;
+    *out = malloc(sizeof **out * (size_t)(prompts->n + 1));
+    for (int i = 0; *out != NULL && i < prompts->n; i++)
+        if ((category < 0 || prompts->prompt[i].category == category) && a[i] > 0 && (b == NULL || b[i] > 0))
+            (*out)[n++] = b == NULL ? a[i] : a[i] / b[i];
+    if (n > 0)
+        qsort(*out, (size_t)n, sizeof **out, ascending);
+    return n;
+}
+
+int spec_pairs(const spec_prompts *prompts, const double *pace_a, const double *pace_b, int category, double v[3]) {
+    double *all;
+    int n = gather(prompts, pace_a, pace_b, category, &all);
+    for (int k = 0; n > 0 && k < 3; k++)
+        v[k] = quantile(all, n, k == 0 ? 0.5 : k == 1 ? 0.25 : 0.75);
+    free(all);
+    return n;
+}
+
+double spec_pace(const spec_prompts *prompts, const double *pace, int category) {
+    double *all;
+    int n = gather(prompts, pace, NULL, category, &all);
+    double v = n > 0 ? quantile(all, n, 0.5) : 0;
+    free(all);
+    return v;
 }
 
 void spec_outputs_free(spec_output *output, int n) {

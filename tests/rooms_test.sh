@@ -38,6 +38,10 @@ fault "an include that leads nowhere" "core/engine/x.c:1: includes nowhere.h" co
 fault "an include with the wrong folder" "core/engine/x.c:1: includes model/engine.h" core/engine/x.c '#include "model/engine.h"'
 fault "core names a plugin" 'core/engine/x.c:1: names a plugin:' core/engine/x.c 'const char *id = "alpha";'
 fault "cli names a plugin" 'cli/x.c:1: names a plugin:' cli/x.c 'use("kvcache.beta");'
+fault "a remark on another line" 'cli/x.c:2: names a plugin:' cli/x.c '/* no plugin */\nuse("alpha");'
+small_tree
+echo 'const char *word = "alpha"; /* a letter; no plugin */' >cli/x.c
+expect "a word that looks like a plugin" "$here/rooms.sh" "$tap_tmp/tree"
 fault "two files of one name" "the same file name as" core/engine/beta.h ''
 fault "an upper-case file name" "not lower case" core/engine/Big.c ''
 fault "Python outside recipes" "core/x.py:1: Python" core/x.py ''

@@ -138,6 +138,7 @@ static void test_help(void **state) {
         {{"bench", "--help"}, "-r"},   {{"eval", "--help"}, "ppl"}, {{"eval", "ppl", "--help"}, "--text"},
         {{"eval", "retrieval", "--help"}, "--mode"},                {{"eval", "ruler", "--help"}, "niah_multikey_3"},
         {{"eval", "scbench", "--help"}, "--turns"},                {{"plugins", "--help"}, "describe"},
+        {{"eval", "kld", "--help"}, "--base"},                      {{"eval", "choice", "--help"}, "--shots"},
         {{"config", "--help"}, "check"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -92,6 +92,15 @@ static void check_result(json_t *r, int64_t max_tokens) {
     assert_true(of(r, "speed_up") > 0 && of(r, "tokens_per_second") > 0 && of(r, "plain_tokens_per_second") > 0);
     assert_true(fabs(of(r, "speed_up") - of(r, "tokens_per_second") / of(r, "plain_tokens_per_second")) < 1e-9);
     assert_int_equal(of(r, "compared"), prompts);
+    json_t *quartiles = json_object_get(r, "speed_up_quartiles");
+    double median = of(r, "speed_up_median"), low = json_real_value(json_array_get(quartiles, 0)),
+           high = json_real_value(json_array_get(quartiles, 1));
+    assert_true(low > 0 && low <= median && median <= high);
+    assert_true(of(r, "ms_per_token") > 0 && of(r, "plain_ms_per_token") > 0);
+    if (of(r, "pairs") == 1) { /* then all of them are one ratio */
+        assert_true(low == high && fabs(median - of(r, "plain_ms_per_token") / of(r, "ms_per_token")) < 1e-9);
+        assert_true(fabs(median - of(r, "speed_up")) < 1e-9);
+    }
 }
 
 static void numbers_agree(void **state) {
@@ -103,11 +112,13 @@ static void numbers_agree(void **state) {
     json_t *run = json_array_get(json_object_get(json, "runs"), 0), *results = json_object_get(run, "results");
     assert_string_equal(json_string_value(json_object_get(run, "drafter")), "token_recycling");
     assert_true(json_is_true(json_object_get(run, "lossless")) && json_is_true(json_object_get(run, "checked")));
+    assert_true(json_is_true(json_object_get(run, "in_turns")));
     assert_int_equal(json_array_size(results), 2); /* temperatures 0 and 0.8; one category */
     for (int k = 0; k < 2; k++) {
         json_t *r = json_array_get(results, (size_t)k);
         check_result(r, N);
         assert_int_equal(of(r, "prompts"), 3);
+        assert_int_equal(of(r, "pairs"), 3);
         assert_int_equal(of(r, "identical"), 3); /* drafts without a distribution: sampled, too */
         assert_true(of(r, "temperature") == (k ? 0.8 : 0));
         assert_string_equal(json_string_value(json_object_get(r, "category")), "all");
@@ -155,6 +166,7 @@ static void categories_and_batches(void **state) {
             assert_string_equal(json_string_value(json_object_get(r, "category")), name[i]);
             assert_int_equal(of(r, "prompts"), n[i]);
             assert_int_equal(of(r, "identical"), n[i]);
+            assert_int_equal(of(r, "pairs"), batch == 1 ? n[i] : i < 2 ? 1 : 2);
             check_result(r, 24);
             emitted += i < 2 ? (int64_t)of(r, "all.tokens") : -(int64_t)of(r, "all.tokens");
         }
@@ -179,14 +191,15 @@ static void several_drafters(void **state) {
     e2e_put_text(e2e_temp(""), "two.ini", text);
     snprintf(one, sizeof one, "%s", e2e_temp("one.ini"));
     snprintf(two, sizeof two, "%s", e2e_temp("two.ini"));
-    json_t *json =
-        report(CLI("eval", "spec", "--prompts", lines, "--json", "-n", "13", "--temperatures", "0", one, two));
+    json_t *json = report(
+        CLI("eval", "spec", "--prompts", lines, "--json", "-n", "13", "--temperatures", "0", "--apart", one, two));
     json_t *runs = json_object_get(json, "runs");
     assert_int_equal(json_array_size(runs), 2);
     json_t *a = json_array_get(runs, 0), *b = json_array_get(runs, 1);
     assert_string_equal(json_string_value(json_object_get(a, "config")), one);
     assert_string_equal(json_string_value(json_object_get(a, "drafter")), "prompt_lookup");
     assert_string_equal(json_string_value(json_object_get(b, "drafter")), "swift");
+    assert_true(json_is_false(json_object_get(a, "in_turns")) && json_is_false(json_object_get(b, "in_turns")));
     b = json_array_get(json_object_get(b, "results"), 0);
     assert_true(of(b, "all.tokens_per_step") == 4); /* nothing is skipped, three are drafted, all accepted */
     for (int d = 0; d < 3; d++)
