@@ -210,7 +210,7 @@ int gen_make(sluice_engine *engine, const gen_task *task, const gen_source *sour
     uint64_t state = begin_random(task, source);
     int64_t fits = 0, fits_n = 0, over = 0, n = 0, last = 0; /* sizes that are known to fit and not to */
     int64_t size = length * 3 / task->unit;
-    int status = SLUICE_OK;
+    int status = SLUICE_OK, no_more = 0;
     for (int attempt = 0; status >= 0 && attempt < 24; attempt++) {
         size = size > task->least ? size : task->least;
         status = try_size(engine, task, source, state, last = size, out, &n, err);
@@ -223,11 +223,12 @@ int gen_make(sluice_engine *engine, const gen_task *task, const gen_source *sour
         } else if (n > length) {
             over = over == 0 || size < over ? size : over;
         } else if (size > fits) {
+            no_more = fits > 0 && n <= fits_n && size - fits > fits / 10; /* the task has no more to say */
             fits = size;
             fits_n = n;
         }
         /* close enough, or nothing between */
-        if (fits > 0 && (fits_n > length - length / 64 || (over > 0 && over - fits <= 1)))
+        if (fits > 0 && (no_more || fits_n > length - length / 64 || (over > 0 && over - fits <= 1)))
             break;
         int64_t guess = (int64_t)((double)size * (double)(length - length / 256) / (double)(n > 0 ? n : 1));
         if (over > 0 && (guess >= over || attempt > 8))

@@ -33,6 +33,13 @@ static void see_peak(gen_run *r) {
     r->kv_peak = now > r->kv_peak ? now : r->kv_peak;
 }
 
+/* A context is computed. */
+static void see_context(gen_run *r) {
+    int64_t now = kv_bytes(r->engine);
+    r->kv_prefill = now > r->kv_prefill ? now : r->kv_prefill;
+    see_peak(r);
+}
+
 static char *text_of(sluice_engine *engine, const int32_t *tokens, int64_t n, sluice_error *err) {
     int64_t bytes = sluice_detokenize(engine, tokens, n, NULL, 0, err);
     char *text = bytes >= 0 ? calloc((size_t)bytes + 1, 1) : NULL;
@@ -86,7 +93,7 @@ static int forced(gen_run *r, sluice_session *s, sluice_error *err) {
         status = sluice_session_append(s, ctx->tokens, n, err);
     if (status >= 0)
         status = sluice_score(s, n - first, logprob, best, err);
-    see_peak(r);
+    see_context(r);
     for (int i = 0; status >= 0 && i < ctx->n_questions; i++) {
         const gen_question *q = &ctx->questions[i];
         double nll = 0;
@@ -199,9 +206,7 @@ static int encode(gen_run *r, sluice_session *s, int64_t n, int more, sluice_err
         r->context_seconds += now() - begin;
         r->contexts_computed++;
     }
-    int64_t bytes = kv_bytes(r->engine);
-    r->kv_prefill = bytes > r->kv_prefill ? bytes : r->kv_prefill;
-    see_peak(r);
+    see_context(r);
     return status;
 }
 
