@@ -257,12 +257,12 @@ template <int D, int MT, bool ANY> __device__ __forceinline__ void attend_few(co
         uint32_t k_at = ring + k_lane, v_at = ring + S::kSide + v_lane;
         if constexpr (ANY) {
             const int stage = item % kStages;
+            const int2 k_place = where[column][stage][0][lane / 2], v_place = where[column][stage][1][lane / 2];
             const unsigned char *raw = shared + S::kRaw + (column * kStages + stage) * 16 * (p.k.raw + p.v.raw);
             unsigned char *to = shared + column * S::kColumn;
-#pragma unroll 1
-            for (int i = 0; i < 2; i++)
-                widen<D, MT>(i == 0 ? p.k : p.v, i == 0 ? p.plain_k : p.plain_v, raw + i * 16 * p.k.raw,
-                             where[column][stage][i], kv_head, p.head_dim, to + i * S::kSide, mt, lane);
+            widen<D, MT>(p.k, p.plain_k, raw + lane / 2 * p.k.raw, k_place, kv_head, p.head_dim, to, mt, lane);
+            widen<D, MT>(p.v, p.plain_v, raw + 16 * p.k.raw + lane / 2 * p.v.raw, v_place, kv_head, p.head_dim,
+                         to + S::kSide, mt, lane);
             column_barrier<MT>(column);
         } else {
             k_at += item % kStages * S::kStage;

@@ -124,129 +124,24 @@ __device__ __forceinline__ uint4 codes8(const slk_side_device &s, const unsigned
 /* In the place of a row: it is plain, although its side has codes. */
 constexpr int kPlainRow = 1 << 30;
 
-/* Eight codes of BITS bits behind one another. */
-template <int BITS> __device__ __forceinline__ void unpack8(const unsigned char *raw, float (&x)[8]) {
-    uint32_t word[2] = {0, 0};
-    if constexpr (BITS == 8) {
-        const uint2 both = *reinterpret_cast<const uint2 *>(raw);
-        word[0] = both.x, word[1] = both.y;
-    } else if constexpr (BITS == 4) {
-        word[0] = *reinterpret_cast<const uint32_t *>(raw);
-    } else if constexpr (BITS == 2) {
-        word[0] = *reinterpret_cast<const uint16_t *>(raw);
-    } else {
-        word[0] = *raw;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) { /* in the last bits of 2^23: a number without a conversion */
-        const uint32_t code = word[i * BITS / 32] >> (i * BITS % 32) & ((1u << BITS) - 1u);
-        x[i] = __fsub_rn(__uint_as_float(0x4b000000u | code), 8388608.f);
-    }
-}
-
-/* Keys of a column's 16 that a lane of widen() has eight channels, c, of: every kTogether-th. */
-template <int D, int MT> struct Widen {
-    static constexpr int kChunks = D / 8, kTogether = 32 / kChunks, kPasses = 16 / kTogether / MT;
-    static __device__ __forceinline__ int key(int j, int mt, int lane) {
-        return (j * MT + mt) * kTogether + lane / kChunks;
-    }
-};
-
-/* Codes of BITS bits; what has none is zeroed. Scales of all keys come first, so that one way to them is waited for and
- * not one a key. */
-template <int D, int MT, int BITS>
-__device__ __forceinline__ void widen_codes(const slk_side_device &s, const unsigned char *raw, const int2 *where,
-                                            int channel, unsigned char *to, int mt, int lane) {
-    using W = Widen<D, MT>;
-    const int c = lane % W::kChunks;
-    const bool zeros = s.zero != nullptr;
-    const float half = static_cast<float>(1u << (BITS - 1));
-    auto is_code = [&](int2 at) { return at.x >= 0 && (at.y & kPlainRow) == 0; };
-    auto convert = [&](int key, bool there, const float *a, const float *z, int step) {
-        float x[8];
-        unpack8<BITS>(raw + key * s.raw + BITS * c, x);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            x[i] = there ? value_of(s, a[i * step], x[i], z[i * step]) : 0.f;
-        *reinterpret_cast<uint4 *>(to + tile_at<2 * D>(key, c)) =
-            make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-    };
-    if (!s.per_channel) {
-        const int64_t group = 2 * (s.group_shift >= 0 ? channel >> s.group_shift : channel / s.group);
-        float a[W::kPasses], z[W::kPasses];
-        uint32_t codes = 0;
-#pragma unroll
-        for (int j = 0; j < W::kPasses; j++) {
-            const int2 at = where[W::key(j, mt, lane)];
-            a[j] = 0.f, z[j] = half;
-            if (is_code(at)) {
-                const int64_t from = scales_of(s, at.x, at.y) + group;
-                codes |= 1u << j;
-                a[j] = __half2float(*reinterpret_cast<const __half *>(s.scale + from));
-                if (zeros)
-                    z[j] = __half2float(*reinterpret_cast<const __half *>(s.zero + from));
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < W::kPasses; j++)
-            convert(W::key(j, mt, lane), (codes >> j & 1u) != 0, &a[j], &z[j], 0);
-        return;
-    }
-    float a[8] = {}, z[8]; /* of the rows of one group: neighbours mostly share theirs */
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        z[i] = half;
-    int64_t known = -1;
-#pragma unroll 1
-    for (int j = 0; j < W::kPasses; j++) {
-        const int key = W::key(j, mt, lane);
-        const int2 at = where[key];
-        const int64_t from = is_code(at) ? scales_of(s, at.x, at.y) + 2 * channel : known;
-        if (from != known) {
-            eight_halves(s.scale + from, a);
-            if (zeros)
-                eight_halves(s.zero + from, z);
-            known = from;
-        }
-        convert(key, is_code(at), a, z, 1);
-    }
-}
-
-/* One side of a column's 16 keys as bf16 rows of D channels in shared memory, by the MT warps of the column. raw: of
- * the side's first key; where: of its keys; plain: the side's rows that are no codes. */
+/* One side of a column's 16 keys as bf16 rows of D channels in shared memory; two lanes a key. raw: the lane's row;
+ * plain: the side's rows that are no codes. */
 template <int D, int MT>
-__device__ __forceinline__ void widen(const slk_side_device &s, const slk_side_device &plain, const unsigned char *raw,
-                                      const int2 *where, int kv_head, int head_dim, unsigned char *to, int mt,
-                                      int lane) {
-    using W = Widen<D, MT>;
-    const int c = lane % W::kChunks, channel = kv_head * head_dim + 8 * c;
-    const bool coded = s.kind == SLK_SIDE_CODES;
-    if (c < head_dim / 8 && coded) {
-        if (s.bits == 4)
-            widen_codes<D, MT, 4>(s, raw, where, channel, to, mt, lane);
-        else if (s.bits == 8)
-            widen_codes<D, MT, 8>(s, raw, where, channel, to, mt, lane);
-        else if (s.bits == 2)
-            widen_codes<D, MT, 2>(s, raw, where, channel, to, mt, lane);
-        else
-            widen_codes<D, MT, 1>(s, raw, where, channel, to, mt, lane);
-    }
-    /* Plain rows, and zeros where no channels are. */
-#pragma unroll 1
-    for (int j = 0; j < W::kPasses; j++) {
-        const int key = W::key(j, mt, lane);
-        const int2 at = where[key];
-        const bool is_plain = !coded || (at.y & kPlainRow) != 0;
-        if (c < head_dim / 8 && !is_plain)
-            continue;
+__device__ __forceinline__ void widen(const slk_side_device &codes, const slk_side_device &plain,
+                                      const unsigned char *raw, int2 at, int kv_head, int head_dim, unsigned char *to,
+                                      int mt, int lane) {
+    const int key = lane / 2, chunks = head_dim / 8;
+    const bool is_plain = (at.y & kPlainRow) != 0;
+    const slk_side_device &s = is_plain ? plain : codes;
+    at.y &= ~kPlainRow;
+    const char *const row = s.pool + at.x * s.page_stride + at.y * s.row_stride + kv_head * s.head_stride;
+    const int64_t base = s.kind == SLK_SIDE_CODES ? scales_of(s, at.x, at.y) : 0;
+#pragma unroll 4
+    for (int j = 0; j < D / 16 / MT; j++) {
+        const int c = lane % 2 * (D / 16) + j * MT + mt;
         uint4 x = make_uint4(0, 0, 0, 0);
-        if (c < head_dim / 8 && at.x >= 0) {
-            const slk_side_device &from = coded ? plain : s;
-            x = plain8(from,
-                       from.pool + at.x * from.page_stride + (at.y & ~kPlainRow) * from.row_stride +
-                           kv_head * from.head_stride,
-                       c);
-        }
+        if (at.x >= 0 && c < chunks)
+            x = s.kind == SLK_SIDE_CODES ? codes8(s, raw, c, base, kv_head * head_dim + 8 * c) : plain8(s, row, c);
         *reinterpret_cast<uint4 *>(to + tile_at<2 * D>(key, c)) = x;
     }
 }
