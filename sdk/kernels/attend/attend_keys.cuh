@@ -192,37 +192,14 @@ __device__ __forceinline__ int split_begin(const Cuts &c, int tile) {
     return c.size > 0 ? c.first + (tile - c.first) / c.size * c.size : slk_few_split_begin(tile);
 }
 
-/* What the tiles [first, tile) cost, in tiles: where sizes do not follow the lengths, the end of a split takes about as
- * long as a tile (measured: 1 to 3 us beside 1.85). */
-__device__ __forceinline__ int cost_of(int first, int tile) {
-    return tile - first + slk_few_split_of(tile) - slk_few_split_of(first);
-}
-
-/* First tile in front of which that much lies. Called before registers are short. */
-static __device__ __noinline__ int tile_at_cost(int first, int end, int cost) {
-    end = min(end, first + cost); /* a tile costs one at least */
-    while (first < end) {
-        const int mid = (first + end) / 2;
-        if (cost_of(first, mid) < cost) {
-            cost -= cost_of(first, mid + 1);
-            first = mid + 1;
-        } else {
-            end = mid;
-        }
-    }
-    return first;
-}
-
-/* First tile of share b: the first split that begins in its part of the tiles, or of what they cost. */
+/* First tile of share b: the first split that begins in its part of the tiles. */
 __device__ __forceinline__ int share_begin(const slk_attend_few_params &p, const Cuts &c, int b) {
     if (b == 0)
         return c.first;
     if (b >= p.shares)
         return c.end;
-    int tile = c.first + b * c.size;
-    if (c.size == 0)
-        tile = tile_at_cost(c.first, c.end,
-                            static_cast<int>(static_cast<int64_t>(cost_of(c.first, c.end)) * b / p.shares));
+    const int tile = c.size > 0 ? c.first + b * c.size
+                                : c.first + static_cast<int>(static_cast<int64_t>(c.end - c.first) * b / p.shares);
     if (tile >= c.end)
         return c.end;
     if (tile == c.first)

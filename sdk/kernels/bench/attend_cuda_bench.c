@@ -1,9 +1,8 @@
 /* Attention of few rows over a paged cache on a device, beside a plain read of memory.
- * Usage: attend_cuda_bench [--only SUBSTRING] [--pool GIB] [--repeats N] [--processors N]
+ * Usage: attend_cuda_bench [--only SUBSTRING] [--pool GIB] [--repeats N]
  *
  * 32 query heads, 8 KV heads of 128 channels, bf16, pages of 64 rows. Calls rotate through layers whose pages are
- * scattered over a pool far larger than the L2; a case that does not fit in the pool is left out, and says so.
- * --processors: keys are shared out as on a device of so many multiprocessors, for trying other divisions. Prints
+ * scattered over a pool far larger than the L2; a case that does not fit in the pool is left out, and says so. Prints
  * one JSON object a line: microseconds a call in a replayed graph, what the bytes of keys and values would take at the
  * speed of the plain read of this run (floor), GB/s and share of that speed.
  */
@@ -240,7 +239,7 @@ static int make_views(bench *b, const work *w) {
 int main(int argc, char **argv) {
     const char *only = "";
     int64_t gib = 9;
-    int repeats = 9, processors = 0;
+    int repeats = 9;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
@@ -248,21 +247,17 @@ int main(int argc, char **argv) {
             gib = atoi(argv[++i]);
         else if (strcmp(argv[i], "--repeats") == 0 && i + 1 < argc)
             repeats = atoi(argv[++i]);
-        else if (strcmp(argv[i], "--processors") == 0 && i + 1 < argc)
-            processors = atoi(argv[++i]);
         else
-            die("usage: attend_cuda_bench [--only SUBSTRING] [--pool GIB] [--repeats N] [--processors N]");
+            die("usage: attend_cuda_bench [--only SUBSTRING] [--pool GIB] [--repeats N]");
     }
-    if (gib < 1 || repeats < 1 || processors < 0)
-        die("--pool, --repeats and --processors take numbers from 1 on");
+    if (gib < 1 || repeats < 1)
+        die("--pool and --repeats take numbers from 1 on");
     static bench b;
     char why[512];
     if (slt_open(&b.h, why, sizeof why) != 0) {
         fprintf(stderr, "attend_cuda_bench: %s\n", why);
         return 77;
     }
-    if (processors > 0)
-        b.h.k.info.n_processors = processors;
     b.pool_bytes = gib << 30;
     b.pool = slt_device(&b.h, b.pool_bytes);
     const int64_t piece = (int64_t)64 << 20;
