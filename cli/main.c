@@ -13,7 +13,7 @@ static const struct {
 } commands[] = {
     {"run", cmd_run, "continue a prompt; text goes to stdout"},
     {"bench", cmd_bench, "measure speed and memory of a combination, or the kernels alone"},
-    {"eval", cmd_eval, "measure quality: perplexity, retrieval, drafting"},
+    {"eval", cmd_eval, "measure quality: perplexity, divergence, choice, retrieval, drafting"},
     {"compare", cmd_compare, "measure configurations side by side, and write a report"},
     {"roofline", cmd_roofline, "predict time, bytes and FLOPs by operation, beside measured times"},
     {"calibrate", cmd_calibrate, "let a plugin measure what a parameter of it should be"},
