@@ -253,26 +253,24 @@ static sl_status many_rows(sli_cuda *cuda, const sl_lane *lane, int kind, const 
     return SL_OK;
 }
 
-/* The kernel of batches, which reads bf16 weights once for so many rows: all of the rows, in its blocks. */
-static sl_status in_batches(sli_cuda *cuda, const sl_lane *lane, const slk_linear_params *p) {
-    for (int64_t row = 0; row < p->t; row += SLK_LINEAR_BATCH_ROWS) {
-        slk_linear_params q = *p;
-        from_row(&q, row, least(SLK_LINEAR_BATCH_ROWS, p->t - row), 2);
-        SL_TRY(slk_cuda_linear_batch(&cuda->k, lane, &q));
-    }
-    return SL_OK;
+/* Does the kernel of batches pay? It reads bf16 weights once and starts early, which the library's kernels do not;
+ * where there are too few rows of w for all multiprocessors, it splits K and loses. An H200, Llama-3.1-8B shape, 64
+ * rows, ours and the library: gate|up 64.0 and 62.6 us, head 274 and 291; q|k|v 16.8 and 15.5, o 15.5 and 11.2,
+ * down 44.8 and 34.8. At 32 rows gate|up is 63.2 and 57.8. Never in deterministic mode, which multiplies any number of
+ * rows as it multiplies one: one row of all linears takes 5054 us by this kernel, 3590 by that of few rows. */
+static int batch_pays(const sli_cuda *cuda, const slk_linear_params *p) {
+    enum { ROWS_FROM = 33, OUTPUTS = 128 };
+    const int outputs = p->act_mul ? OUTPUTS / 2 : OUTPUTS;
+    return p->t >= ROWS_FROM && p->t <= SLK_LINEAR_BATCH_ROWS &&
+           (p->n + outputs - 1) / outputs > cuda->k.info.n_processors;
 }
 
-/* What one kernel does from the first row to the last, if there is one for this; SL_E_UNIMPLEMENTED if not. Fast mode
- * alone: deterministic mode multiplies any number of rows as it multiplies one, and one row by the kernel of batches takes
- * 1.4 times as long as by that of few rows (an H200, all linears of the Llama-3.1-8B shape: 5054 and 3590 us). Up to 16
- * rows it does not pay either (4928 and 4242 us). */
-static sl_status by_one_kernel(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *p, int fast) {
-    enum { MOST_ONE_BY_ONE = 16 };
-    if (fast && p->t == 1 && kind == SLK_LINEAR_INT4)
+/* What one kernel does from the first row to the last, in fast mode; SL_E_UNIMPLEMENTED: there is none for this. */
+static sl_status by_one_kernel(sli_cuda *cuda, const sl_lane *lane, int kind, const slk_linear_params *p) {
+    if (p->t == 1 && kind == SLK_LINEAR_INT4)
         return slk_cuda_linear_one(&cuda->k, lane, kind, p);
-    if (fast && kind == SLK_LINEAR_BF16 && p->t > MOST_ONE_BY_ONE && p->t <= SLK_LINEAR_BATCH_ROWS)
-        return in_batches(cuda, lane, p);
+    if (kind == SLK_LINEAR_BF16 && batch_pays(cuda, p))
+        return slk_cuda_linear_batch(&cuda->k, lane, p);
     return SL_E_UNIMPLEMENTED;
 }
 
@@ -283,8 +281,8 @@ sl_status sli_cuda_linear_run(sli_cuda *cuda, const sl_lane *lane, int kind, con
     if (p.t == 0)
         return SL_OK;
     const int fast = !cuda->k.deterministic && p.t <= cuda->shapes.max_rows && p.k % 8 == 0 && p.ldx % 8 == 0;
-    const sl_status s = by_one_kernel(cuda, lane, kind, &p, fast);
-    if (s != SL_E_UNIMPLEMENTED && (s != SL_E_INVALID || !fast)) /* the library takes any address */
+    const sl_status s = fast ? by_one_kernel(cuda, lane, kind, &p) : SL_E_UNIMPLEMENTED;
+    if (s != SL_E_UNIMPLEMENTED && s != SL_E_INVALID) /* the library takes any address */
         return s;
     const int library = fast && p.t > few && make_plan(cuda, lane, kind, &p, &a);
     if (kind == SLK_LINEAR_E4M3)
