@@ -48,17 +48,17 @@ done
 
 # The base first, then kind by kind.
 names="dense half_rows kivi_4bit kivi_2bit shadowkv snapkv_half snapkv_eighth h2o_half streaming_512 gemfilter_512
-    duoattention_half quest_256 tidaldecode_256 rtn_8bit rtn_4bit rtn_4bit_g128 rtn_4bit_rotated gptq_4bit spqr_4bit
-    prompt_lookup token_recycling swift sps_draft least_memory three_together quest_on_kivi"
+    duoattention_half quest_256 tidaldecode_256 rtn_8bit rtn_4bit rtn_4bit_g128 rtn_4bit_rotated gptq_4bit
+    prompt_lookup token_recycling swift sps_draft least_memory three_together quest_on_kivi spqr_4bit"
 files=()
 for name in $names; do
     files+=("configs/$name.ini")
 done
 "$sluice" compare "${files[@]}" -m small -c 4096 --text text.txt --prompts prompts.jsonl \
     --bench "--tests 'pp512 tg32 tg16@512 tg16@2048'" \
-    --ppl "--context 1024 --windows 8 --steps 96" \
-    --kld "--context 1024 --windows 6 --steps 96" \
-    --retrieval "--length 2048 --questions 64 --mode multi_request" \
+    --ppl "--context 1024 --windows 6 --steps 96" \
+    --kld "--context 1024 --windows 4 --steps 96" \
+    --retrieval "--length 2048 --questions 40 --mode multi_request" \
     --spec "-n 64 --temperatures 0 --limit 1" -o out "$@"
 cp out/report.html out/report.md out/report.json ../../docs/report/
 cd ../..
