@@ -4,15 +4,6 @@
 
 static char tiny[PATH_MAX], sample[PATH_MAX];
 
-static json_t *report(const char *const *args) {
-    cli_result r = cli_good(args, NULL);
-    json_t *json = json_loads(r.out, 0, NULL);
-    if (json == NULL)
-        fail_msg("no JSON: %s", r.out);
-    cli_free(&r);
-    return json;
-}
-
 static double of(json_t *result, const char *dotted) { return e2e_number(result, dotted); }
 static double at(json_t *result, const char *list, int i) {
     return json_number_value(json_array_get(json_object_get(result, list), (size_t)i));
@@ -78,7 +69,7 @@ static void by_labels(void **state) {
     (void)state;
     sluice_engine *e = e2e_open("models/tiny", NO_SETS);
     double score[4];
-    json_t *json = report(CLI("eval", "choice", "-m", tiny, "--questions", sample));
+    json_t *json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", sample));
     letters(e, LEGS "A. two\nB. six\nC. eight\nD. four\nAnswer:", 4, score);
     assert_int_equal(at(json, "picked", 3), best(score, 4));
     assert_true(fabs(at(json, "p_right_by_question", 3) - share(score, 4, 3)) < 1e-5);
@@ -86,7 +77,7 @@ static void by_labels(void **state) {
     assert_true(fabs(of(json, "chance") - (6 / 4. + 4 / 3.) / 10) < 1e-9); /* four have three choices */
     json_decref(json);
     /* an example in front */
-    json = report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--shots", "1", "--limit", "3"));
+    json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--shots", "1", "--limit", "3"));
     letters(e,
             COLOUR "A. green\nB. seven\nC. table\nD. walking\nAnswer: A\n\n" LEGS
                    "A. two\nB. six\nC. eight\nD. four\nAnswer:",
@@ -101,7 +92,7 @@ static void by_labels(void **state) {
 static void by_likelihood(void **state) {
     (void)state;
     sluice_engine *e = e2e_open("models/tiny", NO_SETS);
-    json_t *json = report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood"));
+    json_t *json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood"));
     static const char *const legs[] = {"two", "six", "eight", "four"};
     double sum[4], mean[4];
     for (int i = 0; i < 4; i++) {
@@ -124,7 +115,8 @@ static void by_likelihood(void **state) {
     assert_int_equal(of(json, "right"), right);
     assert_true(fabs(of(json, "accuracy") - right / 10.) < 1e-12);
     /* Steps behind the prompt are the same sums. */
-    json_t *steps = report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood", "--steps"));
+    json_t *steps =
+        cli_report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood", "--steps"));
     for (int i = 0; i < 10; i++)
         assert_true(fabs(at(steps, "p_right_by_question", i) - at(json, "p_right_by_question", i)) < 1e-5);
     json_decref(steps);
@@ -159,7 +151,7 @@ static void shared_front(void **state) {
     snprintf(path, sizeof path, "%s", e2e_temp("long.jsonl"));
     sluice_engine *e = e2e_open("models/tiny", NO_SETS);
     double score[2];
-    json_t *json = report(CLI("eval", "choice", "-m", tiny, "--questions", path, "--shots", "1"));
+    json_t *json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", path, "--shots", "1"));
     snprintf(
         prompt, sizeof prompt,
         "Question: %s\nA. yes\nB. no\nAnswer: B\n\nQuestion: Where was he?\nA. in India\nB. at sea\nAnswer:", front);
@@ -168,7 +160,7 @@ static void shared_front(void **state) {
     letters(e, prompt, 2, score);
     assert_true(fabs(at(json, "p_right_by_question", 1) - share(score, 2, 0)) < 1e-5);
     json_decref(json);
-    json = report(CLI("eval", "choice", "-m", tiny, "--questions", path, "--shots", "1", "--by", "likelihood"));
+    json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", path, "--shots", "1", "--by", "likelihood"));
     snprintf(prompt, sizeof prompt, "Question: %s\nAnswer: no\n\nQuestion: Where was he?\nAnswer:", front);
     score[0] = likelihood(e, prompt, "in India");
     score[1] = likelihood(e, prompt, "at sea");
@@ -176,7 +168,7 @@ static void shared_front(void **state) {
     json_decref(json);
     sluice_close(e);
     /* a question that does not fit is left out and said */
-    json = report(CLI("eval", "choice", "-m", tiny, "--questions", path, "-c", "64"));
+    json = cli_report(CLI("eval", "choice", "-m", tiny, "--questions", path, "-c", "64"));
     assert_int_equal(of(json, "too_long"), 1);
     assert_int_equal(of(json, "questions"), 2);
     assert_true(at(json, "picked", 0) == -1);
@@ -196,8 +188,8 @@ static void against(void **state) {
     char earlier[PATH_MAX];
     snprintf(earlier, sizeof earlier, "%s", e2e_temp("dense.json"));
     json_t *json =
-        report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood", "--steps", "--set",
-                   "kvcache.policy.plugin=streaming", "--set", "kvcache.policy.budget=8", "--against", earlier));
+        cli_report(CLI("eval", "choice", "-m", tiny, "--questions", sample, "--by", "likelihood", "--steps", "--set",
+                       "kvcache.policy.plugin=streaming", "--set", "kvcache.policy.budget=8", "--against", earlier));
     int same = 0;
     for (int i = 0; i < 10; i++)
         same += at(json, "picked", i) == at(dense, "picked", i);

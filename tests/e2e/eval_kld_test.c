@@ -57,7 +57,7 @@ static void divergence(void **state) {
     (void)state;
     enum { CHUNKS = 3, N = CHUNKS * R };
     const char *other = rounded_model();
-    json_t *json = report(CLI("eval", "kld", "-m", other, "--base", exact, "--text", text, "--windows", "3"));
+    json_t *json = cli_report(CLI("eval", "kld", "-m", other, "--base", exact, "--text", text, "--windows", "3"));
     sluice_engine *e[2] = {e2e_open("models/tiny", NO_SETS), e2e_open(other, NO_SETS)};
     double kld[N], dp[N], ratio[N], nll[2] = {0};
     int n = 0, same = 0;
@@ -119,7 +119,8 @@ static void transformers(void **state) {
     json_t *golden = golden_statistics();
     char base[PATH_MAX];
     snprintf(base, sizeof base, "%s", e2e_temp("golden.base"));
-    json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "256", "--save", base, "--exact")));
+    json_decref(
+        cli_report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "256", "--save", base, "--exact")));
     const char *other = rounded_model();
     size_t n;
     char hex[65], file[PATH_MAX + 32];
@@ -128,7 +129,7 @@ static void transformers(void **state) {
     sha256_hex(bytes, n, hex);
     free(bytes);
     assert_string_equal(hex, json_string_value(json_object_get(golden, "rounded_sha256")));
-    json_t *json = report(CLI("eval", "kld", "-m", other, "--base", base)), *want = json_object_get(golden, "kld");
+    json_t *json = cli_report(CLI("eval", "kld", "-m", other, "--base", base)), *want = json_object_get(golden, "kld");
     assert_int_equal(of(json, "tokens"), of(want, "tokens"));
     for (size_t i = 0; i < sizeof kld_keys / sizeof *kld_keys; i++)
         near(json, kld_keys[i], of(want, kld_keys[i]), 2e-4, 1e-7);
@@ -139,14 +140,14 @@ static void transformers(void **state) {
 /* The same run against itself, and what is lossy against it. */
 static void zero_and_lossy(void **state) {
     (void)state;
-    json_t *json = report(CLI("eval", "kld", "-m", tiny, "--base", exact, "--text", text));
+    json_t *json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", exact, "--text", text));
     static const char *const zero[] = {"kld_mean", "kld_max", "dp_rms", "ln_ppl_ratio", "coding_floor.kld_max"};
     for (size_t i = 0; i < sizeof zero / sizeof *zero; i++)
         assert_true(of(json, zero[i]) == 0);
     assert_true(of(json, "same_top") == 1);
     json_decref(json);
     /* in codes: what is left is what saving them measured */
-    json = report(CLI("eval", "kld", "-m", tiny, "--base", coded));
+    json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", coded));
     assert_true(fabs(of(json, "kld_mean") - of(json, "coding_floor.kld_mean")) < 1e-12);
     assert_true(of(json, "coding_floor.kld_max") > 0 && of(json, "coding_floor.kld_max") < 1e-3);
     assert_true(fabs(of(json, "kld_mean")) < 1e-5 &&
@@ -163,8 +164,8 @@ static void zero_and_lossy(void **state) {
     /* 8 bits lose less, on the same tokens */
     char earlier[PATH_MAX];
     snprintf(earlier, sizeof earlier, "%s", e2e_temp("rtn.json"));
-    json = report(CLI("eval", "kld", "-m", tiny, "--base", coded, "--set", "quant.plugin=rtn", "--set", "quant.bits=8",
-                      "--against", earlier));
+    json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", coded, "--set", "quant.plugin=rtn", "--set",
+                          "quant.bits=8", "--against", earlier));
     near(json, "against.mean_difference", of(json, "kld_mean") - kld, 1e-6, 1e-12);
     assert_true(of(json, "against.mean_difference") + of(json, "against.half_width_95") < 0);
     json_decref(json);
@@ -173,8 +174,8 @@ static void zero_and_lossy(void **state) {
     /* A policy shows in decode steps alone; what it does not touch is the base's to the last bit. */
     static const char *const budgets[] = {"kvcache.policy.budget=256", "kvcache.policy.budget=24"};
     for (int i = 0; i < 2; i++) {
-        json = report(CLI("eval", "kld", "-m", tiny, "--base", exact, "--windows", "2", "--steps", "20", "--set",
-                          "kvcache.policy.plugin=streaming", "--set", budgets[i]));
+        json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", exact, "--windows", "2", "--steps", "20", "--set",
+                              "kvcache.policy.plugin=streaming", "--set", budgets[i]));
         assert_int_equal(of(json, "tokens"), 40);
         assert_int_equal(of(json, "steps"), 20);
         assert_true(i == 0 ? of(json, "kld_max") == 0 : of(json, "kld_mean") > 0.02);
@@ -221,7 +222,7 @@ static void layout(void **state) {
     e2e_put(e2e_temp(""), "foreign.base", file, (size_t)(rows - file + chunks * R * row));
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s", e2e_temp("foreign.base"));
-    json_t *json = report(CLI("eval", "kld", "-m", tiny, "--base", path, "--windows", "2"));
+    json_t *json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", path, "--windows", "2"));
     assert_true(json_is_null(json_object_get(json, "coding_floor")) &&
                 json_is_null(json_object_get(json, "base_model")));
     assert_true(fabs(of(json, "kld_mean")) < 1e-5);
@@ -281,11 +282,11 @@ static void refusals(void **state) {
                 SETS("/nonexistent/base"));
     assert_int_not_equal(access(path, F_OK), 0); /* nothing is left of what was not finished */
     /* fewer rows, computed as steps: the last ones */
-    json_t *json = report(CLI("eval", "kld", "-m", tiny, "--save", path, "--text", text, "--context", "128",
-                              "--windows", "2", "--exact", "--steps", "5"));
+    json_t *json = cli_report(CLI("eval", "kld", "-m", tiny, "--save", path, "--text", text, "--context", "128",
+                                  "--windows", "2", "--exact", "--steps", "5"));
     assert_int_equal(of(json, "tokens"), 10);
     json_decref(json);
-    json = report(CLI("eval", "kld", "-m", tiny, "--base", path, "--steps", "3"));
+    json = cli_report(CLI("eval", "kld", "-m", tiny, "--base", path, "--steps", "3"));
     assert_int_equal(of(json, "tokens"), 6);
     assert_true(of(json, "kld_max") == 0);
     json_decref(json);
@@ -296,8 +297,9 @@ static int set_up(void **state) {
     rig_begin();
     snprintf(exact, sizeof exact, "%s", e2e_temp("exact.base"));
     snprintf(coded, sizeof coded, "%s", e2e_temp("coded.base"));
-    json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", exact, "--exact")));
-    json_decref(report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", coded)));
+    json_decref(
+        cli_report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", exact, "--exact")));
+    json_decref(cli_report(CLI("eval", "kld", "-m", tiny, "--text", text, "--context", "128", "--save", coded)));
     return 0;
 }
 

@@ -40,9 +40,10 @@ static void protocols(void **state) {
     sluice_engine *e = e2e_open("models/tiny", NO_SETS);
     for (int p = 0; p < 4; p++) {
         json_t *json =
-            p < 3 ? report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p]))
-                  : report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p],
-                               "--stride", "50"));
+            p < 3
+                ? cli_report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p]))
+                : cli_report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", names[p],
+                                 "--stride", "50"));
         json_t *windows = json_object_get(json, "nll_by_window");
         int32_t row[W];
         int64_t n, scored, i = 0, all = 0;
@@ -85,9 +86,10 @@ static void transformers(void **state) {
     for (int p = 0; p < 4; p++) {
         json_t *want = json_object_get(json_object_get(golden, "protocols"), names[p]);
         json_t *json =
-            p < 3 ? report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p]))
-                  : report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p],
-                               "--stride", "100"));
+            p < 3
+                ? cli_report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p]))
+                : cli_report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "256", "--protocol", names[p],
+                                 "--stride", "100"));
         assert_int_equal(of(json, "n_tokens"), of(want, "n_tokens"));
         assert_int_equal(of(json, "windows"), of(want, "windows"));
         for (size_t i = 0; i < sizeof ppl_keys / sizeof *ppl_keys; i++)
@@ -108,8 +110,9 @@ static void unequal_windows(void **state) {
     cli_free(&r);
     char earlier[PATH_MAX];
     snprintf(earlier, sizeof earlier, "%s", e2e_temp("dense.json"));
-    json_t *json = report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", "strided",
-                              "--stride", "128", "--windows", "5", "--set", "quant.plugin=rtn", "--against", earlier));
+    json_t *json =
+        cli_report(CLI("eval", "ppl", "-m", tiny, "--text", text, "--context", "128", "--protocol", "strided",
+                       "--stride", "128", "--windows", "5", "--set", "quant.plugin=rtn", "--against", earlier));
     double d[5], n[5], sum = 0, all = 0, squares = 0;
     for (int i = 0; i < 5; i++) {
         d[i] = json_number_value(json_array_get(json_object_get(json, "nll_by_window"), (size_t)i)) -

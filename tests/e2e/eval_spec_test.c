@@ -57,15 +57,6 @@ static void loops(void **state) {
 static const char *tiny;
 static char lines[PATH_MAX], objects[PATH_MAX];
 
-static json_t *report(const char *const *args) {
-    cli_result r = cli_good(args, NULL);
-    json_t *json = json_loads(r.out, 0, NULL);
-    if (json == NULL)
-        fail_msg("no JSON: %s", r.out);
-    cli_free(&r);
-    return json;
-}
-
 static double of(json_t *result, const char *dotted) { return e2e_number(result, dotted); }
 
 static int64_t sum(json_t *list) {
@@ -107,8 +98,8 @@ static void numbers_agree(void **state) {
     (void)state;
     enum { N = 80 };
     json_t *json =
-        report(CLI("eval", "spec", "-m", tiny, "--prompts", lines, "--json", "-n", "80", "--set",
-                   "speculation.plugin=token_recycling", "--set", "speculation.cut=16", "-c", "512", "-t", "1"));
+        cli_report(CLI("eval", "spec", "-m", tiny, "--prompts", lines, "--json", "-n", "80", "--set",
+                       "speculation.plugin=token_recycling", "--set", "speculation.cut=16", "-c", "512", "-t", "1"));
     json_t *run = json_array_get(json_object_get(json, "runs"), 0), *results = json_object_get(run, "results");
     assert_string_equal(json_string_value(json_object_get(run, "drafter")), "token_recycling");
     assert_true(json_is_true(json_object_get(run, "lossless")) && json_is_true(json_object_get(run, "checked")));
@@ -152,10 +143,10 @@ static void numbers_agree(void **state) {
 static void categories_and_batches(void **state) {
     (void)state;
     for (int batch = 1; batch <= 3; batch += 2) {
-        json_t *json =
-            report(CLI("eval", "spec", "-m", tiny, "--prompts", objects, "--json", "-n", "24", "--limit", "3",
-                       "--temperatures", "0", "--batch", batch == 1 ? "1" : "3", "--warm-up", "0", "--set",
-                       "speculation.plugin=swift", "--set", "speculation.stop_threshold=0.3", "-c", "256", "-t", "1"));
+        json_t *json = cli_report(CLI("eval", "spec", "-m", tiny, "--prompts", objects, "--json", "-n", "24", "--limit",
+                                      "3", "--temperatures", "0", "--batch", batch == 1 ? "1" : "3", "--warm-up", "0",
+                                      "--set", "speculation.plugin=swift", "--set", "speculation.stop_threshold=0.3",
+                                      "-c", "256", "-t", "1"));
         json_t *results = json_object_get(json_array_get(json_object_get(json, "runs"), 0), "results");
         static const char *const name[] = {"tales", "code", "all"};
         static const int n[] = {3, 1, 4};
@@ -191,7 +182,7 @@ static void several_drafters(void **state) {
     e2e_put_text(e2e_temp(""), "two.ini", text);
     snprintf(one, sizeof one, "%s", e2e_temp("one.ini"));
     snprintf(two, sizeof two, "%s", e2e_temp("two.ini"));
-    json_t *json = report(
+    json_t *json = cli_report(
         CLI("eval", "spec", "--prompts", lines, "--json", "-n", "13", "--temperatures", "0", "--apart", one, two));
     json_t *runs = json_object_get(json, "runs");
     assert_int_equal(json_array_size(runs), 2);
@@ -225,7 +216,7 @@ static void check_finds_differences(void **state) {
     assert_non_null(strstr(r.err, "swift: greedy output differs from plain decoding: prompt "));
     assert_non_null(strstr(r.out, "| 0 | all |")); /* the report is there all the same */
     cli_free(&r);
-    json_t *json = report(CLI(POLICY, "--no-check", "--json"));
+    json_t *json = cli_report(CLI(POLICY, "--no-check", "--json"));
     json_t *run = json_array_get(json_object_get(json, "runs"), 0),
            *result = json_array_get(json_object_get(run, "results"), 0);
     assert_true(json_is_false(json_object_get(run, "checked")));
@@ -260,8 +251,8 @@ static void refusals(void **state) {
                     "speculation.topk=0"),
                 SETS("topk"));
     /* a prompt that does not fit is left out and said */
-    json_t *json = report(CLI("eval", "spec", "-m", tiny, "--prompts", lines, "--json", "-n", "27", "--temperatures",
-                              "0", "-c", "32", "--set", "speculation.plugin=prompt_lookup"));
+    json_t *json = cli_report(CLI("eval", "spec", "-m", tiny, "--prompts", lines, "--json", "-n", "27",
+                                  "--temperatures", "0", "-c", "32", "--set", "speculation.plugin=prompt_lookup"));
     json_t *r = json_array_get(json_object_get(json_array_get(json_object_get(json, "runs"), 0), "results"), 0);
     assert_true(of(r, "too_long") > 0 && of(r, "too_long") + of(r, "compared") == 3);
     json_decref(json);

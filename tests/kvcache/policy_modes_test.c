@@ -4,14 +4,6 @@
 
 enum { MOST = 400, NEW = 8, CHUNK = 32, PROMPT = 112, CAP = 512 };
 
-static int held_all(sluice_engine *e, const sluice_session *s, int32_t *out) {
-    int n = 0;
-    for (int32_t l = 0; l < e->target.info->n_layers; l++)
-        for (int32_t h = 0; h < e->target.info->layers[l]->n_kv_heads; h++)
-            n += (int)run_held(e, s, l, h, out + n);
-    return n;
-}
-
 /* ---- chunks
  * ------------------------------------------------------------------------------------------------------------- */
 
@@ -53,7 +45,7 @@ static void chunks_are_turns(void **state) {
             for (int i = 1; way == 2 && i < 3; i++)
                 s[i] = run_session(e, tokens + 5 * i, 60 + 7 * i);
             run_generate(e, s, way == 2 ? 3 : 1, NEW);
-            n_held[way] = held_all(e, s[0], held[way]);
+            n_held[way] = run_held_all(e, s[0], held[way]);
             memcpy(text[way], sluice_session_tokens(s[0]) + PROMPT, sizeof text[way]);
             sluice_close(e);
         }

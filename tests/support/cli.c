@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 /* Only what is safe between fork and exec. */
-static void become(const char *program, char *const *argv, const char *folder, const char *in, const char *out, const char *err) {
-    int fds[3] = {open(in, O_RDONLY), open(out, O_WRONLY | O_CREAT | O_TRUNC, 0666), open(err, O_WRONLY | O_CREAT | O_TRUNC, 0666)};
+static void become(const char *program, char *const *argv, const char *folder, const char *in, const char *out,
+                   const char *err) {
+    int fds[3] = {open(in, O_RDONLY), open(out, O_WRONLY | O_CREAT | O_TRUNC, 0666),
+                  open(err, O_WRONLY | O_CREAT | O_TRUNC, 0666)};
     if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || chdir(folder) != 0)
         _exit(126);
     for (int i = 0; i < 3; i++)
@@ -55,6 +57,15 @@ cli_result cli_good(const char *const *args, const char *input) {
     if (r.status != 0)
         fail_msg("%s: exit status %d: %s", line, r.status, r.err);
     return r;
+}
+
+json_t *cli_report(const char *const *args) {
+    cli_result r = cli_good(args, NULL);
+    json_t *json = json_loads(r.out, 0, NULL);
+    if (json == NULL)
+        fail_msg("no JSON: %s", r.out);
+    cli_free(&r);
+    return json;
 }
 
 void cli_refused(const char *const *args, const char *const *words) {

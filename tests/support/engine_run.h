@@ -118,6 +118,15 @@ static inline int64_t run_held(sluice_engine *e, const sluice_session *s, int32_
     return n;
 }
 
+/* Those of all heads of all layers behind one another. */
+static inline int run_held_all(sluice_engine *e, const sluice_session *s, int32_t *token) {
+    int n = 0;
+    for (int32_t l = 0; l < e->target.info->n_layers; l++)
+        for (int32_t h = 0; h < e->target.info->layers[l]->n_kv_heads; h++)
+            n += (int)run_held(e, s, l, h, token + n);
+    return n;
+}
+
 static inline int64_t run_bytes_kv(const sluice_engine *e) {
     sluice_stats stats;
     sluice_get_stats(e, &stats);

@@ -13,15 +13,6 @@ static char tiny[PATH_MAX], text[PATH_MAX];
 static int32_t *ids; /* [n_ids] of the text, beginning of text in front */
 static int64_t n_ids;
 
-static inline json_t *report(const char *const *args) {
-    cli_result r = cli_good(args, NULL);
-    json_t *json = json_loads(r.out, 0, NULL);
-    if (json == NULL)
-        fail_msg("no JSON: %s", r.out);
-    cli_free(&r);
-    return json;
-}
-
 static inline double of(json_t *result, const char *name) { return e2e_number(result, name); }
 
 static inline void near(json_t *result, const char *name, double expected, double relative, double absolute) {

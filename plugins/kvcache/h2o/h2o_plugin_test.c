@@ -114,14 +114,6 @@ static void rows_are_those_of_brute_force(void **state) {
 
 /* ---- how the prompt came, who shared the batch -------------------------------------------------------------------------------- */
 
-static int held_all(sluice_engine *e, const sluice_session *s, int32_t *out) {
-    int n = 0;
-    for (int32_t l = 0; l < e->target.info->n_layers; l++)
-        for (int32_t h = 0; h < e->target.info->layers[l]->n_kv_heads; h++)
-            n += (int)run_held(e, s, l, h, out + n);
-    return n;
-}
-
 static void chunks_and_batches_change_nothing(void **state) {
     (void)state;
     int32_t tokens[MOST], held[2][4096] = {{0}}, text[2][NEW];
@@ -133,7 +125,7 @@ static void chunks_and_batches_change_nothing(void **state) {
         for (int k = 0; k < 5; k++)
             s[k] = run_session(e, tokens + (k > 0 ? 3 * k : 0), n - (k > 0 ? 7 * k : 0));
         run_generate(e, s, i == 0 ? 1 : 5, NEW); /* alone, then among others */
-        assert_int_equal(held_all(e, s[0], held[i]), 40 * e->target.info->n_layers * e->target.info->layers[0]->n_kv_heads);
+        assert_int_equal(run_held_all(e, s[0], held[i]), 40 * e->target.info->n_layers * e->target.info->layers[0]->n_kv_heads);
         memcpy(text[i], sluice_session_tokens(s[0]) + n, sizeof text[i]);
         for (int k = 1; k < 5 && i == 1; k++) { /* and the others do not mind either */
             int32_t alone[NEW], among[NEW];
@@ -167,7 +159,7 @@ static void forks_go_their_own_ways(void **state) {
     sluice_session *context = run_session(e, tokens, 90), *fork[2];
     assert_int_equal(sluice_score(context, 1, NULL, NULL, &err), SLUICE_OK);
     int32_t before[4096], after[4096];
-    int held = held_all(e, context, before);
+    int held = run_held_all(e, context, before);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(sluice_session_fork(context, -1, &fork[i], &err), SLUICE_OK);
         assert_int_equal(sluice_session_append(fork[i], tokens + 90 + 10 * i, 10, &err), SLUICE_OK);
@@ -175,7 +167,7 @@ static void forks_go_their_own_ways(void **state) {
     run_generate(e, fork, 2, NEW);
     for (int i = 0; i < 2; i++)
         assert_memory_equal(sluice_session_tokens(fork[i]) + 100, alone[i], sizeof alone[i]);
-    assert_int_equal(held_all(e, context, after), held);
+    assert_int_equal(run_held_all(e, context, after), held);
     assert_memory_equal(before, after, sizeof *before * (size_t)held);
     /* where rows are gone, neither a fork nor a cut can pretend that they are there; at 0 everything begins anew */
     sluice_session *early = NULL;

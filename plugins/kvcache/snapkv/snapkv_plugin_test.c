@@ -96,14 +96,6 @@ static void rows_are_those_of_brute_force(void **state) {
 
 /* ---- how the prompt came ------------------------------------------------------------------------------------------------------- */
 
-static int held_all(sluice_engine *e, const sluice_session *s, int32_t *out) {
-    int n = 0;
-    for (int32_t l = 0; l < e->target.info->n_layers; l++)
-        for (int32_t h = 0; h < e->target.info->layers[l]->n_kv_heads; h++)
-            n += (int)run_held(e, s, l, h, out + n);
-    return n;
-}
-
 /* A window of 20 spans three chunks of 7. Batches of five, draft trees and threads are no reason to choose otherwise. */
 static void chunks_batches_and_drafts_change_nothing(void **state) {
     (void)state;
@@ -122,7 +114,7 @@ static void chunks_batches_and_drafts_change_nothing(void **state) {
         for (int k = 0; k < 5; k++)
             s[k] = run_session(e, tokens + (k > 0 ? 3 * k : 0), n - (k > 0 ? 7 * k : 0));
         run_generate(e, s, i == 0 ? 1 : 5, 64);
-        assert_int_equal(held_all(e, s[0], held[i]), (40 + s[0]->n_kv - n) * e->target.info->n_layers * e->target.info->layers[0]->n_kv_heads);
+        assert_int_equal(run_held_all(e, s[0], held[i]), (40 + s[0]->n_kv - n) * e->target.info->n_layers * e->target.info->layers[0]->n_kv_heads);
         memcpy(text[i], sluice_session_tokens(s[0]) + n, sizeof text[i]);
         sluice_stats stats;
         sluice_get_stats(e, &stats);
