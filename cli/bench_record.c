@@ -49,19 +49,10 @@ static json_t *nanoseconds(const double *v, int n) {
 /* ---- what runs ------------------------------------------------------------------------------------------------------
  */
 
-static void append_text(void *user, const char *text, size_t length) {
-    json_t **out = user;
-    json_t *more = json_loadb(text, length, JSON_DISABLE_EOF_CHECK, NULL);
-    if (*out == NULL)
-        *out = more;
-    else
-        json_decref(more); /* the line feed behind the object */
-}
-
 /* The list of plugins, as the statistics have it. */
 static json_t *plugins_of(sluice_engine *e) {
     json_t *stats = NULL;
-    sluice_stats_json(e, append_text, &stats, NULL);
+    sluice_stats_json(e, report_take, &stats, NULL);
     json_t *list = json_incref(json_object_get(stats, "plugins"));
     json_decref(stats);
     return list;

@@ -1,5 +1,6 @@
 /* See bench_run.h. Text is in none of it; tokens are random. */
 #include "bench_run.h"
+#include "quantile.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -227,14 +228,9 @@ double bench_deviation(const double *v, int n) {
     return n > 1 ? sqrt(sum / (n - 1)) : 0;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double bench_median(const double *v, int n) {
     double sorted[BENCH_MAX_REPETITIONS];
     memcpy(sorted, v, sizeof *v * (size_t)n);
-    qsort(sorted, (size_t)n, sizeof *sorted, ascending);
-    return (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
+    sort_ascending(sorted, n);
+    return median_of_sorted(sorted, n);
 }

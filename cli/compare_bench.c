@@ -4,15 +4,9 @@
 #include <string.h>
 
 #include "compare.h"
+#include "quantile.h"
 
 enum { MAX_ROUNDS = 1000 };
-
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median_of_sorted(const double *v, int n) { return (v[(n - 1) / 2] + v[n / 2]) / 2; }
 
 /* The interval of a median out of order statistics: v[k] .. v[n - 1 - k] holds it with a chance of 1 minus twice the
  * chance of at most k heads of n; the largest k that leaves 95 %. -1: too few values for any. */
@@ -60,7 +54,7 @@ static double median_of(json_t *rounds, json_t *test, const char *member, int *n
         if (isfinite(one))
             v[(*n)++] = one;
     }
-    qsort(v, (size_t)*n, sizeof *v, ascending);
+    sort_ascending(v, *n);
     return *n > 0 ? median_of_sorted(v, *n) : NAN;
 }
 
@@ -81,7 +75,7 @@ static void put_ratio(json_t *rounds, json_t *test, json_t *to) {
             json_array_append_new(samples, json_real(own / base));
         }
     }
-    qsort(v, (size_t)n, sizeof *v, ascending);
+    sort_ascending(v, n);
     int k = order_of_interval(n);
     if (n > 0)
         put_number(to, "ratio", median_of_sorted(v, n));

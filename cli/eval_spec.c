@@ -7,6 +7,7 @@
 
 #include "eval.h"
 #include "options.h"
+#include "report.h"
 #include "spec_loop.h"
 #include "spec_prompts.h"
 #include "spec_run.h"
@@ -67,19 +68,10 @@ static int measure(const task *t, sluice_engine *const *e, measured *const *m, i
     return status;
 }
 
-static void append(void *user, const char *text, size_t length) {
-    json_t **out = user;
-    json_t *more = json_loadb(text, length, JSON_DISABLE_EOF_CHECK, NULL);
-    if (*out == NULL)
-        *out = more;
-    else
-        json_decref(more); /* the line feed behind the object */
-}
-
 /* Id of the drafter, or NULL when none is configured; *stats holds it. */
 static const char *drafter_of(sluice_engine *e, json_t **stats) {
     *stats = NULL;
-    sluice_stats_json(e, append, stats, NULL);
+    sluice_stats_json(e, report_take, stats, NULL);
     json_t *list = json_object_get(*stats, "plugins");
     for (size_t i = 0; i < json_array_size(list); i++) {
         json_t *p = json_array_get(list, i);

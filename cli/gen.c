@@ -102,6 +102,11 @@ void gen_ref(gen_context *c, const char *ref) {
         q->n_refs++;
 }
 
+void gen_list(char *answer, const char *more) {
+    strcat(answer, answer[0] == '\0' ? "" : ", ");
+    strcat(answer, more);
+}
+
 static void empty(gen_context *c) {
     for (int i = 0; i < c->n_questions; i++)
         for (int k = 0; k < c->questions[i].n_refs; k++)

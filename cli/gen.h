@@ -102,6 +102,8 @@ void gen_ask(gen_context *c, double depth, const char *after, const char *fmt, .
     __attribute__((format(printf, 4, 5)));
 void gen_answer(gen_context *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void gen_ref(gen_context *c, const char *ref); /* of the last question */
+/* Adds one more to an answer that lists some: "a, b". The caller has made it long enough. */
+void gen_list(char *answer, const char *more);
 
 /* ---- for the tasks: drawing ------------------------------------------------------------------------------------ */
 
@@ -126,6 +128,10 @@ typedef struct gen_needle {
     double depth; /* 0 .. 1, ascending; where it came to lie when the hay is written */
 } gen_needle;
 
+/* Needles [n] that assign variables names[i] along chains: the first of chain k = chain_of[i] the number numbers[k],
+ * each later one the variable before it. */
+void gen_chains(gen_random *r, const int32_t *chain_of, int n, char (*names)[GEN_KEY], char (*numbers)[GEN_KEY],
+                gen_needle *needles);
 /* Writes the sentence of a needle. */
 void gen_say(gen_needle *needle, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -71,8 +71,7 @@ static void multi_value(const gen_task *task, const gen_source *s, gen_random *r
                 key, key);
         for (int k = 0; k < all; k++)
             if (key_of[k] == order[i]) {
-                strcat(answer, answer[0] == '\0' ? "" : ", ");
-                strcat(answer, numbers[k]);
+                gen_list(answer, numbers[k]);
             }
         gen_answer(c, "%s", answer);
     }
@@ -123,22 +122,14 @@ static void variables(const gen_task *task, const gen_source *s, gen_random *r, 
     gen_needle needles[MAX_NEEDLES];
     char names[MAX_NEEDLES][GEN_KEY], numbers[GEN_MAX_QUESTIONS][GEN_KEY];
     int32_t chain_of[MAX_NEEDLES], order[GEN_MAX_QUESTIONS];
-    int n = clamp(s->turns, GEN_MAX_QUESTIONS), all = n * CHAIN, last[GEN_MAX_QUESTIONS];
+    int n = clamp(s->turns, GEN_MAX_QUESTIONS), all = n * CHAIN;
     gen_distinct(r, variable_name, names, all);
     gen_distinct(r, gen_number, numbers, n);
     for (int i = 0; i < all; i++)
         chain_of[i] = i % n;
     gen_shuffle(r, chain_of, all);
     order_of(r, n, order);
-    for (int i = 0; i < n; i++)
-        last[i] = -1;
-    for (int i = 0; i < all; i++) {
-        int k = chain_of[i];
-        needles[i].depth = gen_depth(r, i, all);
-        gen_say(&needles[i], "VAR %s = %s%s.", names[i], last[k] < 0 ? "" : "VAR ",
-                last[k] < 0 ? numbers[k] : names[last[k]]);
-        last[k] = i;
-    }
+    gen_chains(r, chain_of, all, names, numbers, needles);
     gen_hay(c, s, r, GEN_ESSAY, size, needles, all, NULL);
     gen_end(c, ".");
     for (int i = 0; i < n; i++) {
@@ -147,8 +138,7 @@ static void variables(const gen_task *task, const gen_source *s, gen_random *r, 
                 "\nFind all variables that are assigned the value %s in the text above. They are: ", numbers[order[i]]);
         for (int k = 0; k < all; k++)
             if (chain_of[k] == order[i]) {
-                strcat(answer, answer[0] == '\0' ? "" : ", ");
-                strcat(answer, names[k]);
+                gen_list(answer, names[k]);
             }
         gen_answer(c, "%s", answer);
     }

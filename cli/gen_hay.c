@@ -12,6 +12,18 @@ void gen_say(gen_needle *needle, const char *fmt, ...) {
     va_end(ap);
 }
 
+void gen_chains(gen_random *r, const int32_t *chain_of, int n, char (*names)[GEN_KEY], char (*numbers)[GEN_KEY],
+                gen_needle *needles) {
+    for (int i = 0; i < n; i++) {
+        int before = i - 1;
+        while (before >= 0 && chain_of[before] != chain_of[i])
+            before--;
+        needles[i].depth = gen_depth(r, i, n);
+        gen_say(&needles[i], "VAR %s = %s%s.", names[i], before < 0 ? "" : "VAR ",
+                before < 0 ? numbers[chain_of[i]] : names[before]);
+    }
+}
+
 /* The end of the sentence that begins at or after `at`: behind its full stop. */
 static size_t sentence_end(const char *text, size_t bytes, size_t at) {
     while (at + 1 < bytes && !(text[at] == '.' && isspace((unsigned char)text[at + 1])))

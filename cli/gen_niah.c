@@ -97,8 +97,7 @@ void niah_build(const gen_task *task, const gen_source *s, gen_random *r, int64_
         for (int q = 0; q < how->queries; q++)
             for (int k = 0; k < n; k++)
                 if (key_of[k] == which[q]) {
-                    strcat(answer, answer[0] == '\0' ? "" : ", ");
-                    strcat(answer, values[k]);
+                    gen_list(answer, values[k]);
                     gen_ref(c, values[k]);
                 }
         gen_answer(c, "%s", answer);
@@ -124,21 +123,13 @@ static void chains(const gen_source *s, gen_random *r, int n, int hops, int64_t 
     gen_needle needles[CHAINS * (HOPS + 1)];
     char names[CHAINS * (HOPS + 1)][GEN_KEY], numbers[CHAINS][GEN_KEY];
     int32_t chain_of[CHAINS * (HOPS + 1)];
-    int all = n * (hops + 1), last[CHAINS];
+    int all = n * (hops + 1);
     gen_distinct(r, name, names, all);
     gen_distinct(r, gen_number, numbers, n);
     for (int i = 0; i < all; i++)
         chain_of[i] = i % n;
     gen_shuffle(r, chain_of, all);
-    for (int i = 0; i < n; i++)
-        last[i] = -1;
-    for (int i = 0; i < all; i++) {
-        int k = chain_of[i];
-        needles[i].depth = gen_depth(r, i, all);
-        gen_say(&needles[i], "VAR %s = %s%s.", names[i], last[k] < 0 ? "" : "VAR ",
-                last[k] < 0 ? numbers[k] : names[last[k]]);
-        last[k] = i;
-    }
+    gen_chains(r, chain_of, all, names, numbers, needles);
     gen_hay(c, s, r, GEN_NOISE, size, needles, all, NULL);
     if (!is_example)
         gen_end(c, ".");
@@ -148,8 +139,7 @@ static void chains(const gen_source *s, gen_random *r, int n, int hops, int64_t 
             gen_ask(c, -1, ".", "\n" FIND, numbers[i]);
         for (int k = 0; k < all; k++)
             if (chain_of[k] == i) {
-                strcat(answer, answer[0] == '\0' ? "" : ", ");
-                strcat(answer, names[k]);
+                gen_list(answer, names[k]);
                 if (!is_example)
                     gen_ref(c, names[k]);
             }

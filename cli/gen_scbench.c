@@ -1,5 +1,5 @@
 /* Several questions about one context, as SCBench asks them (arXiv 2412.10319): strings that cannot be compressed,
- * numbers, chains, words; see docs/eval.md. */
+ * numbers, chains, words; see docs/eval-generated.md. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* See kld_stats.h. */
 #include "kld_stats.h"
+#include "quantile.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -61,18 +62,6 @@ void kld_stats_free(kld_stats *s) {
     *s = (kld_stats){0};
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Between the two nearest of the sorted values. */
-static double percentile(const double *sorted, int64_t n, double share) {
-    double at = share * (double)(n - 1);
-    int64_t i = (int64_t)at;
-    return i + 1 < n ? sorted[i] + (at - (double)i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
-}
-
 /* Standard error of a mean, out of sums; tokens count as independent. */
 static json_t *error_of(double sum, double squares, double n) {
     return n > 1 ? json_real(sqrt(fmax(squares / n - sum / n * (sum / n), 0) / (n - 1))) : json_null();
@@ -89,13 +78,13 @@ void kld_report(kld_stats *s, json_t *report) {
       of_dp[] = {{"dp_min", 0},   {"dp_p1", .01},  {"dp_p5", .05}, {"dp_median", .5},
                  {"dp_p95", .95}, {"dp_p99", .99}, {"dp_max", 1}};
     double n = (double)s->n, top = (double)s->same_top / n, rms = sqrt(s->dp_squares / n);
-    qsort(s->kld, (size_t)s->n, sizeof *s->kld, ascending);
-    qsort(s->dp, (size_t)s->n, sizeof *s->dp, ascending);
+    sort_ascending(s->kld, s->n);
+    sort_ascending(s->dp, s->n);
     json_object_set_new(report, "tokens", json_integer(s->n));
     set(report, "kld_mean", s->kld_sum / n);
     json_object_set_new(report, "kld_mean_pm", error_of(s->kld_sum, s->kld_squares, n));
     for (size_t i = 0; i < sizeof of_kld / sizeof *of_kld; i++)
-        set(report, of_kld[i].name, percentile(s->kld, s->n, of_kld[i].share));
+        set(report, of_kld[i].name, quantile_of_sorted(s->kld, s->n, of_kld[i].share));
     set(report, "same_top", top);
     json_object_set_new(report, "same_top_pm", s->n > 1 ? json_real(sqrt(top * (1 - top) / (n - 1))) : json_null());
     set(report, "dp_mean", s->dp_sum / n);
@@ -106,7 +95,7 @@ void kld_report(kld_stats *s, json_t *report) {
                             ? json_real(sqrt(fmax(s->dp_fourth / n - rms * rms * rms * rms, 0) / (n - 1)) / (2 * rms))
                             : json_null());
     for (size_t i = 0; i < sizeof of_dp / sizeof *of_dp; i++)
-        set(report, of_dp[i].name, percentile(s->dp, s->n, of_dp[i].share));
+        set(report, of_dp[i].name, quantile_of_sorted(s->dp, s->n, of_dp[i].share));
     set(report, "ppl", exp(s->nll_sum / n));
     set(report, "ppl_base", exp(s->nll_base_sum / n));
     set(report, "ln_ppl_ratio", (s->nll_sum - s->nll_base_sum) / n);

@@ -1,6 +1,15 @@
 /* See report.h. */
 #include "report.h"
 
+void report_take(void *user, const char *text, size_t length) {
+    json_t **out = user;
+    json_t *more = json_loadb(text, length, JSON_DISABLE_EOF_CHECK, NULL);
+    if (*out == NULL)
+        *out = more;
+    else
+        json_decref(more); /* the line feed behind the object */
+}
+
 void report_device_memory(const sluice_engine *engine, json_t *report) {
     sluice_stats s;
     sluice_info info;

@@ -6,6 +6,10 @@
 
 #include "libsluice.h"
 
+/* A sluice_write_fn that takes one JSON object into the json_t * that user points to, NULL before; a line feed behind
+ * it is nothing. */
+void report_take(void *user, const char *text, size_t length);
+
 /* Adds "device" to a report, and on a GPU its name and what it holds. */
 void report_device_memory(const sluice_engine *engine, json_t *report);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "eval.h"
+#include "quantile.h"
 #include "spec_loop.h"
 
 enum { MAX_BATCH = 256 };
@@ -150,17 +151,6 @@ int spec_run(spec_side *side, int n, const spec_prompts *prompts, const spec_how
     return status;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double quantile(const double *sorted, int n, double share) {
-    double at = share * (n - 1);
-    int i = (int)at;
-    return i + 1 < n ? sorted[i] + (at - i) * (sorted[i + 1] - sorted[i]) : sorted[n - 1];
-}
-
 /* Paces of a, or with b their ratios, sorted. */
 static int gather(const spec_prompts *prompts, const double *a, const double *b, int category, double **out) {
     int n = 0;
@@ -168,8 +158,7 @@ static int gather(const spec_prompts *prompts, const double *a, const double *b,
     for (int i = 0; *out != NULL && i < prompts->n; i++)
         if ((category < 0 || prompts->prompt[i].category == category) && a[i] > 0 && (b == NULL || b[i] > 0))
             (*out)[n++] = b == NULL ? a[i] : a[i] / b[i];
-    if (n > 0)
-        qsort(*out, (size_t)n, sizeof **out, ascending);
+    sort_ascending(*out, n);
     return n;
 }
 
@@ -177,7 +166,7 @@ int spec_pairs(const spec_prompts *prompts, const double *pace_a, const double *
     double *all;
     int n = gather(prompts, pace_a, pace_b, category, &all);
     for (int k = 0; n > 0 && k < 3; k++)
-        v[k] = quantile(all, n, k == 0 ? 0.5 : k == 1 ? 0.25 : 0.75);
+        v[k] = quantile_of_sorted(all, n, k == 0 ? 0.5 : k == 1 ? 0.25 : 0.75);
     free(all);
     return n;
 }
@@ -185,7 +174,7 @@ int spec_pairs(const spec_prompts *prompts, const double *pace_a, const double *
 double spec_pace(const spec_prompts *prompts, const double *pace, int category) {
     double *all;
     int n = gather(prompts, pace, NULL, category, &all);
-    double v = n > 0 ? quantile(all, n, 0.5) : 0;
+    double v = n > 0 ? quantile_of_sorted(all, n, 0.5) : 0;
     free(all);
     return v;
 }
