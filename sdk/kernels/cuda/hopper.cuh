@@ -121,9 +121,12 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(x));
     return x;
 }
+__device__ __forceinline__ void cluster_barrier_of_warps() { /* whose lanes are together */
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_barrier() {
     __syncwarp(); /* whole warps arrive */
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_barrier_of_warps();
 }
 __device__ __forceinline__ uint32_t in_block(uint32_t at, uint32_t rank) {
     uint32_t x;

@@ -11,33 +11,11 @@
  * x comes from the L2, half as many bytes as w at 64 rows. Predicted: 90 % of a streaming read for few rows; 85 % at
  * 64, whose rows and sums go 1.5 us a layer.
  */
+#include "hopper.cuh"
 #include "linear_body.cuh"
 
 namespace slk {
 
-__device__ __forceinline__ uint32_t rank_in_cluster() {
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-__device__ __forceinline__ void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ __forceinline__ float4 load_of_block(uint32_t from, uint32_t rank) {
-    float4 v;
-    uint32_t there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(from), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(there)
-                 : "memory");
-    return v;
-}
-
-/* A panel: rows of 128 bytes, 128-byte swizzle, eight rows 1024 bytes from the next eight. */
-__device__ __forceinline__ uint64_t panel(uint32_t at) {
-    return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
-}
 /* c [64, 64] += a [64, 16] b [64, 16]^T. */
 __device__ __forceinline__ void multiply(float (&c)[32], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
@@ -51,34 +29,9 @@ __device__ __forceinline__ void multiply(float (&c)[32], uint64_t a, uint64_t b)
                    "+f"(c[30]), "+f"(c[31])
                  : "l"(a), "l"(b));
 }
-/* Keeps the compiler from moving what it does with registers that products in flight write. */
-__device__ __forceinline__ void pin(float (&c)[32]) {
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        asm volatile("" : "+f"(c[i])::"memory");
-}
-
-/* Barriers of shared memory, one that a stage is full and one that it is empty. */
-__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
+/* The arrival of a thread that announces so many bytes. */
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
-    asm volatile("{\n"
-                 ".reg .pred passed;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 passed, [%0], %1;\n"
-                 "@passed bra done;\n"
-                 "bra again;\n"
-                 "done:\n"
-                 "}" ::"r"(barrier),
-                 "r"(parity)
-                 : "memory");
 }
 /* 64 inputs from `input` on of 64 rows, as a panel; what is outside of the matrix is zeros. */
 __device__ __forceinline__ void bring(uint32_t to, const slk_tensor_map &map, int input, int row, uint32_t full,
@@ -102,7 +55,7 @@ struct batch {
 #pragma unroll
         for (int r = 0; r < most_splits; r++)
             if (r < splits)
-                part[r] = load_of_block(at, r);
+                part[r] = load_remote4(in_block(at, r));
         float4 sum = part[0];
 #pragma unroll
         for (int r = 1; r < most_splits; r++)
@@ -187,7 +140,7 @@ struct batch {
         const slk_linear_params &p = a.p;
         float *sums = reinterpret_cast<float *>(shared);
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        const uint32_t base = shared_address(shared), rank = p.blocks == 1 ? 0 : rank_in_cluster();
+        const uint32_t base = shared_address(shared), rank = p.blocks == 1 ? 0 : cluster_rank();
         const int tile = blockIdx.x / p.blocks, first = rank * p.steps, slabs = (p.k + slab - 1) / slab;
         const int steps = min(p.steps, slabs - first);
 
@@ -199,7 +152,7 @@ struct batch {
                 barrier_init(base + barriers_at + s * 8, 1);
                 barrier_init(base + barriers_at + (stages + s) * 8, warps);
             }
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+            barriers_made();
         }
         __syncthreads();
         if (warp == warps) {
@@ -216,12 +169,13 @@ struct batch {
                 const uint32_t here = base + slot * stage_bytes, full = base + barriers_at + slot * 8;
                 barrier_wait(full, s / stages & 1);
                 pin(acc);
-                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+                products_begin();
 #pragma unroll
                 for (int i = 0; i < slab / 16; i++)
-                    multiply(acc, panel(here + warp / 4 * panel_bytes + i * 32), panel(here + w_bytes + i * 32));
-                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+                    multiply(acc, matrix(here + warp / 4 * panel_bytes + i * 32, 0),
+                             matrix(here + w_bytes + i * 32, 0));
+                products_commit();
+                products_wait<0>();
                 pin(acc);
                 if (lane == 0)
                     barrier_arrive(full + stages * 8);
@@ -235,13 +189,13 @@ struct batch {
                     sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * sums_row + warp * 16 + i / 2 % 2 * 8 + lane / 4] = acc[i];
         }
         if (p.blocks > 1)
-            meet_cluster();
+            cluster_barrier_of_warps();
         else
             __syncthreads();
         if (warp < warps)
             write(p, tile, base, rank);
         if (p.blocks > 1)
-            meet_cluster(); /* nobody goes while its sums are read */
+            cluster_barrier_of_warps(); /* nobody goes while its sums are read */
     }
 };
 
