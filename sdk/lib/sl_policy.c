@@ -62,11 +62,15 @@ int32_t sl_policy_schedule(sl_instance *self, const sl_event *event) {
     return sl_schedule_is_due(&base_of(self)->schedule, event);
 }
 
+double sl_policy_prompt(const sl_policy_base *base, const sl_cost_layer *io) {
+    return io->stage == SL_STAGE_PREFILL && base->schedule.chunks ? io->n_past : io->n_prompt;
+}
+
 double sl_policy_kept(const sl_policy_base *base, const sl_cost_layer *io, double total) {
     double interval = (double)base->schedule.interval, kept;
-    if (io->stage == SL_STAGE_PREFILL)
-        return io->kept;
-    if (interval == 0) /* one cut, then every row stays */
+    if (io->stage == SL_STAGE_PREFILL) /* no cut so far, or one behind each chunk */
+        kept = base->schedule.chunks ? total : io->kept;
+    else if (interval == 0) /* one cut, then every row stays */
         kept = (io->n_prompt < total ? io->n_prompt : total) + io->n_past - io->n_prompt;
     else /* between two cuts, in the mean */
         kept = total + (interval - 1) / 2;

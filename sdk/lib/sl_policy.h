@@ -34,8 +34,9 @@ sl_status sl_policy_event(sl_instance *self, const sl_event *what, sl_error *err
 void sl_policy_wants(const sl_instance *self, sl_kv_wants *out);
 int32_t sl_policy_schedule(sl_instance *self, const sl_event *event);
 
-/* For sl_cost.layer: rows that are held while decoding, where a cut leaves `total` rows; while the prompt is computed what
- * there is. */
+/* For sl_cost.layer: tokens of the prompt that a fraction is of, where the rows in front of the step were last cut; rows
+ * of them that are held, where a cut leaves `total`. */
+double sl_policy_prompt(const sl_policy_base *base, const sl_cost_layer *io);
 double sl_policy_kept(const sl_policy_base *base, const sl_cost_layer *io, double total);
 
 /* Parameters: "budget", "sinks" (default 0), "group_agg", "decode_interval" (default 1), "chunked" (no), "head_budget"

@@ -239,6 +239,13 @@ static void test_terms(void **state) {
     /* 64 rows, and those decoded since: in the mean 15.5, and the new one */
     assert_near(of_kind(r, "decode", "kv_read"), 32 * 6.0 * 2 * 128 * 4 * (64 + 15.5 + 1), 0.5);
     json_decref(r);
+    /* 40 rows in front of each chunk but the first */
+    r = ask_tiny(300, 33,
+                 SETS("kvcache.policy.plugin=streaming", "kvcache.policy.budget=41", "kvcache.policy.chunked=yes",
+                      "engine.prefill_chunk=100"));
+    assert_near(number(row_of(json_object_get(r, "prefill"), "attend"), "flops"),
+                6 * 4 * (4 * 64 + 5) * (3 * 100.0 * 101 / 2 + 2 * 100 * 40), 0.5);
+    json_decref(r);
     r = ask_tiny(300, 33,
                  SETS("attention.plugin=quest", "attention.token_budget=48", "attention.page_size=8",
                       "attention.dense_layers=1"));

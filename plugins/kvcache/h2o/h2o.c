@@ -74,7 +74,7 @@ static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err)
     const sl_layer_info *l = io->model->layers[io->layer];
     int64_t total, recent;
     (void)err;
-    shares(self, (int64_t)io->n_prompt, &total, &recent);
+    shares(self, (int64_t)sl_policy_prompt(&self->base, io), &total, &recent);
     io->kept = sl_policy_kept(&self->base, io, (double)total);
     if (io->stage == SL_STAGE_PREFILL || self->base.schedule.interval > 0)
         sl_cost_add(io->sink, SL_COST_AT_ATTEND, "h2o.sums", l->n_heads * (io->n_new * io->kept + io->inner), SL_COST_OTHER,

@@ -56,12 +56,15 @@ static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants
 /* The last rows of a prompt score all keys. */
 static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
     const sl_layer_info *l = io->model->layers[io->layer];
-    double total = (double)sl_keep_budget(self->base.budget, (int64_t)io->n_prompt), window = (double)self->window;
+    double total = (double)sl_keep_budget(self->base.budget, (int64_t)sl_policy_prompt(&self->base, io)), window = (double)self->window;
+    int is_prompt = io->stage == SL_STAGE_PREFILL;
     (void)err;
     io->kept = sl_policy_kept(&self->base, io, total < window ? window : total);
-    if (io->stage == SL_STAGE_PREFILL && io->last_chunk > 0)
-        sl_cost_add(io->sink, SL_COST_AT_ATTEND, "snapkv.sums", l->n_heads * window * io->n_prompt * (2.0 * l->head_dim + 1),
-                    SL_COST_OTHER, 8.0 * l->n_heads * io->n_prompt, 1);
+    if (is_prompt ? io->last_chunk > 0 || self->base.schedule.chunks : self->base.schedule.interval > 0) {
+        /* the window of a prompt is attended once more, decoded rows hand over what they computed */
+        double seen = io->kept + io->n_new, each = is_prompt ? window * (2.0 * l->head_dim + 1) : io->n_new;
+        sl_cost_add(io->sink, SL_COST_AT_ATTEND, "snapkv.sums", l->n_heads * seen * each, SL_COST_OTHER, 8.0 * l->n_heads * seen, 1);
+    }
     return SL_OK;
 }
 

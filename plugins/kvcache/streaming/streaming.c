@@ -55,7 +55,7 @@ static const sl_kv_policy policy = {.struct_size = SL_SIZE(sl_kv_policy), .wants
 
 static sl_status cost_layer(sl_instance *self, sl_cost_layer *io, sl_error *err) {
     (void)err;
-    io->kept = sl_policy_kept(&self->base, io, (double)sl_keep_budget(self->base.budget, (int64_t)io->n_prompt) - 1);
+    io->kept = sl_policy_kept(&self->base, io, (double)sl_keep_budget(self->base.budget, (int64_t)sl_policy_prompt(&self->base, io)) - 1);
     return SL_OK;
 }
 
